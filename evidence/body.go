@@ -1,0 +1,418 @@
+package evidence
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// The bodies below are JSON objects, stored and committed to as the exact
+// bytes written. Times are microseconds since the epoch unless said otherwise.
+
+// Person is a human being who is accountable for something.
+type Person struct {
+	ID    string `json:"id"` // stable, e.g. "alice@example.com"
+	Name  string `json:"name,omitempty"`
+	Email string `json:"email,omitempty"`
+}
+
+// By says who did something and how they were known.
+type By struct {
+	Person Person `json:"person"`
+	Via    string `json:"via"` // e.g. "unix peer uid 1000", "gateway"
+}
+
+// GatewayStartBody opens a boot.
+type GatewayStartBody struct {
+	Previous  Position `json:"previous"` // last record of the boot before; zero on the first
+	Clean     bool     `json:"clean"`    // the boot before ended with gateway.stop
+	Version   string   `json:"version"`
+	Binary    string   `json:"binary"` // sha256 of the executable, hex
+	Config    string   `json:"config"` // digest of the configuration in force
+	Policy    string   `json:"policy"` // digest of the policy bundle in force
+	FailMode  string   `json:"fail_mode"`
+	Heartbeat int64    `json:"heartbeat_s"` // longest silence, seconds
+	Host      string   `json:"host"`
+	Origin    string   `json:"origin"` // of the log
+	LogKey    string   `json:"log_key"`
+}
+
+// GatewayStopBody closes a boot in good order.
+type GatewayStopBody struct {
+	Reason string `json:"reason"`
+	Open   int    `json:"open"` // sessions cut off
+}
+
+// HeartbeatBody shows that the gateway ran while nothing happened.
+type HeartbeatBody struct {
+	Sessions int    `json:"sessions"`
+	Mono     int64  `json:"mono_us"` // monotonic clock since boot
+	Accepted uint64 `json:"accepted"`
+}
+
+// TimeStepBody records that the wall clock moved against the monotonic one.
+type TimeStepBody struct {
+	StepMicros int64 `json:"step_us"`
+}
+
+// GapBody admits that something passed unrecorded, or may have.
+type GapBody struct {
+	Cause    string     `json:"cause"`
+	Sessions []Position `json:"sessions,omitempty"`
+}
+
+// AuthnBody is one attempt to prove an identity.
+type AuthnBody struct {
+	Protocol   string `json:"protocol"`
+	Method     string `json:"method"` // "token", "certificate"
+	Credential string `json:"credential,omitempty"`
+	Key        string `json:"key,omitempty"` // enrolled key behind the credential
+	TokenHash  string `json:"token_hash,omitempty"`
+	Client     string `json:"client"` // addr:port, or "unix uid=..."
+	Listener   string `json:"listener"`
+	Failure    string `json:"failure,omitempty"` // code of the reason
+}
+
+// AuthnSealed is what an unproven peer claimed.
+type AuthnSealed struct {
+	User     string `json:"user"`
+	Database string `json:"database,omitempty"`
+	Detail   string `json:"detail,omitempty"`
+}
+
+// SessionStartBody holds every fact of a session that doesn't change, and the
+// decision to let it connect.
+type SessionStartBody struct {
+	Protocol   string  `json:"protocol"`
+	Agent      string  `json:"agent"`
+	Owner      Person  `json:"owner"` // as of this position
+	Principal  string  `json:"principal"`
+	PType      string  `json:"principal_type"` // "self", "human", "system"
+	Ticket     string  `json:"ticket,omitempty"`
+	Credential string  `json:"credential"`
+	Authn      string  `json:"authn"` // position of the authn record
+	Client     string  `json:"client"`
+	Listener   string  `json:"listener"`
+	TLS        string  `json:"tls,omitempty"` // version and cipher of the agent's leg
+	Upstream   string  `json:"upstream"`      // configured address
+	User       string  `json:"upstream_user"`
+	Database   string  `json:"database,omitempty"`
+	Durability string  `json:"durability"`   // of reads: "power" or "process"
+	Mode       string  `json:"enforce_mode"` // "enforce"
+	Context    Facts   `json:"context"`      // facts that every decision of the session sees
+	Checks     []Check `json:"checks"`
+	Decision
+}
+
+// SessionUpstreamBody is what the upstream is, once connected.
+type SessionUpstreamBody struct {
+	Local  string `json:"local"`
+	Remote string `json:"remote"`
+	Server string `json:"server,omitempty"` // version
+	System string `json:"system,omitempty"` // identifier of the database system
+	PID    uint32 `json:"pid,omitempty"`
+	Start  string `json:"start,omitempty"` // backend start
+	TLS    string `json:"tls,omitempty"`
+	Peer   string `json:"peer,omitempty"` // sha256 of the upstream's certificate, hex
+}
+
+// NoteBody accounts for frames that belong to the session and to no command,
+// and for those that the gateway made itself.
+type NoteBody struct {
+	Kind   string `json:"kind"`   // "sync", "cancel", "terminate", "denial", "setup", ...
+	Origin string `json:"origin"` // "agent" or "gateway"
+	Detail string `json:"detail,omitempty"`
+}
+
+// SessionEndBody closes a session.
+type SessionEndBody struct {
+	Reason   string            `json:"reason"`
+	Commands uint64            `json:"commands"`
+	Denied   uint64            `json:"denied"`
+	Frames   map[string]uint64 `json:"frames,omitempty"` // by frame type, towards the upstream
+}
+
+// IntentBody is a command and its decision. It holds only what is equal for
+// equal statements.
+type IntentBody struct {
+	Path   string  `json:"path"`
+	Parse  Parse   `json:"parse"`
+	Text   string  `json:"text,omitempty"`
+	Checks []Check `json:"checks"`
+	Facts  Facts   `json:"facts,omitempty"`
+	Decision
+}
+
+// IntentSealed is the command as it was asked.
+type IntentSealed struct {
+	Raw    []byte   `json:"raw,omitempty"`
+	Params [][]byte `json:"params,omitempty"`
+	Name   string   `json:"name,omitempty"`
+}
+
+// ResultBody holds what was observed of a stream.
+type ResultBody struct {
+	Streamed uint64 `json:"streamed,omitempty"` // bytes of stream content, both directions
+	Digest   string `json:"digest,omitempty"`   // keyed digest of the content
+}
+
+// ResultSealed is the upstream's own words about a failure.
+type ResultSealed struct {
+	Detail string `json:"detail"`
+}
+
+// TxEndBody says how a transaction ended when no command's own outcome does.
+type TxEndBody struct {
+	Result string     `json:"result"` // "commit", "rollback", "unknown"
+	Of     []Position `json:"of,omitempty"`
+}
+
+// ResolutionBody says later what an in_doubt was.
+type ResolutionBody struct {
+	Result string `json:"result"`
+	How    string `json:"how"`
+}
+
+// AgentBody registers an agent.
+type AgentBody struct {
+	Agent   string `json:"agent"`
+	Name    string `json:"name,omitempty"`
+	Purpose string `json:"purpose"`
+	Owner   Person `json:"owner"`
+	Backup  Person `json:"backup_owner,omitzero"`
+	Team    string `json:"team,omitempty"`
+	Env     string `json:"env,omitempty"`
+	Model   string `json:"model,omitempty"`
+	Expires int64  `json:"expires,omitempty"`
+	By      By     `json:"by"`
+}
+
+// DisableBody retires an agent.
+type DisableBody struct {
+	Agent  string `json:"agent"`
+	Reason string `json:"reason"`
+	By     By     `json:"by"`
+}
+
+// CredentialBody issues a credential: an enrolled key, or a token under one.
+type CredentialBody struct {
+	ID         string `json:"id"`
+	Agent      string `json:"agent"`
+	Kind       string `json:"kind"`       // "key" or "token"
+	Thumbprint string `json:"thumbprint"` // RFC 7638, of the key
+	PublicKey  string `json:"public_key,omitempty"`
+	Issuer     string `json:"issuer"`
+	NotBefore  int64  `json:"not_before"`
+	NotAfter   int64  `json:"not_after"`
+	Ticket     string `json:"ticket,omitempty"`
+	Principal  string `json:"principal,omitempty"`
+	By         By     `json:"by"`
+}
+
+// RevokeBody ends a credential or a grant.
+type RevokeBody struct {
+	ID     string `json:"id"`
+	Reason string `json:"reason"`
+	By     By     `json:"by"`
+}
+
+// GrantBody puts an agent in a role on a resource until it expires. The
+// grant's id is the position of its record.
+type GrantBody struct {
+	Agent    string `json:"agent"`
+	Role     string `json:"role"`
+	Resource string `json:"resource"`
+	Ticket   string `json:"ticket,omitempty"`
+	Reason   string `json:"reason,omitempty"`
+	Expires  int64  `json:"expires"`
+	By       By     `json:"by"`
+}
+
+// File is a named text.
+type File struct {
+	Name string `json:"name"`
+	Text string `json:"text"`
+}
+
+// PolicyBody activates a policy bundle: its whole text, so that the log alone
+// replays every decision.
+type PolicyBody struct {
+	Digest  string              `json:"digest"`
+	Before  string              `json:"before,omitempty"`
+	Files   []File              `json:"files"`   // sorted by name
+	Actions map[string][]string `json:"actions"` // action id to the actions it stands in
+	Diff    string              `json:"diff,omitempty"`
+	By      By                  `json:"by"`
+}
+
+// Resource is a system that agents reach through the gateway.
+type Resource struct {
+	Name       string            `json:"name"`
+	Protocol   string            `json:"protocol"`
+	Labels     map[string]string `json:"labels,omitempty"`
+	Durability string            `json:"durability"`
+}
+
+// ConfigBody puts a configuration in force. Its text holds references to
+// secrets and never a secret.
+type ConfigBody struct {
+	Digest    string     `json:"digest"`
+	Before    string     `json:"before,omitempty"`
+	Text      string     `json:"text"`
+	Diff      string     `json:"diff,omitempty"`
+	Resources []Resource `json:"resources"`
+	By        By         `json:"by"`
+}
+
+// ImportBody is a snapshot of something outside.
+type ImportBody struct {
+	Kind   string          `json:"kind"` // "postgres.catalogue", ...
+	Source string          `json:"source"`
+	Query  string          `json:"query"`
+	Rows   int             `json:"rows"`
+	Digest string          `json:"digest"`
+	Data   json.RawMessage `json:"data,omitempty"`
+}
+
+// AlertBody asks a person to look.
+type AlertBody struct {
+	Rule     string   `json:"rule"`
+	Severity string   `json:"severity"` // "low", "medium", "high"
+	Trigger  Position `json:"trigger"`
+	Text     string   `json:"text"`
+}
+
+// ReadBody says who read evidence, or exported it.
+type ReadBody struct {
+	Purpose string `json:"purpose"`
+	Object  string `json:"object"`
+	Level   string `json:"level"` // "L0", "L1", "L2", "L3"
+	From    string `json:"from,omitempty"`
+	To      string `json:"to,omitempty"`
+	By      By     `json:"by"`
+}
+
+// ErrBody is wrapped by every failure to decode a body.
+var ErrBody = errors.New("not a record body")
+
+// EncodeBody returns the JSON of a body or a sealed part, on one line and
+// without HTML escapes. It panics on values that JSON cannot hold, which only
+// a mistake in this module can make.
+func EncodeBody(v any) []byte {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		panic("evidence: encoding a body: " + err.Error())
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+}
+
+// DecodeBody decodes a body into v. Unknown keys, duplicate keys, floats and
+// trailing bytes are refused, so that two readers can't read two things.
+func DecodeBody(b []byte, v any) error {
+	if err := checkJSON(b); err != nil {
+		return fmt.Errorf("%w: %w", ErrBody, err)
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	d.UseNumber()
+	if err := d.Decode(v); err != nil {
+		return fmt.Errorf("%w: %w", ErrBody, err)
+	}
+	return nil
+}
+
+// UnmarshalJSON keeps facts to the values that they may hold.
+func (f *Facts) UnmarshalJSON(b []byte) error {
+	var m map[string]any
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	if err := d.Decode(&m); err != nil {
+		return err
+	}
+	for k, v := range m {
+		switch v := v.(type) {
+		case bool, string:
+		case json.Number:
+			n, err := v.Int64()
+			if err != nil {
+				return fmt.Errorf("fact %q: %w", k, err)
+			}
+			m[k] = n
+		case []any:
+			list := make([]string, len(v))
+			for i, e := range v {
+				s, ok := e.(string)
+				if !ok {
+					return fmt.Errorf("fact %q: a list holds strings only", k)
+				}
+				list[i] = s
+			}
+			m[k] = list
+		default:
+			return fmt.Errorf("fact %q: a fact is a bool, string, integer or list of strings", k)
+		}
+	}
+	*f = m
+	return nil
+}
+
+// checkJSON refuses what encoding/json lets by: duplicate keys, numbers that
+// aren't integers, and anything after the value.
+func checkJSON(b []byte) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	if err := checkValue(d, 0); err != nil {
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("bytes after the value")
+	}
+	return nil
+}
+
+// maxDepth bounds the nesting of a body; the deepest type above has five.
+const maxDepth = 16
+
+func checkValue(d *json.Decoder, depth int) error {
+	t, err := d.Token()
+	if err != nil {
+		return err
+	}
+	if depth > maxDepth {
+		return errors.New("nested too deeply")
+	}
+	switch t := t.(type) {
+	case json.Number:
+		if _, err := t.Int64(); err != nil {
+			return fmt.Errorf("number %q is not an integer", t)
+		}
+	case json.Delim:
+		var seen map[string]bool
+		if t == '{' {
+			seen = make(map[string]bool)
+		}
+		for d.More() {
+			if seen != nil {
+				k, err := d.Token()
+				if err != nil {
+					return err
+				}
+				key, _ := k.(string)
+				if seen[key] {
+					return fmt.Errorf("duplicate key %q", key)
+				}
+				seen[key] = true
+			}
+			if err := checkValue(d, depth+1); err != nil {
+				return err
+			}
+		}
+		_, err := d.Token()
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,44 @@
+package evidence
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Record is a record as it is read: the head's exact bytes and what is had of
+// its other parts.
+type Record struct {
+	Head       Head
+	HeadBytes  []byte
+	Body       []byte // nil when withheld
+	Sealed     []byte // nil when withheld or erased
+	SealedHash Hash   // zero when the record has no sealed part
+}
+
+// ErrCommitment is wrapped when a part doesn't match its head's commitment.
+var ErrCommitment = errors.New("part does not match the commitment in its head")
+
+// CheckBody reports whether the body and the sealed part's hash are those that
+// the head commits to. The seed is that of the bodies of the record's scope.
+func (r *Record) CheckBody(body Salts) error {
+	if !r.Head.HasBody && !r.Head.HasSealed {
+		return nil
+	}
+	var b Hash
+	if r.Head.HasBody {
+		b = BodyHash(body.Salt(r.Head.N), r.Body)
+	}
+	if (r.SealedHash != Hash{}) != r.Head.HasSealed || Commit(b, r.SealedHash) != r.Head.Commitment {
+		return fmt.Errorf("%w: body of %s", ErrCommitment, r.Head.Pos)
+	}
+	return nil
+}
+
+// CheckSealed reports whether sealed, under its disclosed salt, is the part
+// that SealedHash names. Call CheckBody too: it ties SealedHash to the head.
+func (r *Record) CheckSealed(salt Salt, sealed []byte) error {
+	if !r.Head.HasSealed || SealedHash(salt, sealed) != r.SealedHash {
+		return fmt.Errorf("%w: sealed part of %s", ErrCommitment, r.Head.Pos)
+	}
+	return nil
+}

@@ -1,0 +1,142 @@
+// Package protocol is the contract between the path and the wire protocols.
+//
+// A Protocol takes an agent's connection, speaks its wire format, and turns
+// what the agent asks into commands. It opens a session through the Gate, asks
+// the session to Begin each command, and forwards a command's exact bytes only
+// once Begin has returned an exchange that allows it: by then the decision is
+// made and the record durable. It Ends every exchange before the agent sees
+// the end. Nothing else about records, policy or keys is its business.
+//
+// prototest holds the suite that every protocol runs.
+package protocol
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
+)
+
+// Protocol serves one wire protocol.
+type Protocol interface {
+	// Name is the protocol's name in configuration and in action ids.
+	Name() string
+	// Serve speaks with one agent until the connection ends or ctx is done. It
+	// closes agent. Its error is for the log, not for the agent, and holds no
+	// secret.
+	Serve(ctx context.Context, agent net.Conn, g Gate) error
+}
+
+// Gate opens sessions. One connection may carry several credentials.
+type Gate interface {
+	// Open proves who the agent is, decides whether it may connect, and records
+	// both. Its error is a *Refusal, to be shown to the agent.
+	Open(context.Context, Credential, Target) (Session, error)
+}
+
+// Credential is what a peer shows. Secret is never recorded.
+type Credential struct {
+	User     string // whom the peer claims to be
+	Secret   string // the token it shows
+	Method   string // "token" or "certificate"
+	TLS      *tls.ConnectionState
+	Client   net.Addr
+	Listener string
+}
+
+// Target is what a peer asks for.
+type Target struct {
+	Protocol string
+	Resource string
+	Database string // as the peer named it; sealed when it isn't a resource
+}
+
+// Upstream is where a session leads and the credential that the agent never
+// sees.
+type Upstream struct {
+	Address  string // host:port, or the path of a unix socket
+	Database string
+	User     string
+	Password string
+	TLS      *tls.Config // nil is plain
+}
+
+// Session is one agent on one upstream connection. Its methods are safe for
+// concurrent use.
+type Session interface {
+	// ID is the position of session.start, as text.
+	ID() string
+	// Upstream is where the session leads.
+	Upstream() Upstream
+	// Begin decides commands that arrived together and records each with its
+	// decision. When it returns, all of them are durable as the resource asks.
+	// After the first refused one the rest are recorded as skipped: call it
+	// with at most one pipeline segment. An error means that nothing may be
+	// forwarded and the session must end; it is a *Refusal.
+	Begin(context.Context, ...*evidence.Command) ([]Exchange, error)
+	// Note accounts for frames that belong to no command. It returns when the
+	// record survives the process.
+	Note(context.Context, Note) error
+	// Connected records what the upstream is, once connected.
+	Connected(context.Context, evidence.SessionUpstreamBody) error
+	// Done is closed when the session must end (its agent was retired, its
+	// grants are gone, the gateway stops); Cause then says why.
+	Done() <-chan struct{}
+	Cause() error
+	// Close records the session's end. Exchanges that are still open end
+	// in_doubt. Later calls do nothing.
+	Close(SessionEnd) error
+}
+
+// Exchange is one command on its way.
+type Exchange interface {
+	// Decision is what policy said. When its effect isn't Allow, or Skipped is
+	// true, the command has ended already.
+	Decision() *evidence.Decision
+	Skipped() bool
+	// Observe digests and counts content that streams as part of the command.
+	Observe(evidence.Direction, []byte) error
+	// End records the outcome; nil means that it survives the process. Exactly
+	// once, and before the agent sees the end. An error means that the agent
+	// must not be told of success.
+	End(context.Context, evidence.Outcome) error
+}
+
+// Note is frames of the session itself, or of the gateway's own making.
+type Note struct {
+	Kind    string // "sync", "cancel", "terminate", "denial", "setup"
+	Gateway bool   // the gateway made them
+	Frames  int
+	Bytes   int // towards the upstream
+	Detail  string
+}
+
+// SessionEnd is how a session ended.
+type SessionEnd struct {
+	Reason string            // "terminate", "agent closed", "upstream closed", "protocol error", ...
+	Frames map[string]uint64 // by frame type, towards the upstream
+	Bytes  uint64            // forwarded to the upstream, all told
+	Reply  uint64            // forwarded to the agent, all told
+}
+
+// Refusal is an error to show to an agent. Kind says what went wrong so that
+// each protocol can spell it its own way.
+type Refusal struct {
+	Kind   error  // one of the Err values below
+	Reason string // one sentence, for the agent; names no secret
+	Hint   string // what to do about it
+}
+
+func (r *Refusal) Error() string { return r.Reason }
+func (r *Refusal) Unwrap() error { return r.Kind }
+
+// The kinds of refusal.
+var (
+	ErrAuthentication = errors.New("authentication failed")
+	ErrDenied         = errors.New("refused by policy")
+	ErrTooMany        = errors.New("too many sessions")
+	ErrUnrecordable   = errors.New("the record cannot be written")
+	ErrUnavailable    = errors.New("not available")
+)
