@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 )
 
 // The bodies below are JSON objects, stored and committed to as the exact
@@ -401,7 +402,9 @@ func checkValue(d *json.Decoder, depth int) error {
 				if err != nil {
 					return err
 				}
-				key, _ := k.(string)
+				// encoding/json matches keys without regard to case, so two
+				// spellings of one key are two values of one field.
+				key := strings.ToLower(fmt.Sprint(k))
 				if seen[key] {
 					return fmt.Errorf("duplicate key %q", key)
 				}

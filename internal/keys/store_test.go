@@ -1,0 +1,188 @@
+package keys
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"filippo.io/age"
+)
+
+func newStore(t *testing.T) (*Store, string, *age.X25519Identity) {
+	t.Helper()
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	auditor, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	st, err := Open(dir, id, []age.Recipient{auditor.Recipient()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st, dir, auditor
+}
+
+func TestAScopeIsOnDiskBeforeItIsHandedOut(t *testing.T) {
+	st, dir, _ := newStore(t)
+	boot, err := st.NewBoot(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if boot.Slot() != 0 {
+		t.Fatalf("the boot's own scope has slot %d, want 0", boot.Slot())
+	}
+	for want := uint64(1); want <= 2*pool; want++ {
+		s, err := st.New()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Slot() != want {
+			t.Fatalf("slot %d handed out, want %d", s.Slot(), want)
+		}
+		// A second store, as after a crash, derives the same values from disk.
+		again, err := Open(dir, st.identity.(*age.X25519Identity), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := again.Scope(1, want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.BodySeed() != s.BodySeed() {
+			t.Fatalf("slot %d derives another seed after a restart", want)
+		}
+		if err := again.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestShreddingErasesOneScopeAndNoOther(t *testing.T) {
+	st, _, _ := newStore(t)
+	if _, err := st.NewBoot(3); err != nil {
+		t.Fatal(err)
+	}
+	a, _ := st.New()
+	b, _ := st.New()
+	sealed := a.Seal(nil, 7, []byte("select 1"))
+	if err := st.Shred(3, a.Slot()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := st.Scope(3, a.Slot()); !errors.Is(err, ErrShredded) {
+		t.Errorf("a shredded scope gives %v, want ErrShredded", err)
+	}
+	other, err := st.Scope(3, b.Slot())
+	if err != nil {
+		t.Fatalf("the scope beside a shredded one: %v", err)
+	}
+	if _, err := other.Open(7, sealed); !errors.Is(err, ErrDecrypt) {
+		t.Errorf("another scope opened a sealed part: %v", err)
+	}
+}
+
+func TestSealedPartsOpenUnderTheirOwnOrdinalOnly(t *testing.T) {
+	st, _, _ := newStore(t)
+	if _, err := st.NewBoot(1); err != nil {
+		t.Fatal(err)
+	}
+	s, _ := st.New()
+	c := s.Seal(nil, 1, []byte("secret"))
+	if got, err := s.Open(1, c); err != nil || string(got) != "secret" {
+		t.Fatalf("Open = %q, %v", got, err)
+	}
+	if _, err := s.Open(2, c); !errors.Is(err, ErrDecrypt) {
+		t.Errorf("record 2 opened the part of record 1: %v", err)
+	}
+	chunk, err := s.SealChunk([]byte("block 1"), []byte("rows"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.OpenChunk([]byte("block 1"), chunk); err != nil || string(got) != "rows" {
+		t.Fatalf("OpenChunk = %q, %v", got, err)
+	}
+	if _, err := s.OpenChunk([]byte("block 2"), chunk); !errors.Is(err, ErrDecrypt) {
+		t.Errorf("a chunk opened in another block: %v", err)
+	}
+	if _, err := s.OpenChunk(nil, chunk[:5]); !errors.Is(err, ErrDecrypt) {
+		t.Errorf("a short chunk gives %v", err)
+	}
+}
+
+func TestTheKeyDirectoryHoldsNoSecretInTheClear(t *testing.T) {
+	st, dir, auditor := newStore(t)
+	scope, err := st.NewBoot(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slots, err := os.ReadFile(filepath.Join(dir, "1.slots"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed := scope.BodySeed()
+	if bytes.Contains(slots, seed[:]) {
+		t.Error("a derived value lies in the key file")
+	}
+	// Whoever holds neither the gateway's nor an auditor's identity gets nothing.
+	stranger, _ := age.GenerateX25519Identity()
+	thief, err := Open(dir, stranger, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := thief.Scope(1, 0); err == nil {
+		t.Error("a stranger's identity opened a scope")
+	}
+	// The auditor's does.
+	reader, err := Open(dir, auditor, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := reader.Scope(1, 0); err != nil || got.BodySeed() != seed {
+		t.Errorf("the auditor's identity: %v", err)
+	}
+}
+
+func TestSlotsCannotBeSwapped(t *testing.T) {
+	st, dir, _ := newStore(t)
+	if _, err := st.NewBoot(1); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, "1.slots")
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	swapped := bytes.Clone(b)
+	copy(swapped[slotSize:], b[2*slotSize:3*slotSize])
+	if err := os.WriteFile(name, swapped, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := st.Scope(1, 1); !errors.Is(err, ErrDecrypt) {
+		t.Errorf("a swapped slot gives %v, want ErrDecrypt", err)
+	}
+}
+
+func TestABootNumberIsUsedOnce(t *testing.T) {
+	st, dir, _ := newStore(t)
+	if last, err := st.LastBoot(); err != nil || last != 0 {
+		t.Fatalf("LastBoot of an empty store = %d, %v", last, err)
+	}
+	if _, err := st.NewBoot(9); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Open(dir, st.identity.(*age.X25519Identity), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last, err := again.LastBoot(); err != nil || last != 9 {
+		t.Fatalf("LastBoot = %d, %v, want 9", last, err)
+	}
+	if _, err := again.NewBoot(9); err == nil {
+		t.Error("a boot's keys were made twice")
+	}
+}
