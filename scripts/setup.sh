@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Installs what building and testing need besides Go, where it is missing: a C
+# compiler (PostgreSQL's grammar is C) and the servers that the tests and the
+# benchmark start for themselves. Prints nothing when all is there.
+#
+# Nothing here depends on a server that the packages start by themselves; on a
+# machine with an init system you may want to stop those.
+set -euo pipefail
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+
+have() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ]; }
+
+# Debian keeps the server's programs out of the PATH.
+have_postgres() {
+	local dir
+	for dir in /usr/lib/postgresql/*/bin; do
+		[ -x "$dir/initdb" ] && [ -x "$dir/postgres" ] && return 0
+	done
+	have initdb && have postgres
+}
+
+# A compiler without the C library's headers compiles nothing.
+have_cc() {
+	have "${CC:-gcc}" && printf '#include <stdio.h>\n' | "${CC:-gcc}" -E - >/dev/null 2>&1
+}
+
+missing=()
+have make || missing+=(make)
+have git || missing+=(git)
+have_cc || missing+=(gcc libc6-dev)
+have_postgres || missing+=(postgresql)
+have psql && have pgbench || missing+=(postgresql-client postgresql-contrib)
+have pgbouncer || missing+=(pgbouncer)
+have haproxy || missing+=(haproxy)
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+if ! have apt-get; then
+	say "missing: ${missing[*]} (Debian's names)"
+	say "hint: this machine has no apt-get; install them with its own package manager and run this again"
+	exit 1
+fi
+
+root=()
+if [ "$(id -u)" -ne 0 ]; then
+	if have sudo && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
+		root=(sudo)
+	else
+		say "missing: ${missing[*]}"
+		say "hint: run as root: apt-get update && apt-get install -y --no-install-recommends ${missing[*]}"
+		exit 1
+	fi
+fi
+
+say "installing ${missing[*]}"
+apt() {
+	"${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 "$@" >&2
+}
+apt update -qq
+if ! apt install -y -qq --no-install-recommends "${missing[@]}"; then
+	say "apt-get could not install ${missing[*]}"
+	say "hint: install them by hand and run this again"
+	exit 1
+fi
