@@ -1,0 +1,346 @@
+// Package config turns one YAML file into one valid Config, or into all of its
+// errors, each with line, column and a hint. It opens no other file and reads
+// no secret: a Config holds references to secrets, and Secret.Read follows one
+// when its owner asks.
+package config
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"filippo.io/age"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
+)
+
+// Config is everything that an operator decides about one gateway. Relative
+// paths of the file are relative to its folder; here all paths are absolute.
+type Config struct {
+	Gateway      string     `yaml:"gateway"`      // names the gateway in every position
+	Organisation string     `yaml:"organisation"` // as it appears on packs
+	Data         string     `yaml:"data"`         // folder of journal, blocks, log and keys
+	Log          Log        `yaml:"log"`
+	People       []Person   `yaml:"people"`
+	Auditors     []string   `yaml:"auditors"` // age recipients of session keys
+	Admin        Admin      `yaml:"admin"`
+	Metrics      Metrics    `yaml:"metrics"`
+	Listeners    []Listener `yaml:"listeners"`
+	Resources    []Resource `yaml:"resources"`
+	Policies     string     `yaml:"policies"` // folder of Cedar files
+	Limits       Limits     `yaml:"limits"`
+	Sealing      Sealing    `yaml:"sealing"`
+
+	text []byte
+}
+
+// Log is the gateway's transparency log.
+type Log struct {
+	// Origin names the log in its checkpoints (C2SP tlog-checkpoint): a URL
+	// without scheme, unique in the world and never changed.
+	Origin string `yaml:"origin"`
+}
+
+// Person is a human being who may act on the gateway, and how they are known:
+// by the uid of their process on the admin socket, or by a client certificate
+// whose e-mail address is Email or whose URI is ID.
+type Person struct {
+	ID    string   `yaml:"id"`
+	Name  string   `yaml:"name"`
+	Email string   `yaml:"email"`
+	UIDs  []uint32 `yaml:"uids"`
+}
+
+// Evidence returns p as records name it.
+func (p Person) Evidence() evidence.Person {
+	return evidence.Person{ID: p.ID, Name: p.Name, Email: p.Email}
+}
+
+// Admin is where people and agents reach the API.
+type Admin struct {
+	Socket string `yaml:"socket"` // default: admin.sock in the data folder
+	HTTPS  HTTPS  `yaml:"https"`
+}
+
+// HTTPS is the API over the network; off when Address is empty.
+type HTTPS struct {
+	Address  string `yaml:"address"`
+	Cert     string `yaml:"cert"`
+	Key      string `yaml:"key"`
+	ClientCA string `yaml:"client_ca"`
+}
+
+// Metrics serves /metrics, /healthz and /readyz; off when Address is empty.
+type Metrics struct {
+	Address string `yaml:"address"`
+}
+
+// Listener is where agents connect.
+type Listener struct {
+	Name     string    `yaml:"name"`
+	Protocol string    `yaml:"protocol"`
+	Address  string    `yaml:"address"` // host:port, or the path of a unix socket
+	TLS      ListenTLS `yaml:"tls"`
+}
+
+// ListenTLS is the agent's leg; plain when empty.
+type ListenTLS struct {
+	Cert     string `yaml:"cert"`
+	Key      string `yaml:"key"`
+	ClientCA string `yaml:"client_ca"` // asks agents for certificates of this authority
+}
+
+// Resource is a system that agents reach through the gateway.
+type Resource struct {
+	Name       string            `yaml:"name"`
+	Protocol   string            `yaml:"protocol"`
+	Upstream   Upstream          `yaml:"upstream"`
+	Durability string            `yaml:"durability"` // of reads: DurabilityPower or DurabilityProcess
+	Labels     map[string]string `yaml:"labels"`
+}
+
+// What an intent to read must survive before it is forwarded. Every other
+// intent survives power loss.
+const (
+	DurabilityPower   = "power"
+	DurabilityProcess = "process"
+)
+
+// Upstream is where a resource is and the account that agents never see.
+type Upstream struct {
+	Address  string      `yaml:"address"` // host:port, or the path of a unix socket
+	Database string      `yaml:"database"`
+	User     string      `yaml:"user"`
+	Password Secret      `yaml:"password"`
+	TLS      UpstreamTLS `yaml:"tls"`
+}
+
+// UpstreamTLS is the gateway's leg.
+type UpstreamTLS struct {
+	Mode       string `yaml:"mode"`        // TLSDisable, TLSVerifyCA or TLSVerifyFull
+	CA         string `yaml:"ca"`          // PEM file; default: the system's roots
+	ServerName string `yaml:"server_name"` // default: the host of the address
+}
+
+// Modes of an upstream's TLS, spelled as in libpq. Encryption without
+// verification ("require") is not offered: it stops nobody on the path.
+const (
+	TLSDisable    = "disable"
+	TLSVerifyCA   = "verify-ca"
+	TLSVerifyFull = "verify-full"
+)
+
+// Secret says where a secret is: in a file or in an environment variable.
+type Secret struct {
+	File string `yaml:"file"`
+	Env  string `yaml:"env"`
+}
+
+// IsZero reports whether s refers to nothing.
+func (s Secret) IsZero() bool { return s == Secret{} }
+
+// maxSecret bounds what is read from a secret's file.
+const maxSecret = 64 << 10
+
+// Read returns the secret without the newline that ends its file. Its errors
+// name the place and never the content.
+func (s Secret) Read() (string, error) {
+	switch {
+	case s.File != "":
+		f, err := os.Open(s.File)
+		if err != nil {
+			return "", fmt.Errorf("reading a secret: %w", err)
+		}
+		b, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
+		if err := errors.Join(err, f.Close()); err != nil {
+			return "", fmt.Errorf("reading a secret: %w", err)
+		}
+		if len(b) > maxSecret {
+			return "", fmt.Errorf("reading a secret: %s is larger than %d bytes", s.File, maxSecret)
+		}
+		return strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r"), nil
+	case s.Env != "":
+		v, ok := os.LookupEnv(s.Env)
+		if !ok {
+			return "", fmt.Errorf("reading a secret: the environment has no variable %s", s.Env)
+		}
+		return v, nil
+	}
+	return "", nil
+}
+
+// Limits bound what agents can make the gateway do.
+type Limits struct {
+	Sessions         int           `yaml:"sessions"`           // at once, all agents together
+	SessionsPerAgent int           `yaml:"sessions_per_agent"` // at once
+	TokenTTL         time.Duration `yaml:"token_ttl"`          // life of a token
+	Handshake        time.Duration `yaml:"handshake"`          // from accept to a proven identity
+	MessageBytes     Size          `yaml:"message_bytes"`      // largest single protocol message from an agent
+	ShutdownGrace    time.Duration `yaml:"shutdown_grace"`     // for sessions to end when the gateway stops
+}
+
+// Sealing says when the journal becomes blocks of the log, and how long
+// sessions may go on when it can't.
+type Sealing struct {
+	Interval         time.Duration `yaml:"interval"`
+	BlockBytes       Size          `yaml:"block_bytes"`
+	MaxUnsealedAge   time.Duration `yaml:"max_unsealed_age"`
+	MaxUnsealedBytes Size          `yaml:"max_unsealed_bytes"`
+	Heartbeat        time.Duration `yaml:"heartbeat"` // longest silence in the log
+}
+
+// Size is a number of bytes, written as a number or with KiB, MiB or GiB.
+type Size int64
+
+// String returns the shortest spelling that is exact.
+func (s Size) String() string {
+	for _, u := range sizeUnits {
+		if s != 0 && s%u.bytes == 0 {
+			return fmt.Sprintf("%d%s", s/u.bytes, u.name)
+		}
+	}
+	return fmt.Sprint(int64(s))
+}
+
+// New returns a Config with every default set, as decoding begins with it.
+func New() *Config {
+	return &Config{
+		Metrics: Metrics{Address: "127.0.0.1:9464"},
+		Limits: Limits{
+			Sessions:         512,
+			SessionsPerAgent: 64,
+			TokenTTL:         15 * time.Minute,
+			Handshake:        10 * time.Second,
+			MessageBytes:     64 << 20,
+			ShutdownGrace:    10 * time.Second,
+		},
+		Sealing: Sealing{
+			Interval:         time.Second,
+			BlockBytes:       1 << 20,
+			MaxUnsealedAge:   time.Hour,
+			MaxUnsealedBytes: 1 << 30,
+			Heartbeat:        time.Minute,
+		},
+	}
+}
+
+// maxFile bounds the file: it is recorded whole with every change.
+const maxFile = 1 << 20
+
+// Load reads and parses the file at path. What is wrong with its content is
+// reported as Errors.
+func Load(path string) (*Config, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err := errors.Join(err, f.Close()); err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	if len(text) > maxFile {
+		return nil, fmt.Errorf("reading the configuration: %s is larger than 1 MiB", path)
+	}
+	return Parse(path, text)
+}
+
+// Parse parses text as the content of the file at path, which it does not
+// read: path stands in errors, and relative paths are relative to its folder.
+func Parse(path string, text []byte) (*Config, error) {
+	c := New()
+	c.text = text
+	d := decode(path, text, c)
+	if !d.broken {
+		c.complete(d, filepath.Dir(path))
+		c.validate(d)
+	}
+	if len(d.errs) > 0 {
+		return nil, d.sorted()
+	}
+	return c, nil
+}
+
+// Text returns the exact content of the file. It holds no secret.
+func (c *Config) Text() string { return string(c.text) }
+
+// Digest returns the digest of the file's exact content, as records cite it.
+func (c *Config) Digest() string { return Digest(string(c.text)) }
+
+// Digest returns the SHA-256 of text in hex.
+func Digest(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:])
+}
+
+// EvidenceResources returns the resources as a config.change record names
+// them, in the order of the file.
+func (c *Config) EvidenceResources() []evidence.Resource {
+	list := make([]evidence.Resource, len(c.Resources))
+	for i, r := range c.Resources {
+		list[i] = evidence.Resource{Name: r.Name, Protocol: r.Protocol, Labels: r.Labels, Durability: r.Durability}
+	}
+	return list
+}
+
+// Recipients returns the auditors' age recipients.
+func (c *Config) Recipients() ([]age.Recipient, error) {
+	if len(c.Auditors) == 0 {
+		return nil, nil
+	}
+	list, err := age.ParseRecipients(strings.NewReader(strings.Join(c.Auditors, "\n")))
+	if err != nil {
+		return nil, fmt.Errorf("reading auditors: %w", err)
+	}
+	return list, nil
+}
+
+// PersonByUID returns the person whose processes run as uid.
+func (c *Config) PersonByUID(uid uint32) (evidence.Person, bool) {
+	for _, p := range c.People {
+		for _, u := range p.UIDs {
+			if u == uid {
+				return p.Evidence(), true
+			}
+		}
+	}
+	return evidence.Person{}, false
+}
+
+// PersonByCertificate returns the person whom a certificate with these subject
+// alternative names (RFC 5280 section 4.2.1.6) identifies. Names of two people
+// identify nobody.
+func (c *Config) PersonByCertificate(emails, uris []string) (evidence.Person, bool) {
+	var found *Person
+	for i := range c.People {
+		if p := &c.People[i]; p.hasCertificate(emails, uris) {
+			if found != nil {
+				return evidence.Person{}, false
+			}
+			found = p
+		}
+	}
+	if found == nil {
+		return evidence.Person{}, false
+	}
+	return found.Evidence(), true
+}
+
+func (p *Person) hasCertificate(emails, uris []string) bool {
+	for _, e := range emails {
+		if p.Email != "" && strings.EqualFold(e, p.Email) {
+			return true
+		}
+	}
+	for _, u := range uris {
+		if u == p.ID {
+			return true
+		}
+	}
+	return false
+}

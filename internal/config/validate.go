@@ -1,0 +1,351 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"filippo.io/age"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
+)
+
+// complete fills in the defaults that depend on other values, and makes paths
+// absolute.
+func (c *Config) complete(d *decoder, dir string) {
+	if abs, err := filepath.Abs(dir); err == nil {
+		dir = abs
+	}
+	paths := []*string{&c.Data, &c.Policies, &c.Admin.Socket, &c.Admin.HTTPS.Cert, &c.Admin.HTTPS.Key, &c.Admin.HTTPS.ClientCA}
+	for i := range c.Listeners {
+		l := &c.Listeners[i]
+		paths = append(paths, &l.TLS.Cert, &l.TLS.Key, &l.TLS.ClientCA)
+	}
+	for i := range c.Resources {
+		r := &c.Resources[i]
+		paths = append(paths, &r.Upstream.Password.File, &r.Upstream.TLS.CA)
+		if !d.has(fmt.Sprintf("resources[%d].durability", i)) {
+			r.Durability = DurabilityPower
+		}
+		if !d.has(fmt.Sprintf("resources[%d].upstream.tls.mode", i)) {
+			r.Upstream.TLS.Mode = TLSVerifyFull
+			if Local(r.Upstream.Address) {
+				r.Upstream.TLS.Mode = TLSDisable
+			}
+		}
+	}
+	for _, p := range paths {
+		if *p != "" && !filepath.IsAbs(*p) {
+			*p = filepath.Join(dir, *p)
+		}
+	}
+	c.Limits.SessionsPerAgent = min(c.Limits.SessionsPerAgent, c.Limits.Sessions)
+	if c.Admin.Socket == "" && c.Data != "" {
+		c.Admin.Socket = filepath.Join(c.Data, "admin.sock")
+	}
+}
+
+// validate reports everything that would keep the gateway from running as the
+// file says, as far as the file alone tells.
+func (c *Config) validate(d *decoder) {
+	if !evidence.ValidGateway(c.Gateway) {
+		d.fail("gateway", "gateway must name this gateway: 1 to 32 of a-z, 0-9 and -, beginning with a letter", "for example gateway: gw1; it stands in every record, so choose it once")
+	}
+	d.required("organisation", c.Organisation, "organisation: Example Ltd, as it shall appear on evidence packs")
+	d.required("data", c.Data, "data: /var/lib/exhibit, a folder on a local disk")
+	d.required("policies", c.Policies, "policies: policies, a folder of .cedar files")
+	if !validOrigin(c.Log.Origin) {
+		d.fail("log.origin", "log.origin must name this gateway's log: a URL without scheme, spaces or +", "for example origin: evidence.example.com/gw1; it is signed into every checkpoint, so choose it once")
+	}
+	c.validatePeople(d)
+	for i, a := range c.Auditors {
+		if r, err := age.ParseRecipients(strings.NewReader(a)); err != nil || len(r) != 1 {
+			d.fail(fmt.Sprintf("auditors[%d]", i), "not an age recipient", "the auditor makes one with age-keygen and gives you the line that begins with age1")
+		}
+	}
+	c.validateAdmin(d)
+	c.validateListeners(d)
+	c.validateResources(d)
+	c.validateNumbers(d)
+}
+
+// required reports a value that is missing or holds what can't be shown.
+func (d *decoder) required(path, v, example string) {
+	switch {
+	case v == "":
+		d.fail(path, path+" is missing", example)
+	case strings.ContainsFunc(v, unicode.IsControl):
+		d.fail(path, path+" holds a control character", "")
+	}
+}
+
+// origin is what tlog-checkpoint allows and people can read aloud.
+var origin = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?(/[A-Za-z0-9._~-]+)*$`)
+
+func validOrigin(s string) bool { return len(s) <= 200 && origin.MatchString(s) }
+
+func (c *Config) validatePeople(d *decoder) {
+	if len(c.People) == 0 {
+		d.fail("people", "people is empty: nobody could register an agent", "name at least one person with id and uids")
+	}
+	ids, emails, uids := map[string]bool{}, map[string]bool{}, map[uint32]bool{}
+	for i, p := range c.People {
+		at := fmt.Sprintf("people[%d]", i)
+		switch {
+		case p.ID == "":
+			d.fail(at+".id", "a person needs an id", "for example id: alice@example.com; it stands in records, so never give it to anyone else")
+		case len(p.ID) > 256 || strings.ContainsFunc(p.ID, notPlain):
+			d.fail(at+".id", "the id holds spaces or control characters, or is too long", "for example id: alice@example.com")
+		case ids[p.ID]:
+			d.fail(at+".id", fmt.Sprintf("two people have the id %s", p.ID), "")
+		}
+		ids[p.ID] = true
+		if email := strings.ToLower(p.Email); email != "" {
+			if !strings.Contains(email, "@") || strings.ContainsFunc(email, notPlain) {
+				d.fail(at+".email", "not an e-mail address", "")
+			} else if emails[email] {
+				d.fail(at+".email", fmt.Sprintf("two people have the e-mail address %s", p.Email), "a certificate with it would identify nobody")
+			}
+			emails[email] = true
+		}
+		if strings.ContainsFunc(p.Name, unicode.IsControl) {
+			d.fail(at+".name", "the name holds a control character", "")
+		}
+		for j, uid := range p.UIDs {
+			if uids[uid] {
+				d.fail(fmt.Sprintf("%s.uids[%d]", at, j), fmt.Sprintf("two people share uid %d", uid), "a shared account can't tell who acted: give each person their own")
+			}
+			uids[uid] = true
+		}
+	}
+}
+
+func notPlain(r rune) bool { return unicode.IsSpace(r) || !unicode.IsGraphic(r) }
+
+// maxSocket is the longest path of a unix socket (sun_path of unix(7), less
+// its final NUL).
+const maxSocket = 107
+
+func (c *Config) validateAdmin(d *decoder) {
+	if len(c.Admin.Socket) > maxSocket {
+		d.fail("admin.socket", fmt.Sprintf("the path of the admin socket has %d characters, the system allows %d", len(c.Admin.Socket), maxSocket), "set admin.socket to a shorter path, like /run/exhibit/admin.sock")
+	}
+	if h := c.Admin.HTTPS; h != (HTTPS{}) {
+		d.address("admin.https.address", h.Address)
+		const hint = "the API over the network knows people by their certificates: set cert, key and client_ca"
+		for _, f := range []struct{ key, v string }{{"cert", h.Cert}, {"key", h.Key}, {"client_ca", h.ClientCA}} {
+			if f.v == "" {
+				d.fail("admin.https."+f.key, "admin.https."+f.key+" is missing", hint)
+			}
+		}
+	}
+	if a := c.Metrics.Address; a != "" {
+		if d.address("metrics.address", a) && !Local(a) {
+			d.fail("metrics.address", "metrics are served in plain to anyone who asks, so only on a loopback address", "use 127.0.0.1:9464 and let the collector's agent on this machine read it")
+		}
+	}
+}
+
+func (c *Config) validateListeners(d *decoder) {
+	if len(c.Listeners) == 0 {
+		d.fail("listeners", "listeners is empty: no agent could connect", "for example - {name: postgres, protocol: postgres, address: 127.0.0.1:6432}")
+	}
+	names, addresses := map[string]bool{}, map[string]string{c.Metrics.Address: "metrics.address"}
+	if a := c.Admin.HTTPS.Address; a != "" {
+		addresses[a] = "admin.https.address"
+	}
+	for i, l := range c.Listeners {
+		at := fmt.Sprintf("listeners[%d]", i)
+		d.name(at+".name", "listener", l.Name, names)
+		d.protocol(at+".protocol", l.Protocol)
+		if d.address(at+".address", l.Address) {
+			if other := addresses[l.Address]; other != "" {
+				d.fail(at+".address", "the address is taken by "+other, "give each listener its own port")
+			}
+			addresses[l.Address] = "listener " + l.Name
+		}
+		plain := l.TLS == (ListenTLS{})
+		if plain && l.Address != "" && !Local(l.Address) {
+			d.fail(at+".tls", "without TLS a listener must stay on a loopback address or a unix socket", "set tls: {cert: FILE, key: FILE}: agents send their tokens here")
+		}
+		if !plain && (l.TLS.Cert == "" || l.TLS.Key == "") {
+			d.fail(at+".tls", "tls needs both cert and key", "")
+		}
+	}
+}
+
+func (c *Config) validateResources(d *decoder) {
+	if len(c.Resources) == 0 {
+		d.fail("resources", "resources is empty: there is nothing to reach", "name at least one resource with its upstream")
+	}
+	names := map[string]bool{}
+	for i, r := range c.Resources {
+		at := fmt.Sprintf("resources[%d]", i)
+		d.name(at+".name", "resource", r.Name, names)
+		d.protocol(at+".protocol", r.Protocol)
+		if r.Durability != DurabilityPower && r.Durability != DurabilityProcess {
+			d.fail(at+".durability", "durability is power or process", "power: the record of a read survives power loss before the read is forwarded; process: it survives a crash of the gateway, and the pack says so")
+		}
+		u := r.Upstream
+		d.address(at+".upstream.address", u.Address)
+		d.required(at+".upstream.user", u.User, "the account that the gateway uses there; agents never see it")
+		d.required(at+".upstream.database", u.Database, "the database that the gateway connects to")
+		if u.Password.File != "" && u.Password.Env != "" {
+			d.fail(at+".upstream.password", "password has both file and env", "keep one")
+		}
+		c.validateUpstreamTLS(d, at+".upstream.tls", u)
+		for key, v := range r.Labels {
+			if !evidence.ValidName(key) || !evidence.ValidName(v) {
+				d.fail(at+".labels."+key, "a label's key and value are 1 to 128 of A-Z, a-z, 0-9 and ._:@/+-", "")
+			}
+		}
+	}
+}
+
+func (c *Config) validateUpstreamTLS(d *decoder, at string, u Upstream) {
+	switch u.TLS.Mode {
+	case TLSVerifyCA, TLSVerifyFull:
+		if strings.HasPrefix(u.Address, "/") {
+			d.fail(at+".mode", "a unix socket has no TLS", "remove tls")
+		}
+	case TLSDisable:
+		if !Local(u.Address) && u.Address != "" {
+			d.fail(at+".mode", "without TLS an upstream must be on a loopback address or a unix socket", "use mode: verify-full, with ca: FILE when the server's authority is your own")
+		}
+		if u.TLS.CA != "" || u.TLS.ServerName != "" {
+			d.fail(at+".mode", "mode: disable uses no ca and no server_name", "use mode: verify-full or remove them")
+		}
+	case "require", "prefer", "allow":
+		d.fail(at+".mode", u.TLS.Mode+" encrypts without knowing to whom", "use verify-full, or verify-ca when the certificate's name can't match")
+	default:
+		d.fail(at+".mode", "mode is disable, verify-ca or verify-full", "")
+	}
+}
+
+func (c *Config) validateNumbers(d *decoder) {
+	l, s := c.Limits, c.Sealing
+	for _, n := range []struct {
+		path        string
+		v, min, max int64
+	}{
+		{"limits.sessions", int64(l.Sessions), 1, 1_000_000},
+		{"limits.sessions_per_agent", int64(l.SessionsPerAgent), 1, 1_000_000},
+	} {
+		if n.v < n.min || n.v > n.max {
+			d.fail(n.path, fmt.Sprintf("%s must lie between %d and %d", n.path, n.min, n.max), "")
+		}
+	}
+	for _, n := range []struct {
+		path        string
+		v, min, max time.Duration
+	}{
+		{"limits.token_ttl", l.TokenTTL, time.Minute, 24 * time.Hour},
+		{"limits.handshake", l.Handshake, time.Second, 5 * time.Minute},
+		{"limits.shutdown_grace", l.ShutdownGrace, 0, 10 * time.Minute},
+		{"sealing.interval", s.Interval, 100 * time.Millisecond, 10 * time.Minute},
+		{"sealing.max_unsealed_age", s.MaxUnsealedAge, time.Minute, 7 * 24 * time.Hour},
+		{"sealing.heartbeat", s.Heartbeat, time.Second, time.Hour},
+	} {
+		if n.v < n.min || n.v > n.max {
+			d.fail(n.path, fmt.Sprintf("%s must lie between %v and %v", n.path, n.min, n.max), "")
+		}
+	}
+	for _, n := range []struct {
+		path        string
+		v, min, max Size
+	}{
+		{"limits.message_bytes", l.MessageBytes, 64 << 10, 1 << 30},
+		{"sealing.block_bytes", s.BlockBytes, 64 << 10, 64 << 20},
+		{"sealing.max_unsealed_bytes", s.MaxUnsealedBytes, 16 << 20, 1 << 40},
+	} {
+		if n.v < n.min || n.v > n.max {
+			d.fail(n.path, fmt.Sprintf("%s must lie between %v and %v", n.path, n.min, n.max), "")
+		}
+	}
+	if s.Interval >= s.MaxUnsealedAge {
+		d.fail("sealing.interval", "the interval must be shorter than max_unsealed_age", "or sessions would stop before the first block is cut")
+	}
+}
+
+func (d *decoder) name(path, what, v string, seen map[string]bool) {
+	switch {
+	case !evidence.ValidName(v):
+		d.fail(path, fmt.Sprintf("a %s needs a name: 1 to 128 of A-Z, a-z, 0-9 and ._:@/+-", what), "")
+	case seen[v]:
+		d.fail(path, fmt.Sprintf("two have the name %s", v), "names stand in records and grants: give each its own")
+	}
+	seen[v] = true
+}
+
+// protocols are those that a listener or a resource may name.
+var protocols = []string{"postgres"}
+
+func (d *decoder) protocol(path, v string) {
+	for _, p := range protocols {
+		if v == p {
+			return
+		}
+	}
+	d.fail(path, "protocol must be "+strings.Join(protocols, " or "), "")
+}
+
+// address reports whether v is host:port or the absolute path of a unix
+// socket, and fails otherwise. It doesn't echo v, where people paste URLs with
+// passwords.
+func (d *decoder) address(path, v string) bool {
+	if strings.HasPrefix(v, "/") {
+		if len(v) > maxSocket {
+			d.fail(path, fmt.Sprintf("the path of a unix socket has at most %d characters", maxSocket), "")
+			return false
+		}
+		return true
+	}
+	host, port, err := net.SplitHostPort(v)
+	n, perr := strconv.Atoi(port)
+	if err != nil || perr != nil || n < 1 || n > 65535 || strings.ContainsAny(host, "/@ ") {
+		d.fail(path, path[strings.LastIndexByte(path, '.')+1:]+" must be host:port or the path of a unix socket", "for example 127.0.0.1:5432, db.example.com:5432, [::1]:5432 or /run/postgresql/.s.PGSQL.5432")
+		return false
+	}
+	return true
+}
+
+// Local reports whether an address stays on this machine: the path of a unix
+// socket, a loopback IP, or localhost.
+func Local(address string) bool {
+	if strings.HasPrefix(address, "/") {
+		return true
+	}
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	if host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback()
+}
+
+// CheckPermissions returns what is wrong with the permissions of a file that
+// holds a secret: it must be a regular file that only its owner and group can
+// read.
+func CheckPermissions(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is not a regular file", path)
+	}
+	if m := info.Mode().Perm(); m&0o027 != 0 {
+		return fmt.Errorf("%s has mode %04o: others can reach it", path, m)
+	}
+	return nil
+}
