@@ -2,6 +2,7 @@ package evidence
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -151,6 +152,47 @@ type IntentSealed struct {
 	Raw    []byte   `json:"raw,omitempty"`
 	Params [][]byte `json:"params,omitempty"`
 	Name   string   `json:"name,omitempty"`
+}
+
+// AppendIntentSealed appends the sealed part of a command to b, the bytes that
+// EncodeBody would give of its IntentSealed, without the cost: it is made for
+// every command. It appends nothing when there is nothing to seal.
+func AppendIntentSealed(b []byte, c *Command) []byte {
+	if len(c.Raw) == 0 && len(c.Params) == 0 && c.Name == "" {
+		return b
+	}
+	b = append(b, '{')
+	sep := ""
+	if len(c.Raw) > 0 {
+		b = appendBase64(append(b, `"raw":`...), c.Raw)
+		sep = ","
+	}
+	if len(c.Params) > 0 {
+		b = append(append(b, sep...), `"params":[`...)
+		for i, p := range c.Params {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			if p == nil {
+				b = append(b, `null`...)
+			} else {
+				b = appendBase64(b, p)
+			}
+		}
+		b = append(b, ']')
+		sep = ","
+	}
+	if c.Name != "" {
+		b = append(append(b, sep...), `"name":`...)
+		b = append(b, EncodeBody(c.Name)...)
+	}
+	return append(b, '}')
+}
+
+func appendBase64(b, p []byte) []byte {
+	b = append(b, '"')
+	b = base64.StdEncoding.AppendEncode(b, p)
+	return append(b, '"')
 }
 
 // ResultBody holds what was observed of a stream.

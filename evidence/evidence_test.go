@@ -283,6 +283,23 @@ func TestABodyReadsOneWayOnly(t *testing.T) {
 	}
 }
 
+func TestTheFastEncodingOfASealedCommandIsTheSlowOne(t *testing.T) {
+	for _, c := range []evidence.Command{
+		{Raw: []byte("select 'a\x00b'")},
+		{Params: [][]byte{nil, {}, []byte("12"), {0xff, 0xfe}}},
+		{Raw: []byte("x"), Params: [][]byte{[]byte("y")}, Name: "s\"1\u2028<"},
+		{Name: "only"},
+	} {
+		want := evidence.EncodeBody(evidence.IntentSealed{Raw: c.Raw, Params: c.Params, Name: c.Name})
+		if got := evidence.AppendIntentSealed([]byte("x"), &c); string(got) != "x"+string(want) {
+			t.Errorf("got %s, want %s", got[1:], want)
+		}
+	}
+	if got := evidence.AppendIntentSealed(nil, &evidence.Command{}); got != nil {
+		t.Errorf("nothing to seal gave %s", got)
+	}
+}
+
 func TestFactsKeepTheirTypes(t *testing.T) {
 	in := evidence.IntentBody{Facts: evidence.Facts{"bounded": true, "statements": int64(2), "path": "simple", "functions": []string{"a", "b"}}}
 	var out evidence.IntentBody

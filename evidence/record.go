@@ -5,6 +5,23 @@ import (
 	"fmt"
 )
 
+// Draft is a record that has no place yet. Who records it fills in the
+// position, the ordinal, the commitment and, where it is zero, the time.
+type Draft struct {
+	Head   Head
+	Body   []byte // nil without one
+	Sealed []byte // nil without one
+}
+
+// Durability is what a record must survive before its writer goes on.
+type Durability uint8
+
+// The two durabilities, weaker first.
+const (
+	Process Durability = iota // the end of the process
+	Power                     // the loss of power
+)
+
 // Record is a record as it is read: the head's exact bytes and what is had of
 // its other parts.
 type Record struct {

@@ -50,6 +50,18 @@ func (t Type) IsControl() bool {
 	return false
 }
 
+// IsEnding reports whether records of type t end something, or take a right
+// away. They may use the space reserved for a full disk: what is going on must
+// be able to end, and to be stopped.
+func (t Type) IsEnding() bool {
+	switch t {
+	case CommandResult, TxEnd, Resolution, SessionEnd, SessionNote, GatewayStop, RecordingGap,
+		AgentDisable, CredentialRevoke, GrantRemove:
+		return true
+	}
+	return false
+}
+
 // Direction is where observed bytes flow.
 type Direction uint8
 

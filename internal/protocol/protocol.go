@@ -85,8 +85,8 @@ type Session interface {
 	// grants are gone, the gateway stops); Cause then says why.
 	Done() <-chan struct{}
 	Cause() error
-	// Close records the session's end. Exchanges that are still open end
-	// in_doubt. Later calls do nothing.
+	// Close records the session's end, after the last other call has returned.
+	// Exchanges that are still open end in_doubt. Later calls do nothing.
 	Close(SessionEnd) error
 }
 

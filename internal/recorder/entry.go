@@ -1,4 +1,3 @@
-// Package recorder makes, seals and writes records.
 package recorder
 
 import (

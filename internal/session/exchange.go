@@ -1,0 +1,142 @@
+package session
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/protocol"
+)
+
+// exchange is one command on its way.
+type exchange struct {
+	s        *Session
+	draft    evidence.Draft // of the intent
+	pos      evidence.Position
+	began    time.Time
+	decision *evidence.Decision
+	skipped  bool
+
+	stream *stream // nil until something is observed
+}
+
+// stream is what was observed of content flowing within a command. The two
+// directions are digested apart, since they interleave as they like.
+type stream struct {
+	mu      sync.Mutex
+	bytes   [2]uint64
+	digests [2]interface {
+		Write([]byte) (int, error)
+		Sum([]byte) []byte
+	}
+}
+
+var _ protocol.Exchange = (*exchange)(nil)
+
+// Decision implements protocol.Exchange.
+func (x *exchange) Decision() *evidence.Decision { return x.decision }
+
+// Skipped implements protocol.Exchange.
+func (x *exchange) Skipped() bool { return x.skipped }
+
+// Observe implements protocol.Exchange. The digest is keyed with the session's
+// secret: a guess at the content can't be confirmed without it.
+func (x *exchange) Observe(dir evidence.Direction, b []byte) error {
+	x.s.mu.Lock()
+	if x.stream == nil {
+		x.stream = &stream{}
+	}
+	st := x.stream
+	x.s.mu.Unlock()
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.digests[dir] == nil {
+		st.digests[dir] = x.s.chain.Digester().New()
+	}
+	st.bytes[dir] += uint64(len(b))
+	_, err := st.digests[dir].Write(b)
+	return err
+}
+
+// errEnded is what a second End gets.
+var errEnded = errors.New("the command has ended already")
+
+// End implements protocol.Exchange.
+func (x *exchange) End(ctx context.Context, o evidence.Outcome) error {
+	s := x.s
+	s.mu.Lock()
+	if _, open := s.open[x]; !open {
+		s.mu.Unlock()
+		return errEnded
+	}
+	delete(s.open, x)
+	d := x.result(o)
+	s.mu.Unlock()
+	return s.record(ctx, evidence.Process, d)
+}
+
+// result makes the record of how x ended; s.mu is held.
+func (x *exchange) result(o evidence.Outcome) *evidence.Draft {
+	now := x.s.gate.Now()
+	d := &evidence.Draft{Head: evidence.Head{
+		Type: evidence.CommandResult, Time: now.UnixMicro(), Of: x.pos,
+		Outcome: o.Class, Code: o.Code, Rows: o.Rows, Reply: o.Reply,
+		Micros: uint64(now.Sub(x.began).Microseconds()),
+	}}
+	if x.stream != nil {
+		x.stream.report(d)
+	}
+	if o.Detail != "" {
+		d.Sealed = evidence.EncodeBody(evidence.ResultSealed{Detail: o.Detail})
+	}
+	return d
+}
+
+func (st *stream) report(d *evidence.Draft) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	d.Head.Bytes = st.bytes[evidence.ToUpstream]
+	body := evidence.ResultBody{Streamed: st.bytes[evidence.ToUpstream] + st.bytes[evidence.ToAgent]}
+	for _, h := range st.digests {
+		if h != nil {
+			body.Digest += base64.RawURLEncoding.EncodeToString(h.Sum(nil))
+		}
+	}
+	d.Body = evidence.EncodeBody(body)
+}
+
+// decided is what policy said of a shape, and the body that says so.
+type decided struct {
+	version  uint64
+	decision evidence.Decision
+	body     []byte
+}
+
+// shapeCache remembers decisions by shape. An entry is good for one version of
+// the registry and until the decision could change by itself.
+type shapeCache struct {
+	mu sync.Mutex
+	m  map[*evidence.Shape]*decided
+}
+
+// maxShapes bounds a session's cache; an agent that asks more different things
+// starts over, which costs it decisions and nothing else.
+const maxShapes = 128
+
+func (c *shapeCache) decided(shape *evidence.Shape, version uint64, now int64, ask func() decided) *decided {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if d := c.m[shape]; d != nil && d.version == version && (d.decision.Until == 0 || now < d.decision.Until) {
+		return d
+	}
+	if c.m == nil || len(c.m) >= maxShapes {
+		c.m = make(map[*evidence.Shape]*decided)
+	}
+	d := ask()
+	d.version = version
+	c.m[shape] = &d
+	return &d
+}

@@ -1,0 +1,425 @@
+// Package session is the path itself: who, may they, write it down, is it
+// durable, pass it on, how did it end.
+//
+// In flow an agent's credential and commands, from a protocol; out flow
+// decisions, once they are recorded. A Gate opens sessions, a Session begins
+// commands, an exchange ends one. Nothing is allowed that is not on record
+// first: a record that could not be written is a command that is not sent.
+package session
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/exhibit-gateway/exhibit/decision"
+	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/protocol"
+)
+
+// Chain records the drafts of one key scope, in order. Version is that of the
+// registry that the drafts were decided under, 0 when they hold no decision;
+// stale means that another is in force by now and nothing was recorded. Nil
+// means as durable as asked.
+type Chain interface {
+	Record(ctx context.Context, version uint64, d evidence.Durability, drafts ...*evidence.Draft) (stale bool, err error)
+	Digester() evidence.Digester
+	Key() uint64
+}
+
+// Recorder is where records go and where the registry in force comes from.
+type Recorder interface {
+	State() (registry *decision.Registry, version uint64)
+	Own() Chain
+	NewChain() (Chain, error)
+}
+
+// Authenticator proves who a peer is. Its error has a code for the record, by
+// a Code method; its text may name what the peer claimed and is sealed.
+type Authenticator interface {
+	Authenticate(protocol.Credential, *decision.Registry, time.Time) (Principal, error)
+}
+
+// Upstreams leads to configured resources.
+type Upstreams interface {
+	Upstream(resource string) (protocol.Upstream, error)
+}
+
+// Principal is an authenticated peer: the agent, and for whom it acts.
+type Principal struct {
+	Agent      string
+	Credential string // id of the token or certificate
+	Key        string // thumbprint of the enrolled key behind it
+	TokenHash  string
+	Ticket     string
+	OnBehalf   string // the person or system it acts for; "" is itself
+	Type       string // "self", "human", "system"
+	Expires    time.Time
+}
+
+// Limits bound what one gateway carries.
+type Limits struct {
+	Sessions         int // in all
+	SessionsPerAgent int
+}
+
+// Config is what a Gate needs.
+type Config struct {
+	Recorder      Recorder
+	Authenticator Authenticator
+	Upstreams     Upstreams
+	// Ready is non-nil when no new access may be given, because sealing is too
+	// far behind.
+	Ready  func() error
+	Limits Limits
+	Logger *slog.Logger
+	Now    func() time.Time
+}
+
+// Gate opens sessions and knows those that are open.
+type Gate struct {
+	Config
+
+	mu       sync.Mutex
+	sessions map[string]*Session // by id
+	byAgent  map[string]int
+	total    int // sessions open, or about to be
+	stopping error
+}
+
+var _ protocol.Gate = (*Gate)(nil)
+
+// NewGate returns a gate without sessions.
+func NewGate(c Config) *Gate {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Ready == nil {
+		c.Ready = func() error { return nil }
+	}
+	return &Gate{Config: c, sessions: make(map[string]*Session), byAgent: make(map[string]int)}
+}
+
+// Open implements protocol.Gate: it proves who the peer is, decides whether it
+// may connect to the target, and records both before it returns.
+func (g *Gate) Open(ctx context.Context, c protocol.Credential, t protocol.Target) (protocol.Session, error) {
+	registry, _ := g.Recorder.State()
+	now := g.Now()
+	who, err := g.Authenticator.Authenticate(c, registry, now)
+	if err != nil {
+		return nil, g.refuseAuthn(ctx, c, t, now, err)
+	}
+	authn, err := g.recordAuthn(ctx, c, t, who, now)
+	if err != nil {
+		return nil, unrecordable(err)
+	}
+	if err := g.reserve(who.Agent); err != nil {
+		return nil, g.refuse(ctx, g.start(c, t, who, authn, now), protocol.ErrTooMany, err.Error(),
+			"end a session first, or ask for a higher limit")
+	}
+	s, err := g.open(ctx, c, t, who, authn)
+	if err != nil {
+		g.release(who.Agent)
+		return nil, err
+	}
+	return s, nil
+}
+
+// open decides whether who may connect and, if so, starts its session.
+func (g *Gate) open(ctx context.Context, c protocol.Credential, t protocol.Target, who Principal, authn evidence.Position) (*Session, error) {
+	start := g.start(c, t, who, authn, g.Now())
+	if err := g.Ready(); err != nil {
+		return nil, g.refuse(ctx, start, protocol.ErrUnrecordable, "evidence cannot be sealed: no new session is opened", err.Error())
+	}
+	up, err := g.Upstreams.Upstream(t.Resource)
+	if err != nil {
+		return nil, g.refuse(ctx, start, protocol.ErrDenied, fmt.Sprintf("%s may not connect to this resource", who.Agent), hintAsk(who.Agent))
+	}
+	start.body.Upstream, start.body.User, start.body.Database = up.Address, up.User, up.Database
+	chain, err := g.Recorder.NewChain()
+	if err != nil {
+		return nil, unrecordable(err)
+	}
+	for {
+		registry, version := g.Recorder.State()
+		start.decide(registry, t)
+		if start.body.Effect != evidence.Allow {
+			return nil, g.refuse(ctx, start, protocol.ErrDenied, start.body.Reason, hintAsk(who.Agent))
+		}
+		start.draft.Head.Key = chain.Key()
+		stale, err := chain.Record(ctx, version, evidence.Power, start.finish())
+		if err != nil {
+			return nil, unrecordable(err)
+		}
+		if !stale {
+			break
+		}
+	}
+	s := newSession(g, chain, start, up, who, t)
+	return s, g.enter(s)
+}
+
+// starting is a session.start on its way.
+type starting struct {
+	draft evidence.Draft
+	body  evidence.SessionStartBody
+	asked string // the resource as the peer named it
+}
+
+func (g *Gate) start(c protocol.Credential, t protocol.Target, who Principal, authn evidence.Position, now time.Time) *starting {
+	registry, _ := g.Recorder.State()
+	agent, _ := registry.Agent(who.Agent)
+	st := &starting{asked: t.Resource}
+	st.draft.Head = evidence.Head{
+		Type: evidence.SessionStart, Time: now.UnixMicro(), Agent: who.Agent, Verb: evidence.VerbConnect,
+	}
+	durability := "power"
+	if r, ok := registry.Resource(t.Resource); ok {
+		st.draft.Head.Resource = r.Name
+		durability = r.Durability
+	}
+	st.body = evidence.SessionStartBody{
+		Protocol: t.Protocol, Agent: who.Agent, Owner: agent.Owner,
+		Principal: who.OnBehalf, PType: who.Type, Ticket: who.Ticket, Credential: who.Credential,
+		Authn: authn.String(), Client: addrText(c), Listener: c.Listener, TLS: tlsText(c.TLS),
+		Durability: durability, Mode: "enforce",
+		Context: evidence.Facts{
+			"protocol": t.Protocol, "ticket": who.Ticket,
+			"principal": who.OnBehalf, "principal_type": who.Type, "tls": c.TLS != nil,
+		},
+		Checks: []evidence.Check{{Action: t.Protocol + ":connect"}},
+	}
+	return st
+}
+
+// decide asks policy under registry.
+func (st *starting) decide(registry *decision.Registry, t protocol.Target) {
+	st.body.Decision = registry.Decide(decision.Request{
+		Agent: st.body.Agent, Resource: t.Resource, Time: st.draft.Head.Time,
+		Checks: st.body.Checks, Session: st.body.Context,
+	})
+	st.draft.Head.Effect = st.body.Effect
+}
+
+func (st *starting) finish() *evidence.Draft {
+	st.draft.Body = evidence.EncodeBody(st.body)
+	return &st.draft
+}
+
+// refuse records a session that was not to be, in the boot's own scope since
+// it has none, and returns what to tell the agent.
+func (g *Gate) refuse(ctx context.Context, st *starting, kind error, reason, hint string) error {
+	st.body.Reason = reason
+	if st.body.Effect != evidence.Deny {
+		st.body.Effect = evidence.Error
+	}
+	st.draft.Head.Effect, st.draft.Head.Outcome = st.body.Effect, evidence.Denied
+	if st.draft.Head.Resource == "" {
+		st.draft.Sealed = evidence.EncodeBody(evidence.AuthnSealed{User: st.body.Agent, Database: clip(st.asked)})
+	}
+	if _, err := g.Recorder.Own().Record(ctx, 0, evidence.Process, st.finish()); err != nil {
+		return unrecordable(err)
+	}
+	return &protocol.Refusal{Kind: kind, Reason: reason, Hint: hint}
+}
+
+func (g *Gate) recordAuthn(ctx context.Context, c protocol.Credential, t protocol.Target, who Principal, now time.Time) (evidence.Position, error) {
+	d := &evidence.Draft{
+		Head: evidence.Head{Type: evidence.Authn, Time: now.UnixMicro(), Agent: who.Agent, Outcome: evidence.OK},
+		Body: evidence.EncodeBody(evidence.AuthnBody{
+			Protocol: t.Protocol, Method: c.Method, Credential: who.Credential, Key: who.Key,
+			TokenHash: who.TokenHash, Client: addrText(c), Listener: c.Listener,
+		}),
+	}
+	_, err := g.Recorder.Own().Record(ctx, 0, evidence.Process, d)
+	return d.Head.Pos, err
+}
+
+// refuseAuthn records a failed attempt: its cause in the clear, what the peer
+// claimed sealed. The peer is told neither.
+func (g *Gate) refuseAuthn(ctx context.Context, c protocol.Credential, t protocol.Target, now time.Time, cause error) error {
+	code := "rejected"
+	var coded interface{ Code() string }
+	if errors.As(cause, &coded) {
+		code = coded.Code()
+	}
+	d := &evidence.Draft{
+		Head: evidence.Head{Type: evidence.Authn, Time: now.UnixMicro(), Outcome: evidence.Denied, Code: code},
+		Body: evidence.EncodeBody(evidence.AuthnBody{
+			Protocol: t.Protocol, Method: c.Method, Client: addrText(c), Listener: c.Listener, Failure: code,
+		}),
+		Sealed: evidence.EncodeBody(evidence.AuthnSealed{
+			User: clip(c.User), Database: clip(t.Database), Detail: clip(cause.Error()),
+		}),
+	}
+	if registry, _ := g.Recorder.State(); known(registry, c.User) {
+		d.Head.Agent = c.User
+	}
+	if _, err := g.Recorder.Own().Record(ctx, 0, evidence.Process, d); err != nil {
+		return unrecordable(err)
+	}
+	return &protocol.Refusal{
+		Kind: protocol.ErrAuthentication, Reason: "authentication failed",
+		Hint: "get a fresh token with `exhibit token`, and use the agent's id as user name",
+	}
+}
+
+func known(r *decision.Registry, agent string) bool {
+	_, ok := r.Agent(agent)
+	return ok
+}
+
+// reserve takes a place for one more session of agent.
+func (g *Gate) reserve(agent string) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.stopping != nil:
+		return g.stopping
+	case g.Limits.Sessions > 0 && g.total >= g.Limits.Sessions:
+		return fmt.Errorf("the gateway has %d sessions, its limit", g.total)
+	case g.Limits.SessionsPerAgent > 0 && g.byAgent[agent] >= g.Limits.SessionsPerAgent:
+		return fmt.Errorf("%s has %d sessions, its limit", agent, g.byAgent[agent])
+	}
+	g.total++
+	g.byAgent[agent]++
+	return nil
+}
+
+func (g *Gate) release(agent string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.total--
+	if g.byAgent[agent]--; g.byAgent[agent] == 0 {
+		delete(g.byAgent, agent)
+	}
+}
+
+// enter makes s known to Sweep and Kill. If the gateway began to stop since
+// its place was reserved, the session ends like the others.
+func (g *Gate) enter(s *Session) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.sessions[s.id] = s
+	if g.stopping != nil {
+		s.end(g.stopping)
+	}
+	return nil
+}
+
+func (g *Gate) leave(s *Session) {
+	g.mu.Lock()
+	delete(g.sessions, s.id)
+	g.mu.Unlock()
+	g.release(s.agent)
+}
+
+// Live describes an open session.
+type Live struct {
+	ID       string    `json:"id"`
+	Agent    string    `json:"agent"`
+	Resource string    `json:"resource"`
+	Client   string    `json:"client"`
+	Ticket   string    `json:"ticket,omitempty"`
+	Since    time.Time `json:"since"`
+	Commands uint64    `json:"commands"`
+}
+
+// Sessions returns the sessions open now, in no order.
+func (g *Gate) Sessions() []Live {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	live := make([]Live, 0, len(g.sessions))
+	for _, s := range g.sessions {
+		live = append(live, s.live())
+	}
+	return live
+}
+
+// Sweep ends the sessions whose agent may no longer connect: it was retired,
+// its grant was revoked or has expired, or policy changed. It is cheap when
+// nothing did.
+func (g *Gate) Sweep() {
+	registry, version := g.Recorder.State()
+	now := g.Now().UnixMicro()
+	for _, s := range g.all() {
+		s.recheck(registry, version, now)
+	}
+}
+
+func (g *Gate) all() []*Session {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	list := make([]*Session, 0, len(g.sessions))
+	for _, s := range g.sessions {
+		list = append(list, s)
+	}
+	return list
+}
+
+// Run sweeps twice a second until ctx is done, so that no session outlives its
+// rights by more than a second.
+func (g *Gate) Run(ctx context.Context) {
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			g.Sweep()
+		}
+	}
+}
+
+// Stop refuses new sessions and ends those that are open, with cause as what
+// their agents are told.
+func (g *Gate) Stop(cause error) {
+	g.mu.Lock()
+	g.stopping = cause
+	g.mu.Unlock()
+	for _, s := range g.all() {
+		s.end(cause)
+	}
+}
+
+func unrecordable(err error) error {
+	return &protocol.Refusal{
+		Kind: protocol.ErrUnrecordable, Reason: "the record of this access cannot be written, so there is no access",
+		Hint: "the gateway's operator finds the cause in its log and with `exhibit doctor`",
+	}
+}
+
+func hintAsk(agent string) string {
+	return fmt.Sprintf("ask the resource's owner for a grant: exhibit grant add --agent %s --role ROLE --resource RESOURCE --ticket TICKET", agent)
+}
+
+func addrText(c protocol.Credential) string {
+	if c.Client == nil {
+		return ""
+	}
+	if c.Client.Network() == "unix" {
+		return "unix"
+	}
+	return c.Client.String()
+}
+
+func tlsText(s *tls.ConnectionState) string {
+	if s == nil {
+		return ""
+	}
+	return tls.VersionName(s.Version) + " " + tls.CipherSuiteName(s.CipherSuite)
+}
+
+// clip bounds what a peer can make us keep.
+func clip(s string) string {
+	const most = 256
+	if len(s) > most {
+		return s[:most]
+	}
+	return s
+}

@@ -1,0 +1,274 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/exhibit-gateway/exhibit/decision"
+	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/protocol"
+)
+
+// Session is one agent on one upstream connection.
+type Session struct {
+	gate     *Gate
+	chain    Chain
+	id       string
+	start    evidence.Position
+	agent    string
+	resource string
+	client   string
+	ticket   string
+	began    time.Time
+	upstream protocol.Upstream
+	facts    evidence.Facts // of the session, in every decision
+	checks   []evidence.Check
+	relaxed  bool // reads need only survive the process
+
+	commands, denied atomic.Uint64
+
+	done  chan struct{}
+	cause error // set before done is closed
+
+	mu      sync.Mutex
+	ended   bool // done is closed
+	closed  bool // session.end is recorded
+	open    map[*exchange]struct{}
+	checked uint64 // registry version that the right to connect was last checked under
+	until   int64  // when that answer may change by itself, 0 is never
+
+	shapes shapeCache
+}
+
+var _ protocol.Session = (*Session)(nil)
+
+func newSession(g *Gate, chain Chain, st *starting, up protocol.Upstream, who Principal, t protocol.Target) *Session {
+	s := &Session{
+		gate: g, chain: chain, id: st.draft.Head.Pos.String(), start: st.draft.Head.Pos,
+		agent: who.Agent, resource: t.Resource, client: st.body.Client, ticket: who.Ticket,
+		began: time.UnixMicro(st.draft.Head.Time), upstream: up,
+		facts: st.body.Context, checks: st.body.Checks,
+		relaxed: st.body.Durability == "process",
+		done:    make(chan struct{}),
+		until:   st.body.Until,
+	}
+	return s
+}
+
+// ID implements protocol.Session.
+func (s *Session) ID() string { return s.id }
+
+// Upstream implements protocol.Session.
+func (s *Session) Upstream() protocol.Upstream { return s.upstream }
+
+// Done implements protocol.Session.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
+// Cause implements protocol.Session.
+func (s *Session) Cause() error {
+	select {
+	case <-s.done:
+		return s.cause
+	default:
+		return nil
+	}
+}
+
+// end asks the protocol to end the session.
+func (s *Session) end(cause error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ended {
+		s.ended, s.cause = true, cause
+		close(s.done)
+	}
+}
+
+// Begin implements protocol.Session. It is the path: decide, write down, be
+// sure, and only then let pass.
+func (s *Session) Begin(ctx context.Context, cmds ...*evidence.Command) ([]protocol.Exchange, error) {
+	if err := s.Cause(); err != nil {
+		return nil, &protocol.Refusal{Kind: protocol.ErrDenied, Reason: err.Error()}
+	}
+	batch := make([]exchange, len(cmds))
+	drafts := make([]*evidence.Draft, len(cmds))
+	for i, c := range cmds {
+		batch[i].s = s
+		batch[i].draft.Sealed = evidence.AppendIntentSealed(nil, c)
+		drafts[i] = &batch[i].draft
+	}
+	for {
+		registry, version := s.gate.Recorder.State()
+		durability := s.decide(batch, cmds, registry, version)
+		stale, err := s.chain.Record(ctx, version, durability, drafts...)
+		if err != nil {
+			r := unrecordable(err)
+			s.end(r)
+			return nil, r
+		}
+		if !stale {
+			break
+		}
+	}
+	return s.begun(batch), nil
+}
+
+// decide decides each command of a batch under one registry and writes its
+// head and body. It returns how durable the batch must be.
+func (s *Session) decide(batch []exchange, cmds []*evidence.Command, registry *decision.Registry, version uint64) evidence.Durability {
+	durability := evidence.Process
+	now := s.gate.Now()
+	refused := false
+	for i, c := range cmds {
+		x := &batch[i]
+		d := s.shapes.decided(c.Shape, version, now.UnixMicro(), func() decided { return s.ask(registry, c.Shape, now) })
+		x.began, x.decision = now, &d.decision
+		x.skipped = refused || c.Skip
+		x.draft.Body = d.body
+		x.draft.Head = evidence.Head{
+			Type: evidence.CommandIntent, Time: now.UnixMicro(), Agent: s.agent, Resource: s.resource,
+			Verb: c.Verb, Effect: d.decision.Effect, Of: c.Of,
+			Frames: uint64(c.Frames), Bytes: uint64(c.Bytes),
+		}
+		switch {
+		case x.skipped:
+			x.draft.Head.Outcome = evidence.Skipped
+		case d.decision.Effect != evidence.Allow:
+			x.draft.Head.Outcome = evidence.Denied
+			refused = true
+		case !s.relaxed || c.Verb != evidence.VerbRead && c.Verb != evidence.VerbSession:
+			durability = evidence.Power
+		}
+	}
+	return durability
+}
+
+// ask asks policy about a shape and encodes the body that equal shapes share.
+func (s *Session) ask(registry *decision.Registry, shape *evidence.Shape, now time.Time) decided {
+	d := registry.Decide(decision.Request{
+		Agent: s.agent, Resource: s.resource, Time: now.UnixMicro(),
+		Checks: shape.Checks, Session: s.facts, Command: shape.Facts,
+	})
+	return decided{decision: d, body: evidence.EncodeBody(evidence.IntentBody{
+		Path: shape.Path, Parse: shape.Parse, Text: shape.Text,
+		Checks: shape.Checks, Facts: shape.Facts, Decision: d,
+	})}
+}
+
+// begun makes the recorded commands of a batch exchanges.
+func (s *Session) begun(batch []exchange) []protocol.Exchange {
+	out := make([]protocol.Exchange, len(batch))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range batch {
+		x := &batch[i]
+		x.pos = x.draft.Head.Pos
+		x.draft.Sealed = nil
+		s.commands.Add(1)
+		switch x.draft.Head.Outcome {
+		case "":
+			if s.open == nil {
+				s.open = make(map[*exchange]struct{})
+			}
+			s.open[x] = struct{}{}
+		case evidence.Denied:
+			s.denied.Add(1)
+		}
+		out[i] = x
+	}
+	return out
+}
+
+// Note implements protocol.Session.
+func (s *Session) Note(ctx context.Context, n protocol.Note) error {
+	body := evidence.NoteBody{Kind: n.Kind, Origin: "agent", Detail: n.Detail}
+	if n.Gateway {
+		body.Origin = "gateway"
+	}
+	return s.record(ctx, evidence.Process, &evidence.Draft{
+		Head: evidence.Head{
+			Type: evidence.SessionNote, Agent: s.agent, Resource: s.resource, Verb: evidence.VerbSession,
+			Frames: uint64(n.Frames), Bytes: uint64(n.Bytes),
+		},
+		Body: evidence.EncodeBody(body),
+	})
+}
+
+// Connected implements protocol.Session.
+func (s *Session) Connected(ctx context.Context, b evidence.SessionUpstreamBody) error {
+	return s.record(ctx, evidence.Process, &evidence.Draft{
+		Head: evidence.Head{Type: evidence.SessionUpstream, Agent: s.agent, Resource: s.resource},
+		Body: evidence.EncodeBody(b),
+	})
+}
+
+// record records what holds no decision. A failure ends the session.
+func (s *Session) record(ctx context.Context, d evidence.Durability, drafts ...*evidence.Draft) error {
+	if _, err := s.chain.Record(ctx, 0, d, drafts...); err != nil {
+		r := unrecordable(err)
+		s.end(r)
+		return r
+	}
+	return nil
+}
+
+// errClosed is the cause of a session that its protocol closed.
+var errClosed = errors.New("the session is closed")
+
+// Close implements protocol.Session.
+func (s *Session) Close(end protocol.SessionEnd) error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	var drafts []*evidence.Draft
+	for x := range s.open {
+		drafts = append(drafts, x.result(evidence.Outcome{Class: evidence.InDoubt}))
+	}
+	s.open = nil
+	s.mu.Unlock()
+	s.end(errClosed)
+	defer s.gate.leave(s)
+	drafts = append(drafts, &evidence.Draft{
+		Head: evidence.Head{
+			Type: evidence.SessionEnd, Agent: s.agent, Resource: s.resource, Of: s.start,
+			Bytes: end.Bytes, Reply: end.Reply, Micros: uint64(s.gate.Now().Sub(s.began).Microseconds()),
+		},
+		Body: evidence.EncodeBody(evidence.SessionEndBody{
+			Reason: end.Reason, Commands: s.commands.Load(), Denied: s.denied.Load(), Frames: end.Frames,
+		}),
+	})
+	return s.record(context.Background(), evidence.Process, drafts...)
+}
+
+// recheck ends the session when its agent may no longer connect.
+func (s *Session) recheck(registry *decision.Registry, version uint64, now int64) {
+	s.mu.Lock()
+	same := s.checked == version && (s.until == 0 || now < s.until)
+	s.mu.Unlock()
+	if same {
+		return
+	}
+	d := registry.Decide(decision.Request{
+		Agent: s.agent, Resource: s.resource, Time: now, Checks: s.checks, Session: s.facts,
+	})
+	if d.Effect != evidence.Allow {
+		s.end(&protocol.Refusal{Kind: protocol.ErrDenied, Reason: "the right to this session has ended: " + d.Reason})
+		return
+	}
+	s.mu.Lock()
+	s.checked, s.until = version, d.Until
+	s.mu.Unlock()
+}
+
+func (s *Session) live() Live {
+	return Live{
+		ID: s.id, Agent: s.agent, Resource: s.resource, Client: s.client, Ticket: s.ticket,
+		Since: s.began, Commands: s.commands.Load(),
+	}
+}
