@@ -96,6 +96,8 @@ type Exchange interface {
 	// true, the command has ended already.
 	Decision() *evidence.Decision
 	Skipped() bool
+	// Position is that of the command's intent: its id.
+	Position() evidence.Position
 	// Observe digests and counts content that streams as part of the command.
 	Observe(evidence.Direction, []byte) error
 	// End records the outcome; nil means that it survives the process. Exactly

@@ -42,6 +42,9 @@ func (x *exchange) Decision() *evidence.Decision { return x.decision }
 // Skipped implements protocol.Exchange.
 func (x *exchange) Skipped() bool { return x.skipped }
 
+// Position implements protocol.Exchange.
+func (x *exchange) Position() evidence.Position { return x.pos }
+
 // Observe implements protocol.Exchange. The digest is keyed with the session's
 // secret: a guess at the content can't be confirmed without it.
 func (x *exchange) Observe(dir evidence.Direction, b []byte) error {
