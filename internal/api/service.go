@@ -1,0 +1,363 @@
+// Package api is how people and agents speak with a running gateway: REST with
+// an OpenAPI 3.1 document made from the code, over a unix socket or HTTPS.
+//
+// A request flows in; the package finds out which person sent it (by the peer
+// credentials of the socket, or the client certificate), checks its shape, and
+// calls the one-resource interface in this file that answers it. What flows
+// out is JSON, or a problem (RFC 9457) with a hint. Client is the other end,
+// for the command line.
+package api
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
+)
+
+// Services is what the API needs of the gateway. Each method is called from
+// many goroutines. A change has been recorded and is durable when the method
+// that makes it returns nil. Errors made with NotFound, Invalid and their like
+// reach the caller as they are; any other is a failure of the gateway.
+//
+// Where a method takes an evidence.By, that person asked for it; the service
+// records them with the change, or with the reading of evidence.
+type Services struct {
+	Agents      Agents
+	Credentials Credentials
+	Tokens      Tokens
+	Grants      Grants
+	Questions   Questions
+	Log         Log
+	Control     Control
+	Packs       Packs
+	Sessions    Sessions
+}
+
+// Agents are the registered agents.
+type Agents interface {
+	// AddAgent registers an agent; Conflict when the id was ever used.
+	AddAgent(ctx context.Context, a NewAgent, by evidence.By) (Agent, error)
+	// Agents returns all agents, retired ones too, ordered by id.
+	Agents(ctx context.Context) ([]Agent, error)
+	// RetireAgent disables an agent for good. Its next command is refused and
+	// its live sessions end within a second.
+	RetireAgent(ctx context.Context, id, reason string, by evidence.By) (Agent, error)
+}
+
+// NewAgent is an agent to register.
+type NewAgent struct {
+	ID      string    `json:"id" maxLength:"128" pattern:"^[A-Za-z0-9._:@/+-]+$" doc:"names the agent for ever; it is also the user name in the protocols" example:"reporter"`
+	Name    string    `json:"name,omitempty" maxLength:"200" doc:"for people to read"`
+	Purpose string    `json:"purpose" minLength:"1" maxLength:"1000" doc:"what it is for, in a sentence an auditor understands"`
+	Owner   string    `json:"owner" minLength:"1" doc:"id of the person who is accountable for it; one of the configuration's people"`
+	Backup  string    `json:"backup_owner,omitempty" doc:"id of a second person"`
+	Team    string    `json:"team,omitempty" maxLength:"200"`
+	Env     string    `json:"env,omitempty" maxLength:"200" example:"production"`
+	Model   string    `json:"model,omitempty" maxLength:"200" doc:"model and version that drives it"`
+	Expires time.Time `json:"expires,omitzero" doc:"when its registration ends by itself"`
+}
+
+// Agent is a registered agent.
+type Agent struct {
+	ID       string          `json:"id"`
+	Name     string          `json:"name,omitempty"`
+	Purpose  string          `json:"purpose"`
+	Owner    evidence.Person `json:"owner"`
+	Backup   evidence.Person `json:"backup_owner,omitzero"`
+	Team     string          `json:"team,omitempty"`
+	Env      string          `json:"env,omitempty"`
+	Model    string          `json:"model,omitempty"`
+	Expires  time.Time       `json:"expires,omitzero"`
+	Status   string          `json:"status" enum:"active,expired,retired"`
+	Created  Change          `json:"created"`
+	Disabled *Change         `json:"disabled,omitempty"`
+}
+
+// Change says where in the log, when, by whom and why something changed.
+type Change struct {
+	Position string      `json:"position" doc:"of the record, gateway.boot.seq"`
+	Time     time.Time   `json:"time"`
+	By       evidence.By `json:"by"`
+	Reason   string      `json:"reason,omitempty"`
+}
+
+// Credentials are enrolled keys and the tokens issued under them.
+type Credentials interface {
+	// EnrollKey registers the public half of an agent's Ed25519 key. NotFound
+	// when there is no such active agent, Conflict when the key is enrolled.
+	EnrollKey(ctx context.Context, k NewKey, by evidence.By) (Credential, error)
+	// Credentials returns the keys of one agent, or of all when agent is "",
+	// revoked ones too, in the order of their enrolment.
+	Credentials(ctx context.Context, agent string) ([]Credential, error)
+	// RevokeCredential ends a key and every token issued under it, or a token.
+	RevokeCredential(ctx context.Context, id, reason string, by evidence.By) (Credential, error)
+}
+
+// NewKey is a key to enroll.
+type NewKey struct {
+	Agent     string    `json:"agent" minLength:"1" maxLength:"128"`
+	PublicKey string    `json:"public_key" minLength:"43" maxLength:"43" doc:"the 32 bytes of an Ed25519 public key (RFC 8032) in base64url without padding, like x of a JWK (RFC 8037)"`
+	Expires   time.Time `json:"expires,omitzero" doc:"when the key ends by itself"`
+}
+
+// Credential is an enrolled key, or a token.
+type Credential struct {
+	ID         string    `json:"id"`
+	Agent      string    `json:"agent"`
+	Kind       string    `json:"kind" enum:"key,token"`
+	Thumbprint string    `json:"thumbprint" doc:"of the key (RFC 7638, SHA-256)"`
+	NotBefore  time.Time `json:"not_before,omitzero"`
+	NotAfter   time.Time `json:"not_after,omitzero"`
+	Status     string    `json:"status" enum:"active,expired,revoked"`
+	Audience   string    `json:"audience" doc:"aud of the assertions that its holder signs"`
+	Created    Change    `json:"created"`
+	Revoked    *Change   `json:"revoked,omitempty"`
+}
+
+// Tokens exchanges an assertion for a token.
+type Tokens interface {
+	// IssueToken checks the assertion and returns a short-lived token of the
+	// agent. Unauthorized when the assertion doesn't prove an enrolled, valid
+	// key; its message must tell a stranger nothing. The attempt is recorded
+	// either way.
+	IssueToken(ctx context.Context, r TokenRequest) (Token, error)
+}
+
+// TokenRequest asks for a token (RFC 6749 section 4.4 with the client
+// authentication of RFC 7523 section 2.2).
+type TokenRequest struct {
+	Assertion  string // a JWT, EdDSA: iss and sub the agent's id, aud, iat, exp, jti; kid the key's thumbprint
+	Ticket     string // for which ticket or run
+	OnBehalfOf string // for whom (RFC 8693 calls them the subject)
+	Client     string // the peer's address, or "unix uid=1000"
+}
+
+// Token is the answer of a token endpoint (RFC 6749 section 5.1).
+type Token struct {
+	AccessToken string `json:"access_token"`
+	TokenType   string `json:"token_type" enum:"Bearer"`
+	ExpiresIn   int64  `json:"expires_in" doc:"seconds"`
+	ID          string `json:"credential" doc:"id of the token, as records name it"`
+}
+
+// Grants put agents in roles on resources.
+type Grants interface {
+	// AddGrant puts an agent in a role on a resource until it expires. Invalid
+	// when the agent, role or resource doesn't exist.
+	AddGrant(ctx context.Context, g NewGrant, by evidence.By) (Grant, error)
+	// Grants returns the grants of one agent, or of all when agent is "",
+	// removed and expired ones too, in the order of their creation.
+	Grants(ctx context.Context, agent string) ([]Grant, error)
+	// RevokeGrant removes a grant. It counts for the next command.
+	RevokeGrant(ctx context.Context, id, reason string, by evidence.By) (Grant, error)
+}
+
+// NewGrant is a grant to make.
+type NewGrant struct {
+	Agent    string    `json:"agent" minLength:"1" maxLength:"128"`
+	Role     string    `json:"role" minLength:"1" maxLength:"128"`
+	Resource string    `json:"resource" minLength:"1" maxLength:"128"`
+	Expires  time.Time `json:"expires" doc:"a grant without end can't be made"`
+	Ticket   string    `json:"ticket,omitempty" maxLength:"200"`
+	Reason   string    `json:"reason,omitempty" maxLength:"1000"`
+}
+
+// Grant is a grant.
+type Grant struct {
+	ID       string    `json:"id" doc:"the position of its record"`
+	Agent    string    `json:"agent"`
+	Role     string    `json:"role"`
+	Resource string    `json:"resource"`
+	Expires  time.Time `json:"expires"`
+	Ticket   string    `json:"ticket,omitempty"`
+	Status   string    `json:"status" enum:"active,expired,removed"`
+	Created  Change    `json:"created"`
+	Removed  *Change   `json:"removed,omitempty"`
+}
+
+// Questions answers the three questions from the log. Every call is a reading
+// of evidence, and recorded as such.
+type Questions interface {
+	// Who lists who reached a resource.
+	Who(ctx context.Context, resource string, r Range, by evidence.By) (Table, error)
+	// Allowed lists what an agent may do, or could at an earlier moment.
+	Allowed(ctx context.Context, agent string, at Moment, by evidence.By) (Table, error)
+	// Did lists the commands of a session, an agent or, when both are "", all.
+	Did(ctx context.Context, session, agent string, r Range, by evidence.By) (Table, error)
+	// Explain says what would be decided, and why, and does nothing.
+	Explain(ctx context.Context, q Explain, by evidence.By) (Explanation, error)
+}
+
+// Moment is a point in the log: a position, a time, or when both are zero, now.
+type Moment struct {
+	Position evidence.Position
+	Time     time.Time
+}
+
+// IsZero reports whether m is now.
+func (m Moment) IsZero() bool { return m.Position.IsZero() && m.Time.IsZero() }
+
+// Range is what lies between two moments: From is part of it and To is not; a
+// zero one is open. Limit is the most rows to return, the newest ones.
+type Range struct {
+	From, To Moment
+	Limit    int
+}
+
+// Table is columns and rows, as a workpaper has them.
+type Table struct {
+	Name    string     `json:"name"`
+	Columns []string   `json:"columns"`
+	Rows    [][]string `json:"rows"`
+	More    bool       `json:"more,omitempty" doc:"older rows were left out"`
+}
+
+// Explain asks what would be decided of a statement now.
+type Explain struct {
+	Agent     string `json:"agent" minLength:"1" maxLength:"128"`
+	Resource  string `json:"resource" minLength:"1" maxLength:"128"`
+	Statement string `json:"statement" minLength:"1" maxLength:"262144" doc:"in the resource's own language"`
+}
+
+// Explanation is a decision that wasn't acted on.
+type Explanation struct {
+	Effect string           `json:"effect" enum:"allow,deny,error"`
+	Reason string           `json:"reason,omitempty"`
+	Verb   string           `json:"verb"`
+	Parse  string           `json:"parse" enum:"full,partial,opaque" doc:"how much of the statement was understood"`
+	Text   string           `json:"text,omitempty" doc:"the statement without literals"`
+	Checks []evidence.Check `json:"checks" doc:"what was asked of the policy"`
+	Rules  []string         `json:"rules,omitempty" doc:"the policies that decided"`
+	Grants []string         `json:"grants,omitempty" doc:"the grants that put the agent in its roles"`
+	Policy string           `json:"policy" doc:"digest of the policies"`
+}
+
+// Log is the gateway's transparency log.
+type Log interface {
+	LogStatus(ctx context.Context) (LogStatus, error)
+	// Fsck re-derives everything that the archive and the log hold. What is
+	// wrong is in the report; the error is for what kept it from looking.
+	Fsck(ctx context.Context, progress func(Progress)) (FsckReport, error)
+}
+
+// LogStatus says how far the log is.
+type LogStatus struct {
+	Origin        string    `json:"origin"`
+	Key           string    `json:"key" doc:"verifier key of its checkpoints (C2SP signed-note)"`
+	Blocks        uint64    `json:"blocks"`
+	Root          string    `json:"root" doc:"of the tree, base64"`
+	Published     time.Time `json:"published,omitzero" doc:"when the newest checkpoint was"`
+	Position      string    `json:"position" doc:"of the newest record"`
+	Sealed        string    `json:"sealed,omitempty" doc:"position of the newest record in a block"`
+	UnsealedBytes int64     `json:"unsealed_bytes"`
+	UnsealedAge   float64   `json:"unsealed_age_seconds" doc:"of the oldest record that waits"`
+	Problem       string    `json:"problem,omitempty" doc:"what keeps records from being sealed"`
+}
+
+// FsckReport is what fsck found.
+type FsckReport struct {
+	Blocks   uint64    `json:"blocks"`
+	Records  uint64    `json:"records"`
+	Bytes    uint64    `json:"bytes"`
+	Root     string    `json:"root,omitempty"`
+	Problems []Finding `json:"problems"`
+}
+
+// Finding is one thing that fsck found to be wrong.
+type Finding struct {
+	Where   string `json:"where"`
+	Message string `json:"message"`
+}
+
+// Control is what is in force.
+type Control interface {
+	Config(ctx context.Context) (Document, error)
+	Policy(ctx context.Context) (Document, error)
+	// Reload reads the configuration and the policies again and puts them in
+	// force: both as a whole, or neither. Invalid, with Details, says why not.
+	// dry only says what would change.
+	Reload(ctx context.Context, dry bool, by evidence.By) (Reload, error)
+}
+
+// Document is a set of texts in force.
+type Document struct {
+	Digest string          `json:"digest"`
+	Since  string          `json:"since,omitempty" doc:"position of the record that put it in force"`
+	Files  []evidence.File `json:"files"`
+}
+
+// Reload is what reloading changed. A part without Diff is as it was.
+type Reload struct {
+	Config  Diff `json:"config"`
+	Policy  Diff `json:"policy"`
+	Applied bool `json:"applied"`
+	// Restart names the keys whose change counts only from the next start.
+	Restart []string `json:"restart,omitempty"`
+}
+
+// Diff is the change of a set of texts.
+type Diff struct {
+	Before string `json:"before" doc:"digest"`
+	After  string `json:"after" doc:"digest"`
+	Diff   string `json:"diff,omitempty" doc:"unified"`
+}
+
+// Packs makes evidence packs.
+type Packs interface {
+	// CreatePack writes a pack to w, and says how far it is. The export is
+	// recorded before the first byte leaves.
+	CreatePack(ctx context.Context, r PackRequest, by evidence.By, w io.Writer, progress func(Progress)) (Pack, error)
+}
+
+// PackRequest says what a pack holds.
+type PackRequest struct {
+	From    Moment
+	To      Moment
+	Level   string // "L0", "L1" or "L2"
+	Purpose string
+}
+
+// Progress is how far something long is. Total is 0 while it isn't known.
+type Progress struct {
+	Stage string `json:"stage"`
+	Done  uint64 `json:"done"`
+	Total uint64 `json:"total,omitempty"`
+}
+
+// Pack is a pack that was written.
+type Pack struct {
+	From    string `json:"from" doc:"position of its first record"`
+	To      string `json:"to" doc:"position of its last record"`
+	Records uint64 `json:"records"`
+	Blocks  uint64 `json:"blocks"`
+	Bytes   uint64 `json:"bytes"`
+	Digest  string `json:"digest" doc:"SHA-256 of its bytes, hex"`
+}
+
+// Sessions are the live ones.
+type Sessions interface {
+	// Sessions returns what is connected now, ordered by position.
+	Sessions(ctx context.Context) ([]Session, error)
+}
+
+// Session is a live session.
+type Session struct {
+	ID        string    `json:"id" doc:"position of its session.start"`
+	Agent     string    `json:"agent"`
+	Resource  string    `json:"resource"`
+	Principal string    `json:"principal,omitempty"`
+	Ticket    string    `json:"ticket,omitempty"`
+	Client    string    `json:"client"`
+	Since     time.Time `json:"since"`
+	Commands  uint64    `json:"commands"`
+	Denied    uint64    `json:"denied"`
+}
+
+// Version says which gateway this is.
+type Version struct {
+	Version string `json:"version"`
+	Gateway string `json:"gateway"`
+	Origin  string `json:"origin"`
+}
