@@ -1,0 +1,447 @@
+package session_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/exhibit-gateway/exhibit/decision"
+	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/protocol"
+	"github.com/exhibit-gateway/exhibit/internal/session"
+)
+
+// book is a recorder that keeps drafts in memory, folds the registry, and
+// fails when it is told to.
+type book struct {
+	mu       sync.Mutex
+	registry *decision.Registry
+	version  uint64
+	records  []evidence.Draft
+	fail     error
+	// before runs once, just before the next record is placed.
+	before func()
+}
+
+func (b *book) State() (*decision.Registry, uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.registry, b.version
+}
+func (b *book) Own() session.Chain               { return &chain{b: b} }
+func (b *book) NewChain() (session.Chain, error) { return &chain{b: b, own: true}, nil }
+func (b *book) types() (t []string) {
+	return b.list(func(d evidence.Draft) string { return string(d.Head.Type) })
+}
+func (b *book) outcomes() (t []string) {
+	return b.list(func(d evidence.Draft) string { return string(d.Head.Outcome) })
+}
+func (b *book) list(f func(evidence.Draft) string) (t []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, d := range b.records {
+		t = append(t, f(d))
+	}
+	return t
+}
+
+// control applies a change of rights.
+func (b *book) control(t *testing.T, typ evidence.Type, body any) evidence.Position {
+	t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	d := evidence.Draft{Head: evidence.Head{Type: typ, Pos: b.next(), Time: start.UnixMicro()}, Body: evidence.EncodeBody(body)}
+	r, err := b.registry.Apply(d.Head, d.Body)
+	if err != nil {
+		t.Fatalf("%s: %v", typ, err)
+	}
+	b.registry, b.version = r, b.version+1
+	b.records = append(b.records, d)
+	return d.Head.Pos
+}
+
+func (b *book) next() evidence.Position {
+	return evidence.Position{Gateway: "gw1", Boot: 1, Seq: uint64(len(b.records))}
+}
+
+type chain struct {
+	b       *book
+	own     bool
+	session evidence.Position
+}
+
+func (c *chain) Key() uint64                 { return 7 }
+func (c *chain) Digester() evidence.Digester { return evidence.NewDigester(&evidence.Secret{1}) }
+func (c *chain) Record(_ context.Context, version uint64, _ evidence.Durability, drafts ...*evidence.Draft) (bool, error) {
+	c.b.mu.Lock()
+	before := c.b.before
+	c.b.before = nil
+	c.b.mu.Unlock()
+	if before != nil {
+		before()
+	}
+	c.b.mu.Lock()
+	defer c.b.mu.Unlock()
+	if c.b.fail != nil {
+		return false, c.b.fail
+	}
+	if version != 0 && version != c.b.version {
+		return true, nil
+	}
+	for _, d := range drafts {
+		d.Head.Pos = c.b.next()
+		if c.own && d.Head.Type == evidence.SessionStart {
+			c.session = d.Head.Pos
+		}
+		d.Head.Session = c.session
+		c.b.records = append(c.b.records, *d)
+	}
+	return false, nil
+}
+
+// door authenticates whoever knows the password.
+type door struct{}
+
+type failure string
+
+func (f failure) Error() string { return "claimed with " + string(f) }
+func (f failure) Code() string  { return "bad_signature" }
+
+func (door) Authenticate(c protocol.Credential, _ *decision.Registry, _ time.Time) (session.Principal, error) {
+	if c.Secret != "token" {
+		return session.Principal{}, failure(c.Secret)
+	}
+	return session.Principal{Agent: c.User, Credential: "tok_1", Type: "self"}, nil
+}
+
+type upstreams struct{}
+
+func (upstreams) Upstream(name string) (protocol.Upstream, error) {
+	if name != "orders" {
+		return protocol.Upstream{}, errors.New("no such resource")
+	}
+	return protocol.Upstream{Address: "127.0.0.1:5432", User: "app", Password: "hunter2"}, nil
+}
+
+var start = time.Date(2026, 11, 23, 9, 0, 0, 0, time.UTC)
+
+const rules = `
+@id("connect") permit (principal in Role::"reader", action in Action::"connect", resource);
+@id("read")    permit (principal in Role::"reader", action in Action::"read", resource);
+@id("no-pg")   forbid (principal, action, resource) when { resource == Object::"orders/secret.keys" };
+`
+
+type fixture struct {
+	*book
+	gate  *session.Gate
+	grant evidence.Position
+	now   time.Time
+}
+
+func newFixture(t *testing.T, limits session.Limits) *fixture {
+	t.Helper()
+	f := &fixture{book: &book{registry: decision.New(), version: 1}, now: start}
+	by := evidence.By{Person: evidence.Person{ID: "alice@example.com", Name: "Alice"}, Via: "test"}
+	f.control(t, evidence.ConfigChange, evidence.ConfigBody{Digest: "c1", Text: "x", By: by,
+		Resources: []evidence.Resource{{Name: "orders", Protocol: "postgres", Durability: "process"}}})
+	f.control(t, evidence.PolicyChange, policyBody(t, by))
+	f.control(t, evidence.AgentCreate, evidence.AgentBody{Agent: "bot", Purpose: "test", Owner: by.Person, By: by})
+	f.grant = f.control(t, evidence.GrantCreate, evidence.GrantBody{Agent: "bot", Role: "reader", Resource: "orders",
+		Expires: start.Add(time.Hour).UnixMicro(), By: by})
+	f.gate = session.NewGate(session.Config{
+		Recorder: f.book, Authenticator: door{}, Upstreams: upstreams{}, Limits: limits,
+		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Now:    func() time.Time { return f.now },
+	})
+	return f
+}
+
+func policyBody(t *testing.T, by evidence.By) evidence.PolicyBody {
+	t.Helper()
+	b := evidence.PolicyBody{
+		Files: []evidence.File{{Name: "rules.cedar", Text: rules}},
+		Actions: map[string][]string{
+			"postgres:connect": {"connect"}, "postgres:select": {"read"}, "postgres:drop": {"admin"},
+			"connect": {}, "read": {}, "admin": {},
+		},
+		By: by,
+	}
+	b.Digest = decision.Digest(b.Files, b.Actions)
+	return b
+}
+
+func (f *fixture) open(t *testing.T) protocol.Session {
+	t.Helper()
+	s, err := f.tryOpen("bot", "token", "orders")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (f *fixture) tryOpen(user, secret, resource string) (protocol.Session, error) {
+	return f.gate.Open(context.Background(), protocol.Credential{
+		User: user, Secret: secret, Method: "token", Listener: "pg",
+		Client: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 4711},
+	}, protocol.Target{Protocol: "postgres", Resource: resource, Database: resource})
+}
+
+func selectShape(object string) *evidence.Shape {
+	return &evidence.Shape{Path: "simple", Parse: evidence.ParseFull, Verb: evidence.VerbRead, Text: "SELECT ?",
+		Checks: []evidence.Check{{Action: "postgres:select", Object: object}}, Facts: evidence.Facts{"statements": int64(1)}}
+}
+
+func dropShape() *evidence.Shape {
+	return &evidence.Shape{Path: "simple", Parse: evidence.ParseFull, Verb: evidence.VerbAdmin, Text: "DROP TABLE public.t",
+		Checks: []evidence.Check{{Action: "postgres:drop", Object: "public.t"}}}
+}
+
+func begin(t *testing.T, s protocol.Session, cmds ...*evidence.Command) []protocol.Exchange {
+	t.Helper()
+	x, err := s.Begin(context.Background(), cmds...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x
+}
+
+func TestACommandIsOnRecordBeforeItMayPass(t *testing.T) {
+	f := newFixture(t, session.Limits{})
+	s := f.open(t)
+	x := begin(t, s, &evidence.Command{Shape: selectShape("public.t"), Raw: []byte("select 1"), Frames: 1, Bytes: 14})
+	if x[0].Decision().Effect != evidence.Allow || x[0].Skipped() {
+		t.Fatalf("decision %+v", x[0].Decision())
+	}
+	intent := f.records[len(f.records)-1]
+	if intent.Head.Type != evidence.CommandIntent || intent.Head.Effect != evidence.Allow || intent.Head.Bytes != 14 || intent.Head.Session.String() != s.ID() {
+		t.Fatalf("the last record is %+v", intent.Head)
+	}
+	var body evidence.IntentBody
+	if err := evidence.DecodeBody(intent.Body, &body); err != nil {
+		t.Fatal(err)
+	}
+	if fmt.Sprint(body.Grants, body.Rules) != fmt.Sprintf("[%s] [read]", f.grant) {
+		t.Errorf("grants and rules: %v %v", body.Grants, body.Rules)
+	}
+	if err := x[0].End(context.Background(), evidence.Outcome{Class: evidence.OK, Rows: 1, Reply: 60}); err != nil {
+		t.Fatal(err)
+	}
+	result := f.records[len(f.records)-1].Head
+	if result.Type != evidence.CommandResult || result.Of != intent.Head.Pos || result.Outcome != evidence.OK || result.Rows != 1 {
+		t.Errorf("the result is %+v", result)
+	}
+	if err := x[0].End(context.Background(), evidence.Outcome{Class: evidence.OK}); err == nil {
+		t.Error("a command ended twice")
+	}
+}
+
+func TestARefusedCommandEndsWithItsIntentAndTakesTheRestAlong(t *testing.T) {
+	f := newFixture(t, session.Limits{})
+	s := f.open(t)
+	x := begin(t, s,
+		&evidence.Command{Shape: selectShape("public.t")},
+		&evidence.Command{Shape: dropShape()},
+		&evidence.Command{Shape: selectShape("public.t")})
+	if got := fmt.Sprintf("%s %s %t", x[0].Decision().Effect, x[1].Decision().Effect, x[2].Skipped()); got != "allow deny true" {
+		t.Errorf("effects: %s", got)
+	}
+	out := f.outcomes()
+	if got := fmt.Sprint(out[len(out)-3:]); got != "[ denied skipped]" {
+		t.Errorf("outcomes %s", got)
+	}
+	if !strings.Contains(x[1].Decision().Reason, "postgres:drop") {
+		t.Errorf("reason %q does not say what was refused", x[1].Decision().Reason)
+	}
+}
+
+func TestARevocationCountsForTheNextCommand(t *testing.T) {
+	f := newFixture(t, session.Limits{})
+	s := f.open(t)
+	shape := selectShape("public.t")
+	begin(t, s, &evidence.Command{Shape: shape})
+	// The revocation lands between the decision and its record.
+	f.before = func() {
+		f.control(t, evidence.GrantRemove, evidence.RevokeBody{ID: f.grant.String(), Reason: "test", By: evidence.By{Via: "test"}})
+	}
+	x := begin(t, s, &evidence.Command{Shape: shape})
+	if x[0].Decision().Effect != evidence.Deny {
+		t.Errorf("a command recorded after the revocation was decided %s", x[0].Decision().Effect)
+	}
+	f.gate.Sweep()
+	select {
+	case <-s.Done():
+	default:
+		t.Error("the session outlived the right to connect")
+	}
+	if _, err := s.Begin(context.Background(), &evidence.Command{Shape: shape}); !errors.Is(err, protocol.ErrDenied) {
+		t.Errorf("Begin on an ended session: %v", err)
+	}
+}
+
+func TestAnExpiredGrantEndsTheSession(t *testing.T) {
+	f := newFixture(t, session.Limits{})
+	s := f.open(t)
+	shape := selectShape("public.t")
+	f.now = start.Add(59 * time.Minute)
+	if x := begin(t, s, &evidence.Command{Shape: shape}); x[0].Decision().Effect != evidence.Allow {
+		t.Fatal("refused before the grant expired")
+	}
+	f.now = start.Add(time.Hour)
+	if x := begin(t, s, &evidence.Command{Shape: shape}); x[0].Decision().Effect != evidence.Deny {
+		t.Error("allowed by an expired grant")
+	}
+	f.gate.Sweep()
+	if s.Cause() == nil {
+		t.Error("the session outlived its grant")
+	}
+}
+
+func TestNoRecordNoAccess(t *testing.T) {
+	f := newFixture(t, session.Limits{})
+	s := f.open(t)
+	f.fail = errors.New("no space left on device")
+	_, err := s.Begin(context.Background(), &evidence.Command{Shape: selectShape("public.t")})
+	if !errors.Is(err, protocol.ErrUnrecordable) {
+		t.Errorf("Begin without a record: %v", err)
+	}
+	if s.Cause() == nil {
+		t.Error("the session goes on without records")
+	}
+	if _, err := f.tryOpen("bot", "token", "orders"); !errors.Is(err, protocol.ErrUnrecordable) {
+		t.Errorf("Open without a record: %v", err)
+	}
+}
+
+func TestAFailedLoginIsEvidenceAndSaysNothing(t *testing.T) {
+	f := newFixture(t, session.Limits{})
+	n := len(f.records)
+	_, err := f.tryOpen("bot", "s3cret-password", "orders")
+	var r *protocol.Refusal
+	if !errors.As(err, &r) || !errors.Is(err, protocol.ErrAuthentication) || strings.Contains(r.Reason+r.Hint, "s3cret") {
+		t.Fatalf("refusal %v", err)
+	}
+	got := f.records[n:]
+	if len(got) != 1 || got[0].Head.Type != evidence.Authn || got[0].Head.Code != "bad_signature" || got[0].Head.Agent != "bot" {
+		t.Fatalf("records %+v", got)
+	}
+	if strings.Contains(string(got[0].Body), "s3cret") {
+		t.Error("a secret lies in a body")
+	}
+}
+
+func TestARefusedConnectionIsEvidence(t *testing.T) {
+	for name, c := range map[string]struct{ resource string }{"unknown resource": {"nowhere\x1b[31m"}, "no grant": {"orders"}} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, session.Limits{})
+			f.control(t, evidence.GrantRemove, evidence.RevokeBody{ID: f.grant.String(), Reason: "test", By: evidence.By{Via: "test"}})
+			_, err := f.tryOpen("bot", "token", c.resource)
+			if !errors.Is(err, protocol.ErrDenied) {
+				t.Fatalf("Open: %v", err)
+			}
+			last := f.records[len(f.records)-1]
+			if last.Head.Type != evidence.SessionStart || last.Head.Outcome != evidence.Denied || !last.Head.Session.IsZero() {
+				t.Errorf("the record is %+v", last.Head)
+			}
+			if strings.Contains(string(last.Body), "nowhere") {
+				t.Error("what the peer asked for lies in the clear")
+			}
+		})
+	}
+}
+
+func TestLimitsAreRefusalsOnRecord(t *testing.T) {
+	f := newFixture(t, session.Limits{Sessions: 10, SessionsPerAgent: 2})
+	a := f.open(t)
+	f.open(t)
+	if _, err := f.tryOpen("bot", "token", "orders"); !errors.Is(err, protocol.ErrTooMany) {
+		t.Fatalf("the third session: %v", err)
+	}
+	if last := f.records[len(f.records)-1].Head; last.Type != evidence.SessionStart || last.Outcome != evidence.Denied {
+		t.Errorf("the record is %+v", last)
+	}
+	if err := a.Close(protocol.SessionEnd{Reason: "terminate"}); err != nil {
+		t.Fatal(err)
+	}
+	f.open(t)
+}
+
+func TestClosingLeavesNothingOpen(t *testing.T) {
+	f := newFixture(t, session.Limits{})
+	s := f.open(t)
+	begin(t, s, &evidence.Command{Shape: selectShape("public.t")})
+	for range 2 { // the second does nothing
+		if err := s.Close(protocol.SessionEnd{Reason: "upstream closed", Bytes: 10, Frames: map[string]uint64{"Q": 1}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	types, outs := f.types(), f.outcomes()
+	if got := fmt.Sprint(types[len(types)-2:], outs[len(outs)-2:]); got != "[command.result session.end] [in_doubt ]" {
+		t.Errorf("the last records are %s", got)
+	}
+	if len(f.gate.Sessions()) != 0 {
+		t.Error("a closed session is still live")
+	}
+}
+
+func TestStreamsAreCountedAndDigestedUnderAKey(t *testing.T) {
+	f := newFixture(t, session.Limits{})
+	s := f.open(t)
+	x := begin(t, s, &evidence.Command{Shape: selectShape("public.t")})[0]
+	for _, part := range []string{"row 1\n", "row 2\n"} {
+		if err := x.Observe(evidence.ToUpstream, []byte(part)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := x.End(context.Background(), evidence.Outcome{Class: evidence.OK}); err != nil {
+		t.Fatal(err)
+	}
+	last := f.records[len(f.records)-1]
+	var body evidence.ResultBody
+	if err := json.Unmarshal(last.Body, &body); err != nil {
+		t.Fatal(err)
+	}
+	if last.Head.Bytes != 12 || body.Streamed != 12 || len(body.Digest) != 43 {
+		t.Errorf("head bytes %d, body %+v", last.Head.Bytes, body)
+	}
+}
+
+func TestStoppingEndsSessionsAndOpensNone(t *testing.T) {
+	f := newFixture(t, session.Limits{})
+	s := f.open(t)
+	cause := errors.New("the gateway is shutting down")
+	f.gate.Stop(cause)
+	if s.Cause() != cause {
+		t.Errorf("cause %v", s.Cause())
+	}
+	if _, err := f.tryOpen("bot", "token", "orders"); err == nil {
+		t.Error("a session opened while stopping")
+	}
+}
+
+func BenchmarkBegin(b *testing.B) {
+	f := newFixture(&testing.T{}, session.Limits{})
+	s, err := f.tryOpen("bot", "token", "orders")
+	if err != nil {
+		b.Fatal(err)
+	}
+	cmd := &evidence.Command{Shape: selectShape("public.t"), Params: [][]byte{[]byte("12345")}, Frames: 5, Bytes: 60}
+	b.ReportAllocs()
+	for b.Loop() {
+		x, err := s.Begin(context.Background(), cmd)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := x[0].End(context.Background(), evidence.Outcome{Class: evidence.OK}); err != nil {
+			b.Fatal(err)
+		}
+		f.records = f.records[:0]
+	}
+}
