@@ -1,0 +1,153 @@
+package decision
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/cedar-policy/cedar-go"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
+)
+
+// Ids go into Cedar as values and are never spliced into its text, so that no
+// name, however hostile, can be more than a name.
+
+func agentUID(id string) cedar.EntityUID  { return uid(typeAgent, id) }
+func roleUID(id string) cedar.EntityUID   { return uid(typeRole, id) }
+func actionUID(id string) cedar.EntityUID { return uid(typeAction, id) }
+
+func resourceUID(name string) cedar.EntityUID { return uid(typeResource, name) }
+func objectUID(resource, object string) cedar.EntityUID {
+	return uid(typeObject, resource+"/"+object)
+}
+
+func uid(kind cedar.EntityType, id string) cedar.EntityUID {
+	return cedar.NewEntityUID(kind, cedar.String(id))
+}
+
+// world is the entities of one request. All ancestors of an entity are among
+// its parents, so there is nothing to look up but these.
+type world struct {
+	principal, action, target, resource cedar.Entity
+}
+
+// Get implements cedar.EntityGetter.
+func (w *world) Get(id cedar.EntityUID) (cedar.Entity, bool) {
+	switch id {
+	case w.principal.UID:
+		return w.principal, true
+	case w.action.UID:
+		return w.action, true
+	case w.target.UID:
+		return w.target, true
+	case w.resource.UID:
+		return w.resource, true
+	}
+	return cedar.Entity{}, false
+}
+
+// agentAttributes: principal.env, principal.team (absent when unset), and
+// principal.owner, the id of the person who answers for the agent.
+func agentAttributes(b evidence.AgentBody) cedar.Record {
+	m := cedar.RecordMap{"owner": cedar.String(b.Owner.ID)}
+	if b.Env != "" {
+		m["env"] = cedar.String(b.Env)
+	}
+	if b.Team != "" {
+		m["team"] = cedar.String(b.Team)
+	}
+	return cedar.NewRecord(m)
+}
+
+// resourceAttributes: resource.protocol and resource.labels.
+func resourceAttributes(r evidence.Resource) cedar.Record {
+	labels := make(cedar.RecordMap, len(r.Labels))
+	for k, v := range r.Labels {
+		labels[cedar.String(k)] = cedar.String(v)
+	}
+	return cedar.NewRecord(cedar.RecordMap{
+		"protocol": cedar.String(r.Protocol),
+		"labels":   cedar.NewRecord(labels),
+	})
+}
+
+// object is the entity of a thing within a resource. Beside the attributes of
+// its resource it has name and, when the object's name has a dot, schema: what
+// stands after and before the first one.
+func object(res *resourceState, name string) cedar.Entity {
+	m := make(cedar.RecordMap, 4)
+	for k, v := range res.entity.Attributes.All() {
+		m[k] = v
+	}
+	schema, rest, dot := strings.Cut(name, ".")
+	if dot {
+		m["schema"], m["name"] = cedar.String(schema), cedar.String(rest)
+	} else {
+		m["name"] = cedar.String(name)
+	}
+	return cedar.Entity{
+		UID:        objectUID(res.Name, name),
+		Parents:    cedar.NewEntityUIDSet(res.entity.UID),
+		Attributes: cedar.NewRecord(m),
+	}
+}
+
+// contextOf flattens the facts of session and command. Neither may override
+// the other: a fact in both is an error. Of several errors it returns the least,
+// since facts have no order and reasons are recorded.
+func contextOf(session, command evidence.Facts) (cedar.Record, error) {
+	m := make(cedar.RecordMap, len(session)+len(command))
+	var least error
+	for _, facts := range [2]evidence.Facts{session, command} {
+		for k, v := range facts {
+			value, err := factValue(v)
+			switch _, twice := m[cedar.String(k)]; {
+			case !utf8.ValidString(k):
+				err = errNotUTF8
+			case twice:
+				err = errors.New("session and command both state it")
+			}
+			m[cedar.String(k)] = value
+			if err == nil {
+				continue
+			}
+			if err = fmt.Errorf("fact %q: %w", k, err); least == nil || err.Error() < least.Error() {
+				least = err
+			}
+		}
+	}
+	if least != nil {
+		return cedar.Record{}, least
+	}
+	return cedar.NewRecord(m), nil
+}
+
+// factValue converts a fact. What JSON could not carry unchanged is refused: a
+// decision on it would not replay from its record.
+func factValue(v any) (cedar.Value, error) {
+	switch v := v.(type) {
+	case bool:
+		return cedar.Boolean(v), nil
+	case int64:
+		return cedar.Long(v), nil
+	case string:
+		if !utf8.ValidString(v) {
+			return nil, errNotUTF8
+		}
+		return cedar.String(v), nil
+	case []string:
+		set := make([]cedar.Value, len(v))
+		for i, s := range v {
+			if !utf8.ValidString(s) {
+				return nil, errNotUTF8
+			}
+			set[i] = cedar.String(s)
+		}
+		return cedar.NewSet(set...), nil
+	}
+	return nil, fmt.Errorf("%T is not a bool, string, int64 or list of strings", v)
+}
+
+var errNotUTF8 = errors.New("it is not UTF-8")
