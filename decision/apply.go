@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -104,7 +105,10 @@ func (r *Registry) enroll(h evidence.Head, b evidence.CredentialBody) error {
 	}
 	_, idTaken := r.credentials.get(b.ID)
 	owner, keyTaken := r.keys.get(b.Thumbprint)
-	sum := sha256.Sum256([]byte(b.PublicKey))
+	thumbprint, err := Thumbprint(b.PublicKey)
+	if err != nil {
+		return fmt.Errorf("credential %.80q %w: %w", b.ID, ErrInvalid, err)
+	}
 	switch {
 	case !evidence.ValidName(b.ID) || strings.HasPrefix(b.ID, TokenPrefix):
 		return fmt.Errorf("credential id %.80q %w: want a name that doesn't begin with %s", b.ID, ErrInvalid, TokenPrefix)
@@ -112,7 +116,7 @@ func (r *Registry) enroll(h evidence.Head, b evidence.CredentialBody) error {
 		return fmt.Errorf("credential %s %w", b.ID, ErrDuplicate)
 	case b.Kind != "key":
 		return fmt.Errorf("credential %s %w: only keys are enrolled, not kind %.40q", b.ID, ErrInvalid, b.Kind)
-	case b.Thumbprint != base64.RawURLEncoding.EncodeToString(sum[:]):
+	case b.Thumbprint != thumbprint:
 		return fmt.Errorf("credential %s %w: its thumbprint is not that of its public key (RFC 7638)", b.ID, ErrInvalid)
 	case keyTaken:
 		return fmt.Errorf("key of credential %s %w: it was enrolled for %s; make a new key", b.ID, ErrDuplicate, owner.Agent)
@@ -247,6 +251,17 @@ func (r *Registry) changeConfig(b evidence.ConfigBody) error {
 	}
 	r.resources, r.config = resources, b.Digest
 	return nil
+}
+
+// Thumbprint returns the RFC 7638 thumbprint, with SHA-256, of an Ed25519 public
+// key given as the base64url of its 32 bytes (the "x" of RFC 8037).
+func Thumbprint(publicKey string) (string, error) {
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(publicKey)
+	if err != nil || len(raw) != 32 {
+		return "", errors.New("its public key is not the 32 bytes of an Ed25519 key in base64url")
+	}
+	sum := sha256.Sum256([]byte(`{"crv":"Ed25519","kty":"OKP","x":"` + publicKey + `"}`))
+	return base64.RawURLEncoding.EncodeToString(sum[:]), nil
 }
 
 // serving returns an agent that is not retired.

@@ -97,10 +97,16 @@ func configBody(r *Registry, names ...string) evidence.ConfigBody {
 	return c
 }
 
-func keyBody(id, agent, jwk string) evidence.CredentialBody {
-	sum := sha256.Sum256([]byte(jwk))
-	return evidence.CredentialBody{ID: id, Agent: agent, Kind: "key", PublicKey: jwk, NotBefore: noon, NotAfter: noon + hour,
-		Thumbprint: base64.RawURLEncoding.EncodeToString(sum[:]), By: alice}
+// keyBody enrolls a made-up key.
+func keyBody(id, agent, seed string) evidence.CredentialBody {
+	public := sha256.Sum256([]byte(seed))
+	x := base64.RawURLEncoding.EncodeToString(public[:])
+	thumbprint, err := Thumbprint(x)
+	if err != nil {
+		panic(err)
+	}
+	return evidence.CredentialBody{ID: id, Agent: agent, Kind: "key", PublicKey: x, NotBefore: noon, NotAfter: noon + hour,
+		Thumbprint: thumbprint, By: alice}
 }
 
 func ask(agent, resource, action, object string) Request {

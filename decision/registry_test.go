@@ -9,7 +9,20 @@ import (
 	"github.com/exhibit-gateway/exhibit/evidence"
 )
 
-const jwk = `{"crv":"Ed25519","kty":"OKP","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`
+const seed = "a key"
+
+// TestThumbprint is RFC 8037 appendix A.3.
+func TestThumbprint(t *testing.T) {
+	got, err := Thumbprint("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo")
+	if want := "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"; err != nil || got != want {
+		t.Errorf("got %s, %v, want %s", got, err, want)
+	}
+	for _, bad := range []string{"", "11qY", "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURp", "+1qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"} {
+		if _, err := Thumbprint(bad); err == nil {
+			t.Errorf("%q is no key", bad)
+		}
+	}
+}
 
 func TestApplyRefuses(t *testing.T) {
 	body := func(change func(*evidence.AgentBody)) evidence.AgentBody {
@@ -23,7 +36,7 @@ func TestApplyRefuses(t *testing.T) {
 		return g
 	}
 	key := func(change func(*evidence.CredentialBody)) evidence.CredentialBody {
-		c := keyBody("key-2", "billing-bot", jwk+" ")
+		c := keyBody("key-2", "billing-bot", "another key")
 		change(&c)
 		return c
 	}
@@ -53,9 +66,10 @@ func TestApplyRefuses(t *testing.T) {
 		{"removing no grant", evidence.GrantRemove, evidence.RevokeBody{ID: "gw1.1.999", By: alice}, ErrUnknown, "gw1.1.999"},
 		{"a key of nobody", evidence.CredentialEnroll, key(func(c *evidence.CredentialBody) { c.Agent = "ghost" }), ErrUnknown, "ghost"},
 		{"a key with an id used before", evidence.CredentialEnroll, key(func(c *evidence.CredentialBody) { c.ID = "key-1" }), ErrDuplicate, "key-1"},
-		{"a key enrolled before", evidence.CredentialEnroll, keyBody("key-2", "idle-bot", jwk), ErrDuplicate, "for billing-bot"},
-		{"a key that isn't its thumbprint's", evidence.CredentialEnroll, key(func(c *evidence.CredentialBody) { c.PublicKey = jwk }), ErrInvalid, "thumbprint"},
+		{"a key enrolled before", evidence.CredentialEnroll, keyBody("key-2", "idle-bot", seed), ErrDuplicate, "for billing-bot"},
+		{"a key that isn't its thumbprint's", evidence.CredentialEnroll, key(func(c *evidence.CredentialBody) { c.PublicKey = keyBody("", "", seed).PublicKey }), ErrInvalid, "thumbprint"},
 		{"a key that is over", evidence.CredentialEnroll, key(func(c *evidence.CredentialBody) { c.NotAfter = noon }), ErrInvalid, "ends"},
+		{"a key that is no key", evidence.CredentialEnroll, key(func(c *evidence.CredentialBody) { c.PublicKey = "x" }), ErrInvalid, "32 bytes"},
 		{"enrolling a token", evidence.CredentialEnroll, key(func(c *evidence.CredentialBody) { c.Kind = "token" }), ErrInvalid, "token"},
 		{"a key named like a token", evidence.CredentialEnroll, key(func(c *evidence.CredentialBody) { c.ID = TokenPrefix + "1" }), ErrInvalid, TokenPrefix},
 		{"revoking no credential", evidence.CredentialRevoke, evidence.RevokeBody{ID: "key-9", By: alice}, ErrUnknown, "key-9"},
@@ -68,7 +82,7 @@ func TestApplyRefuses(t *testing.T) {
 			b.agent("old-bot")
 			b.agent("idle-bot")
 			b.do(evidence.AgentDisable, evidence.DisableBody{Agent: "old-bot", Reason: "done", By: alice})
-			b.do(evidence.CredentialEnroll, keyBody("key-1", "billing-bot", jwk))
+			b.do(evidence.CredentialEnroll, keyBody("key-1", "billing-bot", seed))
 			err := b.try(tc.typ, tc.body)
 			if !errors.Is(err, tc.err) || !strings.Contains(err.Error(), tc.says) || !strings.HasPrefix(err.Error(), string(tc.typ)) {
 				t.Errorf("got %v, want %v saying %q", err, tc.err, tc.says)
@@ -142,7 +156,7 @@ func TestSnapshotsNeverChange(t *testing.T) {
 func TestListingsHoldEverythingThatEverWas(t *testing.T) {
 	b := shop(t)
 	id := b.grant("billing-bot", "reader", "orders-db", noon+hour)
-	b.do(evidence.CredentialEnroll, keyBody("key-1", "billing-bot", jwk))
+	b.do(evidence.CredentialEnroll, keyBody("key-1", "billing-bot", seed))
 	b.now += second
 	b.do(evidence.CredentialRevoke, evidence.RevokeBody{ID: "key-1", Reason: "rotated", By: alice})
 	b.do(evidence.CredentialRevoke, evidence.RevokeBody{ID: TokenPrefix + "7", Reason: "leaked", By: alice})
