@@ -1,0 +1,322 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"reflect"
+	"strings"
+	"time"
+)
+
+var typeEvent = reflect.TypeFor[Event]()
+
+// Client speaks with a gateway. Its errors are *Problem where the gateway
+// answered.
+type Client struct {
+	base string
+	http *http.Client
+}
+
+// maxAnswer bounds what is read of an answer, and of one line of a stream.
+const maxAnswer = 256 << 20
+
+// NewUnixClient returns a client of the gateway behind a socket.
+func NewUnixClient(path string) *Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", path)
+	}
+	return &Client{base: "http://exhibit", http: &http.Client{Transport: &http.Transport{DialContext: dial}}}
+}
+
+// NewHTTPSClient returns a client of the gateway at base, like
+// https://gateway.example.com:8443. config holds the client's certificate and
+// whom it trusts.
+func NewHTTPSClient(base string, config *tls.Config) (*Client, error) {
+	u, err := url.Parse(base)
+	if err != nil || u.Scheme != "https" || u.Host == "" {
+		return nil, fmt.Errorf("%q is not the https:// address of a gateway", base)
+	}
+	return &Client{
+		base: strings.TrimSuffix(base, "/"),
+		http: &http.Client{Transport: &http.Transport{
+			TLSClientConfig: config, ForceAttemptHTTP2: true,
+			DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
+		}},
+	}, nil
+}
+
+// Close closes idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+func pool(pem []byte) (*x509.CertPool, error) {
+	p := x509.NewCertPool()
+	if !p.AppendCertsFromPEM(pem) {
+		return nil, errors.New("no certificate in the authority's file")
+	}
+	return p, nil
+}
+
+// send sends a request and returns the answer when it isn't a problem.
+func (c *Client) send(ctx context.Context, method, path, contentType string, body []byte) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("asking the gateway: %w", err)
+	}
+	if len(body) > 0 {
+		req.Header.Set("Content-Type", contentType)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		var u *url.Error
+		if errors.As(err, &u) {
+			err = u.Err // without the URL, which a socket doesn't have
+		}
+		return nil, fmt.Errorf("asking the gateway: %w", err)
+	}
+	if resp.StatusCode/100 == 2 {
+		return resp, nil
+	}
+	p := &Problem{Title: resp.Status, Status: resp.StatusCode}
+	err = json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(p)
+	if errors.Join(err, resp.Body.Close()) != nil {
+		return nil, problem(resp.StatusCode, "the gateway answered "+resp.Status, "")
+	}
+	return nil, p
+}
+
+// call asks for one JSON answer.
+func call[T any](ctx context.Context, c *Client, method, path string, in any) (out T, err error) {
+	var body []byte
+	if in != nil {
+		if body, err = json.Marshal(in); err != nil {
+			return out, fmt.Errorf("asking the gateway: %w", err)
+		}
+	}
+	resp, err := c.send(ctx, method, path, "application/json", body)
+	if err != nil {
+		return out, err
+	}
+	err = json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(&out)
+	if err := errors.Join(err, resp.Body.Close()); err != nil {
+		return out, fmt.Errorf("reading the gateway's answer: %w", err)
+	}
+	return out, nil
+}
+
+func items[T any](ctx context.Context, c *Client, path string) ([]T, error) {
+	out, err := call[struct {
+		Items []T `json:"items"`
+	}](ctx, c, http.MethodGet, path, nil)
+	return out.Items, err
+}
+
+// events asks for an answer that streams, and returns its result.
+func (c *Client) events(ctx context.Context, path string, in any, w io.Writer, progress func(Progress)) (Event, error) {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return Event{}, fmt.Errorf("asking the gateway: %w", err)
+	}
+	resp, err := c.send(ctx, http.MethodPost, path, "application/json", body)
+	if err != nil {
+		return Event{}, err
+	}
+	e, err := readEvents(resp.Body, w, progress)
+	return e, errors.Join(err, resp.Body.Close())
+}
+
+func readEvents(r io.Reader, w io.Writer, progress func(Progress)) (Event, error) {
+	for d := json.NewDecoder(r); ; {
+		var e Event
+		if err := d.Decode(&e); err != nil {
+			return Event{}, fmt.Errorf("the gateway's answer was cut off: %w", err)
+		}
+		switch {
+		case e.Problem != nil:
+			return Event{}, e.Problem
+		case e.Data != nil:
+			if _, err := w.Write(e.Data); err != nil {
+				return Event{}, fmt.Errorf("writing the gateway's answer: %w", err)
+			}
+		case e.Progress != nil:
+			if progress != nil {
+				progress(*e.Progress)
+			}
+		default:
+			return e, nil
+		}
+	}
+}
+
+func segment(s string) string { return url.PathEscape(s) }
+
+// AddAgent registers an agent.
+func (c *Client) AddAgent(ctx context.Context, a NewAgent) (Agent, error) {
+	return call[Agent](ctx, c, http.MethodPost, "/v1/agents", a)
+}
+
+// Agents returns all agents.
+func (c *Client) Agents(ctx context.Context) ([]Agent, error) {
+	return items[Agent](ctx, c, "/v1/agents")
+}
+
+// Agent returns one agent.
+func (c *Client) Agent(ctx context.Context, id string) (Agent, error) {
+	return call[Agent](ctx, c, http.MethodGet, "/v1/agents/"+segment(id), nil)
+}
+
+// RetireAgent disables an agent for good.
+func (c *Client) RetireAgent(ctx context.Context, id, why string) (Agent, error) {
+	return call[Agent](ctx, c, http.MethodPost, "/v1/agents/"+segment(id)+"/retire", reason{why})
+}
+
+// EnrollKey registers the public half of an agent's key.
+func (c *Client) EnrollKey(ctx context.Context, k NewKey) (Credential, error) {
+	return call[Credential](ctx, c, http.MethodPost, "/v1/credentials", k)
+}
+
+// Credentials returns the keys of an agent, or of all.
+func (c *Client) Credentials(ctx context.Context, agent string) ([]Credential, error) {
+	return items[Credential](ctx, c, "/v1/credentials?"+query("agent", agent))
+}
+
+// RevokeCredential ends a key and its tokens, or a token.
+func (c *Client) RevokeCredential(ctx context.Context, id, why string) (Credential, error) {
+	return call[Credential](ctx, c, http.MethodPost, "/v1/credentials/"+segment(id)+"/revoke", reason{why})
+}
+
+// IssueToken exchanges an assertion for a token. r.Client is not sent.
+func (c *Client) IssueToken(ctx context.Context, r TokenRequest) (Token, error) {
+	form := query("grant_type", grantType, "client_assertion_type", assertionType,
+		"client_assertion", r.Assertion, "ticket", r.Ticket, "on_behalf_of", r.OnBehalfOf)
+	resp, err := c.send(ctx, http.MethodPost, "/v1/token", "application/x-www-form-urlencoded", []byte(form))
+	if err != nil {
+		return Token{}, err
+	}
+	var t Token
+	err = json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&t)
+	if err := errors.Join(err, resp.Body.Close()); err != nil {
+		return Token{}, fmt.Errorf("reading the gateway's answer: %w", err)
+	}
+	return t, nil
+}
+
+// AddGrant puts an agent in a role on a resource.
+func (c *Client) AddGrant(ctx context.Context, g NewGrant) (Grant, error) {
+	return call[Grant](ctx, c, http.MethodPost, "/v1/grants", g)
+}
+
+// Grants returns the grants of an agent, or of all.
+func (c *Client) Grants(ctx context.Context, agent string) ([]Grant, error) {
+	return items[Grant](ctx, c, "/v1/grants?"+query("agent", agent))
+}
+
+// RevokeGrant removes a grant.
+func (c *Client) RevokeGrant(ctx context.Context, id, why string) (Grant, error) {
+	return call[Grant](ctx, c, http.MethodPost, "/v1/grants/"+segment(id)+"/revoke", reason{why})
+}
+
+// Who lists who reached a resource.
+func (c *Client) Who(ctx context.Context, resource string, r Range) (Table, error) {
+	return call[Table](ctx, c, http.MethodGet, "/v1/who/"+segment(resource)+"?"+r.query(), nil)
+}
+
+// Allowed lists what an agent may do.
+func (c *Client) Allowed(ctx context.Context, agent string, at Moment) (Table, error) {
+	return call[Table](ctx, c, http.MethodGet, "/v1/allowed/"+segment(agent)+"?"+query("at", at.String()), nil)
+}
+
+// Did lists commands.
+func (c *Client) Did(ctx context.Context, session, agent string, r Range) (Table, error) {
+	return call[Table](ctx, c, http.MethodGet, "/v1/did?"+query("session", session, "agent", agent)+"&"+r.query(), nil)
+}
+
+// Explain says what would be decided.
+func (c *Client) Explain(ctx context.Context, q Explain) (Explanation, error) {
+	return call[Explanation](ctx, c, http.MethodPost, "/v1/explain", q)
+}
+
+// LogStatus says how far the log is.
+func (c *Client) LogStatus(ctx context.Context) (LogStatus, error) {
+	return call[LogStatus](ctx, c, http.MethodGet, "/v1/log", nil)
+}
+
+// Fsck re-derives everything in the archive and the log.
+func (c *Client) Fsck(ctx context.Context, progress func(Progress)) (FsckReport, error) {
+	e, err := c.events(ctx, "/v1/log/fsck", struct{}{}, io.Discard, progress)
+	if err != nil {
+		return FsckReport{}, err
+	}
+	if e.Fsck == nil {
+		return FsckReport{}, errors.New("the gateway's answer has no report")
+	}
+	return *e.Fsck, nil
+}
+
+// Config returns the configuration in force.
+func (c *Client) Config(ctx context.Context) (Document, error) {
+	return call[Document](ctx, c, http.MethodGet, "/v1/config", nil)
+}
+
+// Policy returns the policies in force.
+func (c *Client) Policy(ctx context.Context) (Document, error) {
+	return call[Document](ctx, c, http.MethodGet, "/v1/policy", nil)
+}
+
+// Reload reads configuration and policies again.
+func (c *Client) Reload(ctx context.Context, dry bool) (Reload, error) {
+	return call[Reload](ctx, c, http.MethodPost, "/v1/reload", map[string]bool{"dry": dry})
+}
+
+// CreatePack writes a pack to w.
+func (c *Client) CreatePack(ctx context.Context, r PackRequest, w io.Writer, progress func(Progress)) (Pack, error) {
+	in := map[string]string{"from": r.From.String(), "to": r.To.String(), "level": r.Level, "purpose": r.Purpose}
+	maps.DeleteFunc(in, func(key, v string) bool { return v == "" && key != "from" && key != "to" })
+	e, err := c.events(ctx, "/v1/packs", in, w, progress)
+	if err != nil {
+		return Pack{}, err
+	}
+	if e.Pack == nil {
+		return Pack{}, errors.New("the gateway's answer has no result")
+	}
+	return *e.Pack, nil
+}
+
+// Sessions returns the live sessions.
+func (c *Client) Sessions(ctx context.Context) ([]Session, error) {
+	return items[Session](ctx, c, "/v1/sessions")
+}
+
+// Version says which gateway answers.
+func (c *Client) Version(ctx context.Context) (Version, error) {
+	return call[Version](ctx, c, http.MethodGet, "/v1/version", nil)
+}
+
+// query encodes pairs of names and values, without those that are empty.
+func query(pairs ...string) string {
+	v := url.Values{}
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			v.Set(pairs[i], pairs[i+1])
+		}
+	}
+	return v.Encode()
+}
+
+func (r Range) query() string {
+	limit := ""
+	if r.Limit > 0 {
+		limit = fmt.Sprint(r.Limit)
+	}
+	return query("from", r.From.String(), "to", r.To.String(), "limit", limit)
+}

@@ -1,0 +1,532 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
+)
+
+// Options is what New needs.
+type Options struct {
+	Services   Services
+	People     People
+	Version    Version
+	ConfigFile string                // named in hints
+	Registerer prometheus.Registerer // nil: no metrics
+	Log        *slog.Logger          // of failures at the token endpoint; nil: slog.Default()
+}
+
+// New returns the API, to be given to Serve.
+func New(o Options) (http.Handler, error) {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	mux := http.NewServeMux()
+	a := &routes{Options: o, api: humago.New(mux, document(o.Version.Version)), requests: newRequests()}
+	a.register()
+	spec, err := render(a.api)
+	if err != nil {
+		return nil, err
+	}
+	mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/openapi+json")
+		_, _ = w.Write(spec) // the client has gone; there is nobody to tell
+	})
+	if o.Registerer != nil {
+		if err := a.requests.register(o.Registerer); err != nil {
+			return nil, fmt.Errorf("registering the API's metrics: %w", err)
+		}
+	}
+	// Client certificates go along with whatever a browser is talked into
+	// sending, so requests of foreign origin are refused.
+	return http.NewCrossOriginProtection().Handler(bounded(mux)), nil
+}
+
+// OpenAPI returns the OpenAPI 3.1 document, indented.
+func OpenAPI(version string) ([]byte, error) {
+	a := &routes{api: humago.New(http.NewServeMux(), document(version)), requests: newRequests()}
+	a.register()
+	return render(a.api)
+}
+
+func render(a huma.API) ([]byte, error) {
+	b, err := json.Marshal(a.OpenAPI())
+	if err != nil {
+		return nil, fmt.Errorf("rendering the OpenAPI document: %w", err)
+	}
+	var out bytes.Buffer
+	if err := json.Indent(&out, b, "", "  "); err != nil {
+		return nil, fmt.Errorf("rendering the OpenAPI document: %w", err)
+	}
+	out.WriteByte('\n')
+	return out.Bytes(), nil
+}
+
+func document(version string) huma.Config {
+	c := huma.DefaultConfig("Exhibit", version)
+	c.Info.Description = "The operator's interface of an Exhibit gateway. Over the admin socket, callers are known by their uid; over HTTPS by client certificate. Every change is recorded with the person who made it."
+	c.Info.License = &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"}
+	c.OpenAPIPath, c.DocsPath, c.SchemasPath = "", "", ""
+	c.CreateHooks = nil
+	c.Formats = map[string]huma.Format{"application/json": huma.DefaultJSONFormat, "json": huma.DefaultJSONFormat}
+	c.RejectUnknownQueryParameters = true
+	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
+		"person": {Type: "mutualTLS", Description: "a client certificate of a person; on the admin socket, the peer's uid"},
+	}
+	c.Security = []map[string][]string{{"person": {}}}
+	return c
+}
+
+// bounded keeps what strangers can make the API hold to a fixed size. It reads
+// the body itself, because a deadline that stays on the connection would cut
+// off an answer that takes long.
+func bounded(h http.Handler) http.Handler {
+	slots := make(chan struct{}, maxRequests)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+		default:
+			w.Header().Set("Retry-After", "1")
+			writeProblem(w, problem(http.StatusServiceUnavailable, "too many requests at once", "try again"))
+			return
+		}
+		body, p := readBody(w, r)
+		if p != nil {
+			writeProblem(w, p)
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		h.ServeHTTP(w, r)
+	})
+}
+
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *Problem) {
+	c := http.NewResponseController(w)
+	if err := c.SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return nil, problem(http.StatusInternalServerError, "the connection has no deadline", "")
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		var tooLarge *http.MaxBytesError
+		if errors.As(err, &tooLarge) {
+			return nil, problem(http.StatusRequestEntityTooLarge, fmt.Sprintf("the request is larger than %d bytes", maxBody), "")
+		}
+		return nil, problem(http.StatusBadRequest, "the request's body didn't arrive", "")
+	}
+	if err := c.SetReadDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return nil, problem(http.StatusInternalServerError, "the connection has no deadline", "")
+	}
+	return body, nil
+}
+
+func writeProblem(w http.ResponseWriter, p *Problem) {
+	w.Header().Set("Content-Type", p.ContentType(""))
+	w.WriteHeader(p.Status)
+	_ = json.NewEncoder(w).Encode(p) // the client has gone; there is nobody to tell
+}
+
+// routes are the operations and what they need.
+type routes struct {
+	Options
+	api      huma.API
+	requests *requests
+}
+
+// body is an answer.
+type body[T any] struct{ Body T }
+
+// list is an answer of several.
+type list[T any] struct {
+	Body struct {
+		Items []T `json:"items"`
+	}
+}
+
+func listOf[T any](items []T, err error) (*list[T], error) {
+	out := &list[T]{}
+	out.Body.Items = items
+	if items == nil {
+		out.Body.Items = []T{}
+	}
+	return out, err
+}
+
+// operation is one line of the API.
+type operation struct {
+	id, method, path, tag, summary string
+	public                         bool
+}
+
+type byKey struct{}
+
+// by returns the person behind a request; identifying has put them there.
+func by(ctx context.Context) evidence.By {
+	b, _ := ctx.Value(byKey{}).(evidence.By)
+	return b
+}
+
+// handle registers an operation. Only a public one runs without a person.
+func handle[I, O any](a *routes, op operation, f func(context.Context, *I) (*O, error)) {
+	o := huma.Operation{
+		OperationID: op.id, Method: op.method, Path: op.path, Summary: op.summary, Tags: []string{op.tag},
+		MaxBodyBytes: maxBody, BodyReadTimeout: -1,
+		Middlewares: huma.Middlewares{a.measure, a.identifying},
+		Errors:      []int{http.StatusForbidden, http.StatusUnauthorized, http.StatusUnprocessableEntity},
+	}
+	if op.public {
+		o.Middlewares = huma.Middlewares{a.measure}
+		o.Security = []map[string][]string{}
+		o.Errors = nil
+	}
+	if op.method == http.MethodPost && !op.public {
+		o.Errors = append(o.Errors, http.StatusConflict)
+	}
+	huma.Register(a.api, o, func(ctx context.Context, in *I) (*O, error) {
+		out, err := f(ctx, in)
+		if err != nil {
+			return nil, asProblem(err)
+		}
+		return out, nil
+	})
+}
+
+func (a *routes) identifying(ctx huma.Context, next func(huma.Context)) {
+	b, err := identify(ctx.Context(), ctx.TLS(), a.People, a.ConfigFile)
+	if err != nil {
+		p := asProblem(err)
+		ctx.SetHeader("Content-Type", p.ContentType(""))
+		ctx.SetStatus(p.Status)
+		_ = json.NewEncoder(ctx.BodyWriter()).Encode(p) // the client has gone; there is nobody to tell
+		return
+	}
+	next(huma.WithValue(ctx, byKey{}, b))
+}
+
+func (a *routes) measure(ctx huma.Context, next func(huma.Context)) {
+	start := time.Now()
+	next(ctx)
+	a.requests.observe(ctx.Operation().OperationID, ctx.Status(), time.Since(start))
+}
+
+func (a *routes) register() {
+	a.registerAgents()
+	a.registerCredentials()
+	a.registerToken()
+	a.registerGrants()
+	a.registerQuestions()
+	a.registerLog()
+	a.registerControl()
+	a.registerPacks()
+	handle(a, operation{id: "list-sessions", method: "GET", path: "/v1/sessions", tag: "sessions", summary: "Live sessions"},
+		func(ctx context.Context, _ *struct{}) (*list[Session], error) {
+			return listOf(a.Services.Sessions.Sessions(ctx))
+		})
+	handle(a, operation{id: "version", method: "GET", path: "/v1/version", tag: "control", summary: "Which gateway this is", public: true},
+		func(context.Context, *struct{}) (*body[Version], error) { return &body[Version]{a.Version}, nil })
+}
+
+func (a *routes) registerAgents() {
+	type one struct {
+		Agent string `path:"agent" doc:"id of the agent"`
+	}
+	type retirement struct {
+		Agent string `path:"agent" doc:"id of the agent"`
+		Body  reason
+	}
+	handle(a, operation{id: "add-agent", method: "POST", path: "/v1/agents", tag: "agents", summary: "Register an agent"},
+		func(ctx context.Context, in *body[NewAgent]) (*body[Agent], error) {
+			out, err := a.Services.Agents.AddAgent(ctx, in.Body, by(ctx))
+			return &body[Agent]{out}, err
+		})
+	handle(a, operation{id: "list-agents", method: "GET", path: "/v1/agents", tag: "agents", summary: "All agents, retired ones too"},
+		func(ctx context.Context, _ *struct{}) (*list[Agent], error) {
+			return listOf(a.Services.Agents.Agents(ctx))
+		})
+	handle(a, operation{id: "show-agent", method: "GET", path: "/v1/agents/{agent}", tag: "agents", summary: "One agent"},
+		func(ctx context.Context, in *one) (*body[Agent], error) {
+			agents, err := a.Services.Agents.Agents(ctx)
+			if err != nil {
+				return nil, err
+			}
+			for _, g := range agents {
+				if g.ID == in.Agent {
+					return &body[Agent]{g}, nil
+				}
+			}
+			return nil, NotFound(fmt.Sprintf("there is no agent %.128q", in.Agent), "exhibit agent list shows all")
+		})
+	handle(a, operation{id: "retire-agent", method: "POST", path: "/v1/agents/{agent}/retire", tag: "agents", summary: "Retire an agent for good"},
+		func(ctx context.Context, in *retirement) (*body[Agent], error) {
+			out, err := a.Services.Agents.RetireAgent(ctx, in.Agent, in.Body.Reason, by(ctx))
+			return &body[Agent]{out}, err
+		})
+}
+
+// reason is the body of everything that ends something.
+type reason struct {
+	Reason string `json:"reason" minLength:"1" maxLength:"1000" doc:"stands in the record"`
+}
+
+// ofAgent filters a list.
+type ofAgent struct {
+	Agent string `query:"agent" doc:"only of this agent"`
+}
+
+// ending ends the thing with an id.
+type ending struct {
+	ID   string `path:"id"`
+	Body reason
+}
+
+func (a *routes) registerCredentials() {
+	handle(a, operation{id: "enroll-key", method: "POST", path: "/v1/credentials", tag: "credentials", summary: "Enroll the public half of an agent's key"},
+		func(ctx context.Context, in *body[NewKey]) (*body[Credential], error) {
+			if _, err := ParsePublicKey(in.Body.PublicKey); err != nil {
+				return nil, Invalid(err.Error(), "exhibit enroll makes a key and enrolls it")
+			}
+			out, err := a.Services.Credentials.EnrollKey(ctx, in.Body, by(ctx))
+			return &body[Credential]{out}, err
+		})
+	handle(a, operation{id: "list-credentials", method: "GET", path: "/v1/credentials", tag: "credentials", summary: "Enrolled keys, revoked ones too"},
+		func(ctx context.Context, in *ofAgent) (*list[Credential], error) {
+			return listOf(a.Services.Credentials.Credentials(ctx, in.Agent))
+		})
+	handle(a, operation{id: "revoke-credential", method: "POST", path: "/v1/credentials/{id}/revoke", tag: "credentials", summary: "End a key and its tokens, or a token"},
+		func(ctx context.Context, in *ending) (*body[Credential], error) {
+			out, err := a.Services.Credentials.RevokeCredential(ctx, in.ID, in.Body.Reason, by(ctx))
+			return &body[Credential]{out}, err
+		})
+}
+
+func (a *routes) registerGrants() {
+	handle(a, operation{id: "add-grant", method: "POST", path: "/v1/grants", tag: "grants", summary: "Put an agent in a role on a resource for a while"},
+		func(ctx context.Context, in *body[NewGrant]) (*body[Grant], error) {
+			if !in.Body.Expires.After(time.Now()) {
+				return nil, Invalid("the grant would have expired already", "expires lies in the future")
+			}
+			out, err := a.Services.Grants.AddGrant(ctx, in.Body, by(ctx))
+			return &body[Grant]{out}, err
+		})
+	handle(a, operation{id: "list-grants", method: "GET", path: "/v1/grants", tag: "grants", summary: "Grants, ended ones too"},
+		func(ctx context.Context, in *ofAgent) (*list[Grant], error) {
+			return listOf(a.Services.Grants.Grants(ctx, in.Agent))
+		})
+	handle(a, operation{id: "revoke-grant", method: "POST", path: "/v1/grants/{id}/revoke", tag: "grants", summary: "Remove a grant"},
+		func(ctx context.Context, in *ending) (*body[Grant], error) {
+			out, err := a.Services.Grants.RevokeGrant(ctx, in.ID, in.Body.Reason, by(ctx))
+			return &body[Grant]{out}, err
+		})
+}
+
+func parseRange(from, to string, limit int) (Range, error) {
+	first, err := ParseMoment(from)
+	if err != nil {
+		return Range{}, err
+	}
+	last, err := ParseMoment(to)
+	if err != nil {
+		return Range{}, err
+	}
+	return Range{From: first, To: last, Limit: limit}, nil
+}
+
+// ParseMoment reads a position, a time (RFC 3339) or a date, which is its
+// midnight in UTC. The empty text is the zero Moment.
+func ParseMoment(s string) (Moment, error) {
+	if s == "" {
+		return Moment{}, nil
+	}
+	if p, err := evidence.ParsePosition(s); err == nil {
+		return Moment{Position: p}, nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, time.DateOnly} {
+		if t, err := time.Parse(layout, s); err == nil {
+			return Moment{Time: t.UTC()}, nil
+		}
+	}
+	return Moment{}, Invalid(fmt.Sprintf("%.80q is not a moment", s), "write a date (2026-11-22), a time (2026-11-22T09:30:00Z) or a position (gw1.3.118)")
+}
+
+func (m Moment) String() string {
+	switch {
+	case !m.Position.IsZero():
+		return m.Position.String()
+	case !m.Time.IsZero():
+		return m.Time.Format(time.RFC3339Nano)
+	}
+	return ""
+}
+
+func (a *routes) registerQuestions() {
+	type who struct {
+		Resource string `path:"resource"`
+		From     string `query:"from" doc:"date, time (RFC 3339) or position; of the range"`
+		To       string `query:"to" doc:"date, time (RFC 3339) or position; just past the range"`
+		Limit    int    `query:"limit" default:"1000" minimum:"1" maximum:"100000" doc:"most rows; the newest are kept"`
+	}
+	type allowed struct {
+		Agent string `path:"agent"`
+		At    string `query:"at" doc:"date, time (RFC 3339) or position; default: now"`
+	}
+	type did struct {
+		Session string `query:"session" doc:"position of its session.start"`
+		Agent   string `query:"agent"`
+		From    string `query:"from" doc:"date, time (RFC 3339) or position; of the range"`
+		To      string `query:"to" doc:"date, time (RFC 3339) or position; just past the range"`
+		Limit   int    `query:"limit" default:"1000" minimum:"1" maximum:"100000" doc:"most rows; the newest are kept"`
+	}
+	handle(a, operation{id: "who", method: "GET", path: "/v1/who/{resource}", tag: "questions", summary: "Who accessed this system"},
+		func(ctx context.Context, in *who) (*body[Table], error) {
+			r, err := parseRange(in.From, in.To, in.Limit)
+			if err != nil {
+				return nil, err
+			}
+			return table(a.Services.Questions.Who(ctx, in.Resource, r, by(ctx)))
+		})
+	handle(a, operation{id: "allowed", method: "GET", path: "/v1/allowed/{agent}", tag: "questions", summary: "What an agent is allowed to do"},
+		func(ctx context.Context, in *allowed) (*body[Table], error) {
+			at, err := ParseMoment(in.At)
+			if err != nil {
+				return nil, err
+			}
+			return table(a.Services.Questions.Allowed(ctx, in.Agent, at, by(ctx)))
+		})
+	handle(a, operation{id: "did", method: "GET", path: "/v1/did", tag: "questions", summary: "What was done"},
+		func(ctx context.Context, in *did) (*body[Table], error) {
+			r, err := parseRange(in.From, in.To, in.Limit)
+			if err != nil {
+				return nil, err
+			}
+			if in.Session != "" {
+				if _, err := evidence.ParsePosition(in.Session); err != nil {
+					return nil, Invalid(err.Error(), "a session's id is the position of its start; exhibit who and exhibit sessions show them")
+				}
+			}
+			return table(a.Services.Questions.Did(ctx, in.Session, in.Agent, r, by(ctx)))
+		})
+	handle(a, operation{id: "explain", method: "POST", path: "/v1/explain", tag: "questions", summary: "What would be decided, and why"},
+		func(ctx context.Context, in *body[Explain]) (*body[Explanation], error) {
+			out, err := a.Services.Questions.Explain(ctx, in.Body, by(ctx))
+			if out.Checks == nil {
+				out.Checks = []evidence.Check{}
+			}
+			return &body[Explanation]{out}, err
+		})
+}
+
+func table(t Table, err error) (*body[Table], error) {
+	if t.Rows == nil {
+		t.Rows = [][]string{}
+	}
+	return &body[Table]{t}, err
+}
+
+func (a *routes) registerLog() {
+	handle(a, operation{id: "log-status", method: "GET", path: "/v1/log", tag: "log", summary: "How far the log is"},
+		func(ctx context.Context, _ *struct{}) (*body[LogStatus], error) {
+			out, err := a.Services.Log.LogStatus(ctx)
+			return &body[LogStatus]{out}, err
+		})
+	stream(a, operation{id: "log-fsck", method: "POST", path: "/v1/log/fsck", tag: "log", summary: "Re-derive everything in the archive and the log"},
+		func(ctx context.Context, _ *struct{}, s *events) error {
+			report, err := a.Services.Log.Fsck(ctx, s.progress)
+			if report.Problems == nil {
+				report.Problems = []Finding{}
+			}
+			s.event = Event{Fsck: &report}
+			return err
+		})
+}
+
+// reloading asks to reload.
+type reloading struct {
+	Dry bool `json:"dry,omitempty" doc:"only say what would change"`
+}
+
+func (a *routes) registerControl() {
+	handle(a, operation{id: "show-config", method: "GET", path: "/v1/config", tag: "control", summary: "The configuration in force"},
+		func(ctx context.Context, _ *struct{}) (*body[Document], error) {
+			out, err := a.Services.Control.Config(ctx)
+			return &body[Document]{out}, err
+		})
+	handle(a, operation{id: "show-policy", method: "GET", path: "/v1/policy", tag: "control", summary: "The policies in force"},
+		func(ctx context.Context, _ *struct{}) (*body[Document], error) {
+			out, err := a.Services.Control.Policy(ctx)
+			return &body[Document]{out}, err
+		})
+	handle(a, operation{id: "reload", method: "POST", path: "/v1/reload", tag: "control", summary: "Read configuration and policies again, as a whole or not at all"},
+		func(ctx context.Context, in *body[reloading]) (*body[Reload], error) {
+			out, err := a.Services.Control.Reload(ctx, in.Body.Dry, by(ctx))
+			return &body[Reload]{out}, err
+		})
+}
+
+// newPack asks for a pack.
+type newPack struct {
+	From    string `json:"from" doc:"date, time (RFC 3339) or position; part of the pack"`
+	To      string `json:"to" doc:"date, time (RFC 3339) or position; just past the pack"`
+	Level   string `json:"level,omitempty" enum:"L0,L1,L2" default:"L1" doc:"L0 heads, L1 bodies too, L2 sealed parts too"`
+	Purpose string `json:"purpose,omitempty" maxLength:"1000" doc:"stands in the record of the export"`
+}
+
+func (a *routes) registerPacks() {
+	stream(a, operation{id: "create-pack", method: "POST", path: "/v1/packs", tag: "packs", summary: "Make an evidence pack; its bytes stream as data events"},
+		func(ctx context.Context, in *body[newPack], s *events) error {
+			from, err := ParseMoment(in.Body.From)
+			if err != nil {
+				return err
+			}
+			to, err := ParseMoment(in.Body.To)
+			if err != nil {
+				return err
+			}
+			r := PackRequest{From: from, To: to, Level: in.Body.Level, Purpose: in.Body.Purpose}
+			if r.Level == "" {
+				r.Level = "L1"
+			}
+			pack, err := a.Services.Packs.CreatePack(ctx, r, by(ctx), s, s.progress)
+			s.event = Event{Pack: &pack}
+			return err
+		})
+}
+
+// requests counts and times what is asked.
+type requests struct {
+	total   *prometheus.CounterVec
+	seconds *prometheus.HistogramVec
+}
+
+func newRequests() *requests {
+	return &requests{
+		total: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "exhibit_api_requests_total", Help: "Requests to the API.",
+		}, []string{"operation", "code"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "exhibit_api_request_duration_seconds", Help: "How long requests to the API took.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 4, 8),
+		}, []string{"operation"}),
+	}
+}
+
+func (r *requests) register(to prometheus.Registerer) error {
+	return errors.Join(to.Register(r.total), to.Register(r.seconds))
+}
+
+func (r *requests) observe(op string, status int, took time.Duration) {
+	r.total.WithLabelValues(op, strconv.Itoa(status)).Inc()
+	r.seconds.WithLabelValues(op).Observe(took.Seconds())
+}
