@@ -3,6 +3,7 @@ package journal
 import (
 	"fmt"
 	"math"
+	"runtime"
 	"sync"
 	"time"
 )
@@ -64,8 +65,10 @@ func (j *Journal) waitSynced(lsn LSN) error {
 // writePending writes all pending frames. It is called with mu held and gives it
 // up meanwhile.
 func (j *Journal) writePending() {
+	j.writing, j.writingTo = true, math.MaxUint64 // whoever comes before the batch is taken is in it
+	j.gather(&j.writes)
 	buf, from, cuts := j.pending, j.pendingFrom, j.cuts
-	j.writing, j.writingTo = true, j.end
+	j.writingTo = j.end
 	j.pending, j.pendingFrom, j.cuts = j.idle, j.end, j.idleCuts
 	j.space.Broadcast()
 	j.mu.Unlock()
@@ -78,12 +81,23 @@ func (j *Journal) writePending() {
 	if j.idle = buf[:0]; cap(buf) > keepBuffer {
 		j.idle = nil
 	}
-	if err != nil {
+	if err != nil || j.err != nil {
 		j.fail(err)
 		return
 	}
 	j.written.Store(uint64(j.writingTo))
 	j.writes.done()
+}
+
+// gather gives those who are about to append a chance to be in the batch that
+// the caller is to lead, when the last one was shared: fewer and larger batches.
+func (j *Journal) gather(t *turnstile) {
+	if !t.shared {
+		return
+	}
+	j.mu.Unlock()
+	runtime.Gosched()
+	j.mu.Lock()
 }
 
 // keepBuffer is the largest buffer kept for later batches.
@@ -119,8 +133,10 @@ func (j *Journal) rotate(c cut) error {
 	j.mu.Lock()
 	j.segments = append(j.segments[:len(j.segments):len(j.segments)], c.next) // readers hold the old slice
 	j.active = c.next
-	j.written.Store(uint64(c.at))
-	j.synced.Store(uint64(c.at))
+	if j.err == nil {
+		j.written.Store(uint64(c.at))
+		j.synced.Store(uint64(c.at))
+	}
 	j.mu.Unlock()
 	return nil
 }
@@ -128,9 +144,11 @@ func (j *Journal) rotate(c cut) error {
 // syncAll writes and syncs everything appended so far. It is called with mu held
 // and gives it up meanwhile.
 func (j *Journal) syncAll() {
-	j.syncing, j.syncingTo = true, math.MaxUint64 // whoever comes before the sync itself is in it
+	j.syncing, j.syncingTo = true, math.MaxUint64
+	j.gather(&j.syncs)
 	if err := j.waitWritten(j.end); err != nil {
 		j.syncing = false
+		j.syncs.all()
 		return
 	}
 	to := j.written.Load()
@@ -142,7 +160,7 @@ func (j *Journal) syncAll() {
 
 	j.mu.Lock()
 	j.syncing = false
-	if err != nil {
+	if err != nil || j.err != nil {
 		j.fail(err)
 		return
 	}
@@ -152,10 +170,12 @@ func (j *Journal) syncAll() {
 
 // fail makes err final. What the disk holds after a failed write or sync is not
 // known, and asking again does not tell: the kernel drops pages that it could
-// not write.
+// not write, so what was written and not synced is in doubt again. A later
+// failure, or success, changes nothing.
 func (j *Journal) fail(err error) {
 	if j.err == nil {
 		j.err = fmt.Errorf("journal has failed: %w", err)
+		j.written.Store(j.synced.Load())
 	}
 	j.writes.all()
 	j.syncs.all()
@@ -201,8 +221,10 @@ func (j *Journal) flush(due LSN) (LSN, bool) {
 // after it, so that each is woken once: when its batch is done, or to lead the
 // next. All methods are called with the lock held.
 type turnstile struct {
-	turn  uint
-	conds [2]sync.Cond
+	turn   uint
+	waited bool // someone waited since the last turn
+	shared bool // someone waited during it
+	conds  [2]sync.Cond
 }
 
 func (t *turnstile) init(l sync.Locker) {
@@ -212,6 +234,7 @@ func (t *turnstile) init(l sync.Locker) {
 // wait waits for the batch under way, or else the next. The caller looks again
 // at what it waits for: waking promises nothing.
 func (t *turnstile) wait(underWay bool) {
+	t.waited = true
 	turn := t.turn
 	if !underWay {
 		turn++
@@ -223,6 +246,7 @@ func (t *turnstile) wait(underWay bool) {
 func (t *turnstile) done() {
 	t.conds[t.turn&1].Broadcast()
 	t.turn++
+	t.shared, t.waited = t.waited, false
 	t.pass()
 }
 

@@ -231,6 +231,7 @@ func (j *Journal) Close() error {
 	j.mu.Unlock()
 	close(j.stop)
 	j.running.Wait()
+	j.awaitRoles()
 	if err == nil {
 		err = j.state.setFloor(floor)
 	}
@@ -238,6 +239,19 @@ func (j *Journal) Close() error {
 		return fmt.Errorf("closing journal: %w", err)
 	}
 	return nil
+}
+
+// awaitRoles waits until nobody writes or syncs. After a failure someone still
+// may, and would do so to closed files.
+func (j *Journal) awaitRoles() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for j.writing {
+		j.writes.wait(true)
+	}
+	for j.syncing {
+		j.syncs.wait(true)
+	}
 }
 
 func (j *Journal) closeFiles() error {
