@@ -1,0 +1,106 @@
+package main
+
+import (
+	"io"
+	"math"
+	"net"
+	"strings"
+	"testing"
+)
+
+func TestPgbenchOutput(t *testing.T) {
+	const ok = `number of transactions actually processed: 1234
+number of failed transactions: 0 (0.000%)
+latency average = 0.405 ms
+tps = 2469.135802 (without initial connection time)
+`
+	v, err := output(ok).values()
+	if err != nil || v[""] != 2469.135802 {
+		t.Errorf("got %v, %v", v, err)
+	}
+	if _, err := output(strings.Replace(ok, "failed transactions: 0", "failed transactions: 7", 1)).values(); err == nil {
+		t.Error("a run with failed transactions passes for a measurement")
+	}
+	if _, err := output("pgbench (15)").values(); err == nil {
+		t.Error("no figure passes for a measurement")
+	}
+}
+
+func TestQuantile(t *testing.T) {
+	for _, c := range []struct {
+		sample []float64
+		q      float64
+		want   float64
+	}{
+		{[]float64{3}, 0.99, 3},
+		{[]float64{1, 2, 3, 4}, 0.5, 2.5},
+		{[]float64{1, 2, 3}, 0.5, 2},
+		{[]float64{0, 100}, 0.99, 99},
+	} {
+		if got := quantile(c.sample, c.q); math.Abs(got-c.want) > 1e-9 {
+			t.Errorf("quantile(%v, %v) = %v, want %v", c.sample, c.q, got, c.want)
+		}
+	}
+	if !math.IsNaN(median(nil)) {
+		t.Error("an empty sample has a median")
+	}
+}
+
+func TestReportComparesRoundByRound(t *testing.T) {
+	direct, relay := &target{name: "direct"}, &target{name: "relay"}
+	r := newReport(options{}, "PostgreSQL", []*target{direct, relay})
+	w := workload{Name: "select", Unit: "commands/s", Better: "more"}
+	// The machine is ten times slower in the second round, for both.
+	for _, tps := range []float64{1000, 100, 1000} {
+		r.add(w, direct, values{"": tps}, nil)
+		r.add(w, relay, values{"": tps / 2}, nil)
+	}
+	l := workload{Name: "latency", Unit: "µs", Better: "less"}
+	r.add(l, direct, values{"p50": 100}, nil)
+	r.add(l, relay, values{"p50": 130}, nil)
+	r.add(l, relay, nil, io.ErrUnexpectedEOF)
+
+	got := r.text()
+	for _, want := range []string{"1000 commands/s  0.50", "100 µs           +30 µs", "failed: relay, latency: unexpected EOF"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+	if md := r.markdown(); !strings.Contains(md, "| select | 1000 commands/s | 0.50 |\n") {
+		t.Errorf("markdown:\n%s", md)
+	}
+}
+
+func TestRelayPassesBytesBothWays(t *testing.T) {
+	var lc net.ListenConfig
+	echo, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer echo.Close()
+	go func() {
+		c, err := echo.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		_, _ = io.Copy(c, c) // until the client is done
+	}()
+
+	agent, client := net.Pipe()
+	done := make(chan error, 1)
+	go func() { done <- relay(t.Context(), agent, echo.Addr().String()) }()
+	if _, err := client.Write([]byte("select 1")); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 8)
+	if _, err := io.ReadFull(client, got); err != nil || string(got) != "select 1" {
+		t.Fatalf("read %q, %v", got, err)
+	}
+	if err := client.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
