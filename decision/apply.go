@@ -99,7 +99,7 @@ func (r *Registry) disableAgent(h evidence.Head, b evidence.DisableBody) error {
 }
 
 func (r *Registry) enroll(h evidence.Head, b evidence.CredentialBody) error {
-	a, err := r.serving(b.Agent)
+	_, err := r.serving(b.Agent)
 	if err := cmp.Or(err, sameAgent(h, b.Agent), person(b.By)); err != nil {
 		return err
 	}
@@ -122,8 +122,6 @@ func (r *Registry) enroll(h evidence.Head, b evidence.CredentialBody) error {
 		return fmt.Errorf("key of credential %s %w: it was enrolled for %s; make a new key", b.ID, ErrDuplicate, owner.Agent)
 	case b.NotAfter <= h.Time || b.NotAfter <= b.NotBefore:
 		return fmt.Errorf("credential %s %w: it ends before it begins", b.ID, ErrInvalid)
-	case a.Expires != 0 && b.NotAfter > a.Expires:
-		return fmt.Errorf("credential %s %w: it outlives its agent", b.ID, ErrInvalid)
 	}
 	c := &Credential{CredentialBody: b, Enrolled: h.Pos, EnrolledAt: h.Time}
 	r.credentials = r.credentials.with(b.ID, c)

@@ -30,8 +30,8 @@ const (
 // Bounds on a bundle. Cedar's parser and evaluator recurse, and a stack that
 // overflows takes the process with it.
 const (
-	maxFile    = 256 << 10 // bytes
-	maxBundle  = 8 << 20
+	MaxFile    = 256 << 10 // bytes of one file
+	MaxBundle  = 8 << 20   // bytes of all
 	maxNesting = 100
 )
 
@@ -103,8 +103,8 @@ func Compile(files []evidence.File, actions map[string][]string) (*Policy, error
 	c.actionTree(actions)
 	total := 0
 	for i, f := range files {
-		if total += len(f.Text); total > maxBundle {
-			c.errs = append(c.errs, &LoadError{File: f.Name, Text: fmt.Sprintf("the bundle exceeds %d bytes", maxBundle)})
+		if total += len(f.Text); total > MaxBundle {
+			c.errs = append(c.errs, &LoadError{File: f.Name, Text: fmt.Sprintf("the bundle exceeds %d bytes", MaxBundle)})
 			break
 		}
 		if i > 0 && files[i-1].Name >= f.Name {
@@ -230,8 +230,8 @@ func (c *compiler) file(f evidence.File) {
 	switch line := nestsDeeper(f.Text, maxNesting); {
 	case f.Name == "":
 		bad(0, "a file has no name")
-	case len(f.Text) > maxFile:
-		bad(0, fmt.Sprintf("the file exceeds %d bytes", maxFile))
+	case len(f.Text) > MaxFile:
+		bad(0, fmt.Sprintf("the file exceeds %d bytes", MaxFile))
 		return
 	case !utf8.ValidString(f.Text):
 		bad(0, "the file is not UTF-8")
@@ -380,7 +380,7 @@ func (c *compiler) action(r *rule, bad badFunc) {
 	r.actions = make(map[string]bool)
 	for _, e := range named {
 		if !c.isAction(e) {
-			bad("see `exhibit policy actions` for those it knows", "no action %s::%q", e.Type, e.ID)
+			bad("there are "+listNames(slices.Sorted(maps.Keys(c.p.actions))), "no action %s::%q", e.Type, e.ID)
 			continue
 		}
 		r.actions[e.ID] = true

@@ -39,7 +39,7 @@ func TestCompileRefuses(t *testing.T) {
 		{"an in inside a function", reader + ` when { ip(if context.x in Role::"reader" then "1.1.1.1" else "::1").isIpv4() };`, `left side of an "in"`},
 		{"brackets without end", `@id("r") forbid (principal, action, resource) when {` + strings.Repeat("(", 100_000), "nest deeper"},
 		{"what is not UTF-8", reader + "; // \xff", "not UTF-8"},
-		{"a file too long", "// " + strings.Repeat("x", maxFile), "exceeds"},
+		{"a file too long", "// " + strings.Repeat("x", MaxFile), "exceeds"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, err := Compile(testFiles(tc.text), testActions)
