@@ -142,3 +142,126 @@ func TestManyWriters(t *testing.T) {
 		next[w]++
 	}
 }
+
+func TestReadWhileOthersWriteAndRelease(t *testing.T) {
+	j := mustOpen(t, t.TempDir(), Options{SegmentBytes: 16 << 10})
+	const frames = 20_000
+	go func() {
+		for i := range frames {
+			lsn, err := j.Append(fmt.Appendf(nil, "%d", i))
+			if err == nil && i%64 == 0 {
+				err = j.Wait(lsn, Written)
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	next, at := 0, LSN(0)
+	deadline := time.Now().Add(time.Minute)
+	for next < frames {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d frames read", next, frames)
+		}
+		var err error
+		at, err = j.Read(at, func(_ LSN, p []byte) error {
+			if string(p) != fmt.Sprint(next) {
+				return fmt.Errorf("frame %d: %q", next, p)
+			}
+			next++
+			return nil
+		})
+		if err == nil {
+			err = j.Release(at)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if j.First() == 0 || j.First() > at {
+		t.Errorf("after releasing up to %d the journal begins at %d", at, j.First())
+	}
+	if _, err := j.Read(0, func(LSN, []byte) error { return nil }); !errors.Is(err, ErrReleased) {
+		t.Errorf("Read of released frames: %v, want ErrReleased", err)
+	}
+}
+
+func TestReadGoesOnWhereItStopped(t *testing.T) {
+	j := mustOpen(t, t.TempDir(), Options{})
+	if err := j.Wait(mustAppend(t, j, "a", "b", "c"), Synced); err != nil {
+		t.Fatal(err)
+	}
+	stop := errors.New("stop")
+	var got []string
+	at, err := j.Read(0, func(_ LSN, p []byte) error {
+		if got = append(got, string(p)); len(got) == 2 {
+			return stop
+		}
+		return nil
+	})
+	if !errors.Is(err, stop) {
+		t.Fatalf("got %v, want the callback's error", err)
+	}
+	equal(t, append(got[:1], readAll(t, j, at)...), []string{"a", "b", "c"})
+	for _, at := range []LSN{1, j.End() - 1} {
+		if _, err := j.Read(at, func(LSN, []byte) error { return nil }); err == nil {
+			t.Errorf("Read(%d), where no frame begins, succeeded", at)
+		}
+	}
+	if _, err := j.Read(j.End()+1, nil); err == nil {
+		t.Error("Read past the end succeeded")
+	}
+	if err := j.Wait(j.End()+1, Written); err == nil {
+		t.Error("Wait past the end succeeded")
+	}
+	if err := j.Release(j.End() + 1); err == nil {
+		t.Error("Release past the end succeeded")
+	}
+}
+
+func TestPayloadsThatDoNotFit(t *testing.T) {
+	j := mustOpen(t, t.TempDir(), Options{SegmentBytes: 8 << 10, MaxPending: 4 << 10})
+	for _, c := range []struct {
+		payloads [][]byte
+		want     error
+	}{
+		{[][]byte{nil}, ErrEmpty},
+		{[][]byte{[]byte("x"), {}}, ErrEmpty},
+		{[][]byte{make([]byte, 4<<10-frameHead)}, nil},
+		{[][]byte{make([]byte, 4<<10-frameHead+1)}, ErrTooLarge},
+		{[][]byte{make([]byte, 2<<10), make([]byte, 2<<10)}, ErrTooLarge},
+		{nil, nil},
+	} {
+		before := j.End()
+		lsn, err := j.Append(c.payloads...)
+		if !errors.Is(err, c.want) {
+			t.Errorf("Append: %v, want %v", err, c.want)
+		}
+		if err != nil && j.End() != before || err == nil && j.End() != lsn {
+			t.Errorf("the stream went from %d to %d, Append said %d", before, j.End(), lsn)
+		}
+	}
+	for _, o := range []Options{{SegmentBytes: 100}, {SegmentBytes: 2 << 30}, {ReserveBytes: 5}, {MaxPending: 3}, {SyncWithin: -1}} {
+		if j, err := Open(t.TempDir(), o); err == nil {
+			j.Close()
+			t.Errorf("Open with %+v succeeded", o)
+		}
+	}
+}
+
+func TestCommitDoesNotAllocate(t *testing.T) {
+	j := mustOpen(t, t.TempDir(), Options{})
+	payload := make([]byte, 600)
+	if n := testing.AllocsPerRun(1000, func() {
+		lsn, err := j.Append(payload)
+		if err == nil {
+			err = j.Wait(lsn, Written)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}); n >= 1 {
+		t.Errorf("%v allocations for each commit", n)
+	}
+}

@@ -207,9 +207,17 @@ func readRest(f file, off, size int64) ([]byte, error) {
 
 // search looks for whole frames at any place in b, which begins at at with none,
 // and returns how many there are and what the best of them proves.
+//
+// Bytes made for it could have it sum half of b at every place, so its work has
+// an end. It finds accidents; someone who can write the file can also end it
+// cleanly.
 func search(b []byte, at LSN) (n int, proven LSN) {
-	for i := 1; i+frameHead < len(b); {
+	work := int64(searchWork)
+	for i := 1; i+frameHead < len(b) && work > 0; {
 		f, size, err := checkFrame(b[i:], at+LSN(i))
+		if size <= int64(len(b)-i) {
+			work -= size
+		}
 		if err != nil {
 			i++
 			continue
@@ -221,14 +229,18 @@ func search(b []byte, at LSN) (n int, proven LSN) {
 	return n, proven
 }
 
+const searchWork = 16 << 30 // bytes: some seconds
+
 // settle makes the tail fit to go on: what is not proven to be on disk is
 // written once more, since a sync that fails leaves pages in memory that look
 // written and are not; what was cut becomes zeros, so that it is never taken for
 // frames behind a later tear; what the file lost of its length is given back.
 func (j *Journal) settle(s *segment, proven, end LSN, cut int) error {
 	b := make([]byte, int(end-proven)+cut)
-	if _, err := s.f.ReadAt(b[:end-proven], s.offset(proven)); err != nil {
-		return fmt.Errorf("reading journal segment %s: %w", s.name, err)
+	if end > proven {
+		if _, err := s.f.ReadAt(b[:end-proven], s.offset(proven)); err != nil {
+			return fmt.Errorf("reading journal segment %s: %w", s.name, err)
+		}
 	}
 	if err := s.write(b, s.offset(proven)); err != nil {
 		return err
