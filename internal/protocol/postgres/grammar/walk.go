@@ -1,0 +1,523 @@
+package grammar
+
+import (
+	"slices"
+	"strings"
+
+	pg "github.com/pganalyze/pg_query_go/v6"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+// Parse asks the grammar about text, in this process: the gateway asks through
+// a Pool, which runs Parse in a child.
+func Parse(text string) *Facts {
+	tree, err := pg.Parse(text)
+	if err != nil {
+		return &Facts{Refused: err.Error()}
+	}
+	f := &Facts{}
+	scrub := newScrubber(f, tree.Version)
+	w := walker{text: text, plain: true}
+	for _, raw := range tree.Stmts {
+		s := &Statement{}
+		w.begin(s)
+		w.statement(raw.Stmt)
+		w.finish()
+		scrub.statement(s, raw.Stmt)
+		f.Statements = append(f.Statements, *s)
+	}
+	f.Shareable = w.shareable()
+	return f
+}
+
+// walker collects the uses of one statement after another.
+type walker struct {
+	text string
+	st   *Statement
+	seen map[string]bool // uses already collected, by key
+
+	ctes    []map[string]bool // names of the WITH clauses around, innermost last
+	reading string            // what reading a relation counts as: select, explain, copy_out
+	locking bool              // in the FROM of a SELECT ... FOR UPDATE
+	dry     bool              // under an EXPLAIN that runs nothing
+	alone   *pg.FuncCall      // the only thing that the statement does
+
+	plain     bool         // only plain statements so far, no constant looked at
+	constants map[int]bool // offsets of constants that are plain operands
+}
+
+func (w *walker) begin(s *Statement) {
+	w.st, w.seen, w.reading = s, make(map[string]bool), "select"
+	if w.constants == nil {
+		w.constants = make(map[int]bool)
+	}
+}
+
+// finish gives a statement that touches nothing a use of its own.
+func (w *walker) finish() {
+	for _, u := range w.st.Uses {
+		if u.Action != "" {
+			return
+		}
+	}
+	w.use(Use{Action: w.st.Action})
+}
+
+// shareable reports whether everything that Skeleton leaves out of the text is
+// a constant that the grammar made a plain operand.
+func (w *walker) shareable() bool {
+	if !w.plain {
+		return false
+	}
+	var at []int
+	if _, ok := Skeleton(nil, w.text, &at); !ok {
+		return false
+	}
+	for _, i := range at {
+		if !w.constants[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func (w *walker) use(u Use) {
+	var key strings.Builder
+	for _, s := range []string{u.Action, string(u.Kind), u.Schema, u.Name} {
+		key.WriteString(s)
+		key.WriteByte(0)
+	}
+	if u.Args == nil {
+		if w.seen[key.String()] {
+			return
+		}
+		w.seen[key.String()] = true
+	}
+	w.st.Uses = append(w.st.Uses, u)
+}
+
+func (w *walker) effect(e Effect) { w.st.Effects = append(w.st.Effects, e) }
+
+// statement walks a statement that stands by itself: of a text, or within an
+// EXPLAIN, PREPARE, COPY and the like.
+func (w *walker) statement(n *pg.Node) {
+	m := unwrap(n)
+	switch m := m.(type) {
+	case *pg.SelectStmt:
+		w.is("select")
+		w.st.Limited = limited(m)
+		w.alone = soleCall(m)
+		w.visit(m)
+	case *pg.InsertStmt, *pg.UpdateStmt, *pg.DeleteStmt, *pg.MergeStmt:
+		w.is(map[protoreflect.Name]string{"InsertStmt": "insert", "UpdateStmt": "update", "DeleteStmt": "delete", "MergeStmt": "merge"}[nameOf(m)])
+		w.visit(m)
+	default:
+		w.plain = false
+		w.utility(m)
+	}
+}
+
+// is names the statement, unless what is around it has.
+func (w *walker) is(action string) {
+	if w.st.Action == "" {
+		w.st.Action = action
+	}
+}
+
+// visit walks any node. What it doesn't know it walks through, so that nothing
+// below is missed.
+func (w *walker) visit(m proto.Message) {
+	switch m := m.(type) {
+	case *pg.SelectStmt:
+		w.selectStmt(m)
+	case *pg.InsertStmt:
+		w.insertStmt(m)
+	case *pg.UpdateStmt:
+		w.updateStmt(m)
+	case *pg.DeleteStmt:
+		w.deleteStmt(m)
+	case *pg.MergeStmt:
+		w.mergeStmt(m)
+	case *pg.RangeVar:
+		w.read(m)
+	case *pg.FuncCall:
+		w.call(m)
+	case *pg.TypeName:
+		w.typeName(m)
+	case *pg.A_Expr:
+		w.expr(m)
+	case *pg.SubLink:
+		w.operator(m.OperName)
+		w.children(m, "oper_name")
+	case *pg.SortBy:
+		w.operator(m.UseOp)
+		w.children(m, "use_op")
+	case *pg.ColumnRef:
+		if last := len(m.Fields) - 1; last > 0 {
+			w.attribute(m.Fields[last])
+		}
+	case *pg.A_Indirection:
+		for _, n := range m.Indirection {
+			w.attribute(n)
+		}
+		w.children(m)
+	case *pg.RangeTableSample:
+		schema, name := qualified(m.Method)
+		w.use(Use{Kind: Function, Schema: schema, Name: name})
+		w.children(m, "method")
+	case *pg.A_Const:
+		w.constant(m)
+	case *pg.JsonTable, *pg.JsonTablePathSpec:
+		w.plain = false // its paths are constants that aren't operands
+		w.children(m)
+	case *pg.LockingClause:
+		// Its names are aliases; selectStmt has seen to the relations.
+	case *pg.IntoClause:
+		// statement and utility have seen to its relation.
+	default:
+		w.children(m)
+	}
+}
+
+// children visits what a node holds, in the order of its fields, except for
+// the fields named.
+func (w *walker) children(m proto.Message, except ...string) {
+	forEachField(m, func(fd protoreflect.FieldDescriptor, c proto.Message) {
+		if !slices.Contains(except, string(fd.Name())) {
+			w.visit(c)
+		}
+	})
+}
+
+func (w *walker) nodes(list []*pg.Node) {
+	for _, n := range list {
+		w.visit(n)
+	}
+}
+
+// with walks a WITH clause and leaves its names in scope until the function
+// that it returns is called. Names of a plain WITH are known to the clauses
+// that follow, those of WITH RECURSIVE to all.
+func (w *walker) with(c *pg.WithClause) (done func()) {
+	if c == nil {
+		return func() {}
+	}
+	scope := make(map[string]bool)
+	w.ctes = append(w.ctes, scope)
+	ctes := make([]*pg.CommonTableExpr, 0, len(c.Ctes))
+	for _, n := range c.Ctes {
+		if cte := n.GetCommonTableExpr(); cte != nil {
+			ctes = append(ctes, cte)
+			if c.Recursive {
+				scope[cte.Ctename] = true
+			}
+		}
+	}
+	for _, cte := range ctes {
+		w.children(cte)
+		scope[cte.Ctename] = true
+	}
+	return func() { w.ctes = w.ctes[:len(w.ctes)-1] }
+}
+
+func (w *walker) isCTE(r *pg.RangeVar) bool {
+	if r.Schemaname != "" || r.Catalogname != "" {
+		return false
+	}
+	for _, scope := range w.ctes {
+		if scope[r.Relname] {
+			return true
+		}
+	}
+	return false
+}
+
+// read is a relation in a FROM clause, or anywhere else where none is changed.
+func (w *walker) read(r *pg.RangeVar) {
+	if w.isCTE(r) {
+		return
+	}
+	w.relation(w.reading, r)
+	if w.locking {
+		w.change("select_for_update", r)
+	}
+}
+
+// change is a relation that a statement changes. Under an EXPLAIN that runs
+// nothing it is as harmless as reading.
+func (w *walker) change(action string, r *pg.RangeVar) {
+	if w.dry {
+		action = w.reading
+	}
+	w.relation(action, r)
+}
+
+func (w *walker) relation(action string, r *pg.RangeVar) {
+	if r == nil {
+		return
+	}
+	w.use(Use{Action: action, Kind: Relation, Schema: r.Schemaname, Name: r.Relname})
+}
+
+// create is a relation to be made.
+func (w *walker) create(r *pg.RangeVar) {
+	if r == nil {
+		return
+	}
+	schema := r.Schemaname
+	if r.Relpersistence == "t" {
+		schema = "pg_temp"
+		w.effect(Effect{Kind: EffectTemporary, Name: r.Relname})
+	} else {
+		w.effect(Effect{Kind: EffectCatalogue})
+	}
+	action := "create"
+	if w.dry {
+		action = w.reading
+	}
+	w.use(Use{Action: action, Kind: Creation, Schema: schema, Name: r.Relname})
+}
+
+func (w *walker) selectStmt(m *pg.SelectStmt) {
+	if m == nil {
+		return
+	}
+	defer w.with(m.WithClause)()
+	if m.IntoClause != nil { // SELECT ... INTO, maybe as the first of a UNION
+		w.plain = false
+		w.st.Action, w.st.Limited = "create", ""
+		w.create(m.IntoClause.Rel)
+	}
+	outer := w.locking
+	w.locking = outer || len(m.LockingClause) > 0
+	w.nodes(m.FromClause)
+	w.locking = outer
+	w.children(m, "with_clause", "from_clause", "into_clause")
+}
+
+func (w *walker) insertStmt(m *pg.InsertStmt) {
+	defer w.with(m.WithClause)()
+	w.change("insert", m.Relation)
+	if c := m.OnConflictClause; c != nil {
+		if c.Action == pg.OnConflictAction_ONCONFLICT_UPDATE {
+			w.change("update", m.Relation)
+		}
+		w.relation(w.reading, m.Relation)
+	} else if len(m.ReturningList) > 0 {
+		w.relation(w.reading, m.Relation)
+	}
+	w.children(m, "with_clause", "relation")
+}
+
+func (w *walker) updateStmt(m *pg.UpdateStmt) {
+	defer w.with(m.WithClause)()
+	w.change("update", m.Relation)
+	w.readsTarget(m.Relation, m.TargetList, m.ReturningList, []*pg.Node{m.WhereClause})
+	w.bounded(m.WhereClause)
+	w.children(m, "with_clause", "relation")
+}
+
+func (w *walker) deleteStmt(m *pg.DeleteStmt) {
+	defer w.with(m.WithClause)()
+	w.change("delete", m.Relation)
+	w.readsTarget(m.Relation, m.ReturningList, []*pg.Node{m.WhereClause})
+	w.bounded(m.WhereClause)
+	w.children(m, "with_clause", "relation")
+}
+
+func (w *walker) mergeStmt(m *pg.MergeStmt) {
+	defer w.with(m.WithClause)()
+	w.change("merge", m.Relation)
+	w.relation(w.reading, m.Relation)
+	for _, n := range m.MergeWhenClauses {
+		switch n.GetMergeWhenClause().GetCommandType() {
+		case pg.CmdType_CMD_INSERT:
+			w.change("insert", m.Relation)
+		case pg.CmdType_CMD_UPDATE:
+			w.change("update", m.Relation)
+		case pg.CmdType_CMD_DELETE:
+			w.change("delete", m.Relation)
+		}
+	}
+	w.children(m, "with_clause", "relation")
+}
+
+// readsTarget adds reading when the new rows, the condition or what is
+// returned depend on rows of the relation that is changed, as PostgreSQL
+// itself demands SELECT then: UPDATE ... RETURNING * shows a table.
+func (w *walker) readsTarget(r *pg.RangeVar, lists ...[]*pg.Node) {
+	for _, list := range lists {
+		for _, n := range list {
+			if n != nil && len(columns(n)) > 0 {
+				w.relation(w.reading, r)
+				return
+			}
+		}
+	}
+}
+
+func (w *walker) bounded(where *pg.Node) {
+	if w.dry {
+		return
+	}
+	b := Unbounded
+	if w.restricts(where) {
+		b = Bounded
+	}
+	w.st.Bounded = w.st.Bounded.And(b)
+}
+
+func (w *walker) call(m *pg.FuncCall) {
+	schema, name := qualified(m.Funcname)
+	u := Use{Kind: Function, Schema: schema, Name: name}
+	if params, ok := ArgumentsMatter[name]; ok && (schema == "" || schema == "pg_catalog") {
+		u.Args = literals(m, params)
+		u.Alone = m == w.alone
+		w.plain = false
+	}
+	w.use(u)
+	w.children(m, "funcname")
+}
+
+// literals reads the arguments of a call in the order of the parameters.
+func literals(m *pg.FuncCall, params []string) []Arg {
+	args := make([]Arg, len(params))
+	if m.FuncVariadic {
+		return args
+	}
+	for i, n := range m.Args {
+		if named := n.GetNamedArgExpr(); named != nil {
+			n = named.Arg
+			i = slices.Index(params, named.Name)
+		}
+		if i >= 0 && i < len(args) {
+			args[i].Value, args[i].Literal = literal(n)
+		}
+	}
+	return args
+}
+
+// literal reads a constant, perhaps cast to a type that keeps its text.
+func literal(n *pg.Node) (string, bool) {
+	if c := n.GetTypeCast(); c != nil {
+		schema, name := qualified(c.TypeName.GetNames())
+		if schema != "" && schema != "pg_catalog" || !textual[name] || len(c.TypeName.Typmods) > 0 || len(c.TypeName.ArrayBounds) > 0 {
+			return "", false
+		}
+		return literal(c.Arg)
+	}
+	c := n.GetAConst()
+	if c == nil || c.Isnull {
+		return "", false
+	}
+	switch v := c.Val.(type) {
+	case *pg.A_Const_Sval:
+		return v.Sval.Sval, true
+	case *pg.A_Const_Boolval:
+		if v.Boolval.Boolval {
+			return "true", true
+		}
+		return "false", true
+	}
+	return "", false
+}
+
+var textual = map[string]bool{"text": true, "varchar": true, "regclass": true, "cstring": true, "bool": true}
+
+func (w *walker) typeName(m *pg.TypeName) {
+	if schema, name := qualified(m.Names); name != "" {
+		w.use(Use{Kind: Type, Schema: schema, Name: name})
+	}
+	// Typmods are constants, or an error: nothing to see, and not operands.
+}
+
+func (w *walker) expr(m *pg.A_Expr) {
+	switch m.Kind {
+	case pg.A_Expr_Kind_AEXPR_BETWEEN, pg.A_Expr_Kind_AEXPR_NOT_BETWEEN,
+		pg.A_Expr_Kind_AEXPR_BETWEEN_SYM, pg.A_Expr_Kind_AEXPR_NOT_BETWEEN_SYM:
+		for _, op := range []string{"<", "<=", ">", ">="} {
+			w.use(Use{Kind: Operator, Name: op})
+		}
+	default:
+		w.operator(m.Name)
+	}
+	w.children(m, "name")
+}
+
+func (w *walker) operator(names []*pg.Node) {
+	if schema, name := qualified(names); name != "" {
+		w.use(Use{Kind: Operator, Schema: schema, Name: name})
+	}
+}
+
+func (w *walker) attribute(n *pg.Node) {
+	if s := n.GetString_(); s != nil {
+		w.use(Use{Kind: Attribute, Name: s.Sval})
+		return
+	}
+	w.visit(n)
+}
+
+// constant notes where a constant that is an operand stands. That of a
+// negative number is its sign's.
+func (w *walker) constant(m *pg.A_Const) {
+	at := int(m.Location)
+	if at < 0 || at >= len(w.text) || m.Isnull {
+		return
+	}
+	if w.text[at] == '-' {
+		at++
+		for at < len(w.text) && class[w.text[at]] == classPlain {
+			at++
+		}
+	}
+	w.constants[at] = true
+}
+
+// qualified splits a list of names into the schema and the name.
+func qualified(names []*pg.Node) (schema, name string) {
+	if n := len(names); n > 0 {
+		name = names[n-1].GetString_().GetSval()
+		if n > 1 {
+			schema = names[n-2].GetString_().GetSval()
+		}
+	}
+	return schema, name
+}
+
+// soleCall returns the call of a statement that is SELECT f(...) and nothing
+// else, so that its success means that f was called once.
+func soleCall(m *pg.SelectStmt) *pg.FuncCall {
+	only := &pg.SelectStmt{TargetList: m.TargetList, LimitOption: m.LimitOption, Op: m.Op}
+	if len(m.TargetList) != 1 || !proto.Equal(m, only) {
+		return nil
+	}
+	return m.TargetList[0].GetResTarget().GetVal().GetFuncCall()
+}
+
+// limited says whether a SELECT from something has a LIMIT.
+func limited(m *pg.SelectStmt) Bound {
+	switch {
+	case m.LimitCount != nil && !m.LimitCount.GetAConst().GetIsnull():
+		return Bounded
+	case m.Op == pg.SetOperation_SETOP_NONE && len(m.FromClause) == 0:
+		return ""
+	}
+	return Unbounded
+}
+
+// unwrap returns the message in a node.
+func unwrap(n *pg.Node) proto.Message {
+	if n == nil {
+		return nil
+	}
+	r := n.ProtoReflect()
+	fd := r.WhichOneof(r.Descriptor().Oneofs().Get(0))
+	if fd == nil {
+		return nil
+	}
+	return r.Get(fd).Message().Interface()
+}
+
+func nameOf(m proto.Message) protoreflect.Name { return m.ProtoReflect().Descriptor().Name() }

@@ -1,0 +1,110 @@
+package sql
+
+import (
+	"context"
+	"flag"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// Volatile functions of pg_catalog that only read what anyone may read, or
+// change nothing but the answers of their own kind.
+const volatileButPure = `bernoulli system clock_timestamp timeofday gen_random_uuid random setseed current_query currval lastval
+	currtid2 pg_blocking_pids pg_safe_snapshot_blocking_pids pg_collation_actual_version pg_database_collation_actual_version
+	pg_control_checkpoint pg_control_init pg_control_recovery pg_control_system
+	pg_current_wal_flush_lsn pg_current_wal_insert_lsn pg_current_wal_lsn pg_database_size pg_tablespace_size pg_table_size
+	pg_total_relation_size pg_relation_size pg_indexes_size pg_is_in_recovery pg_is_wal_replay_paused pg_get_wal_replay_pause_state
+	pg_jit_available pg_last_committed_xact pg_last_wal_receive_lsn pg_last_wal_replay_lsn pg_last_xact_replay_timestamp
+	pg_lock_status pg_partition_ancestors pg_partition_tree pg_prepared_xact pg_sequence_last_value pg_notification_queue_usage
+	pg_stat_get_recovery_prefetch pg_stat_get_xact_blocks_fetched pg_stat_get_xact_blocks_hit pg_stat_get_xact_function_calls
+	pg_stat_get_xact_function_self_time pg_stat_get_xact_function_total_time pg_stat_get_xact_numscans
+	pg_stat_get_xact_tuples_deleted pg_stat_get_xact_tuples_fetched pg_stat_get_xact_tuples_hot_updated
+	pg_stat_get_xact_tuples_inserted pg_stat_get_xact_tuples_returned pg_stat_get_xact_tuples_updated pg_stat_have_stats
+	pg_stat_clear_snapshot pg_xact_commit_timestamp pg_xact_commit_timestamp_origin pg_xact_status txid_status
+	pg_get_multixact_members pg_get_shmem_allocations pg_get_backend_memory_contexts pg_get_wal_resource_managers
+	pg_isolation_test_session_is_blocked pg_show_replication_origin_status pg_sleep pg_sleep_for pg_sleep_until`
+
+// Functions that PostgreSQL calls stable or immutable and that run a query
+// given as text or by name, or act outside their statement.
+const stableButImpure = `database_to_xml database_to_xml_and_xmlschema database_to_xmlschema schema_to_xml schema_to_xml_and_xmlschema
+	schema_to_xmlschema table_to_xml table_to_xml_and_xmlschema table_to_xmlschema query_to_xml query_to_xml_and_xmlschema
+	query_to_xmlschema cursor_to_xml cursor_to_xmlschema ts_stat ts_rewrite`
+
+// TestBuiltin holds the embedded list against a real server. -update makes it
+// anew.
+func TestBuiltin(t *testing.T) {
+	conn := connect(t, startPostgres(t))
+	var major int
+	if err := conn.QueryRow(context.Background(), "SELECT current_setting('server_version_num')::int / 10000").Scan(&major); err != nil {
+		t.Fatal(err)
+	}
+	if major != 15 {
+		t.Skipf("the list is that of PostgreSQL 15; this is %d", major)
+	}
+	got := makeBuiltin(t, conn)
+	if *update {
+		if err := os.WriteFile("builtin.txt", []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if got != builtinText {
+		t.Error("builtin.txt isn't what the server says; run with -update and review")
+	}
+}
+
+func makeBuiltin(t *testing.T, conn *pgx.Conn) string {
+	var b strings.Builder
+	b.WriteString("# What is in pg_catalog and information_schema of PostgreSQL 15. Made by TestBuiltin -update.\n")
+	section := func(title string, names []string) {
+		b.WriteString("= " + title + "\n")
+		width := 0
+		for i, n := range names {
+			if width+len(n) > 110 {
+				b.WriteByte('\n')
+				width = 0
+			} else if i > 0 {
+				b.WriteByte(' ')
+			}
+			b.WriteString(n)
+			width += len(n) + 1
+		}
+		b.WriteByte('\n')
+	}
+	// A name is pure when all functions of that name are.
+	isPure := `p.proname = ANY($1) OR bool_and(p.provolatile <> 'v') AND p.proname <> ALL($2)
+		AND NOT bool_or(p.prorettype IN ('trigger'::regtype, 'event_trigger'::regtype, 'language_handler'::regtype))`
+	functions := `SELECT p.proname::text FROM pg_proc p WHERE pronamespace = $3::regnamespace GROUP BY proname HAVING `
+	pure, impure := strings.Fields(volatileButPure), strings.Fields(stableButImpure)
+	section("pure", names(t, conn, functions+"("+isPure+")", pure, impure, "pg_catalog"))
+	section("impure", names(t, conn, functions+"NOT ("+isPure+")", pure, impure, "pg_catalog"))
+	section("helpers", names(t, conn, functions+"("+isPure+")", pure, impure, "information_schema"))
+	section("types", names(t, conn, `SELECT typname::text FROM pg_type WHERE typnamespace = 'pg_catalog'::regnamespace AND typtype IN ('b', 'p', 'r', 'm') AND typname !~ '^_'`))
+	for _, schema := range []string{"pg_catalog", "information_schema"} {
+		section("relations "+schema, names(t, conn, `SELECT relname::text FROM pg_class WHERE relnamespace = $1::regnamespace AND relkind IN ('r', 'v')`, schema))
+	}
+	section("columns", names(t, conn, `SELECT DISTINCT attname::text FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid
+		WHERE relnamespace IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace) AND relkind IN ('r', 'v') AND NOT attisdropped`))
+	section("settings", append(names(t, conn, `SELECT name FROM pg_settings`), "role", "session_authorization"))
+	return b.String()
+}
+
+func names(t *testing.T, conn *pgx.Conn, query string, args ...any) []string {
+	t.Helper()
+	rows, err := conn.Query(context.Background(), query, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatalf("%v\n%s", err, query)
+	}
+	slices.Sort(list)
+	return list
+}

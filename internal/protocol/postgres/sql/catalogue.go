@@ -1,0 +1,131 @@
+package sql
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+)
+
+// Catalogue is what a database held when it was read: names only, no data. It
+// is immutable; its JSON is what the record keeps.
+type Catalogue struct {
+	Schemas   []string       `json:"schemas"`
+	Relations []RelationInfo `json:"relations"`
+	Functions []Qualified    `json:"functions"` // outside pg_catalog and information_schema
+	Types     []TypeInfo     `json:"types"`     // outside pg_catalog and information_schema
+	Operators []Qualified    `json:"operators"` // outside pg_catalog
+}
+
+// Qualified is a name in a schema.
+type Qualified struct {
+	Schema string `json:"schema"`
+	Name   string `json:"name"`
+}
+
+// RelationInfo is a table, view, sequence, index or the like. Those of
+// pg_catalog and information_schema have no columns here.
+type RelationInfo struct {
+	Qualified
+	Kind    string      `json:"kind"` // pg_class.relkind
+	Columns []string    `json:"columns,omitempty"`
+	Bases   []Qualified `json:"bases,omitempty"` // what a view reads, views included
+}
+
+// TypeInfo is a type. One is pure when making a value of it runs no code that
+// isn't PostgreSQL's own: enumerations, composites, domains without
+// constraints.
+type TypeInfo struct {
+	Qualified
+	Pure bool `json:"pure,omitempty"`
+}
+
+// JSON is the catalogue's one spelling.
+func (c *Catalogue) JSON() []byte {
+	b, err := json.Marshal(c)
+	if err != nil {
+		panic("sql: names are text: " + err.Error())
+	}
+	return b
+}
+
+// ParseCatalogue reads what JSON wrote.
+func ParseCatalogue(b []byte) (*Catalogue, error) {
+	c := new(Catalogue)
+	if err := json.Unmarshal(b, c); err != nil {
+		return nil, fmt.Errorf("reading a catalogue: %w", err)
+	}
+	return c, nil
+}
+
+// Digest is the SHA-256 of the JSON, in hex.
+func (c *Catalogue) Digest() string {
+	sum := sha256.Sum256(c.JSON())
+	return hex.EncodeToString(sum[:])
+}
+
+// index is a catalogue made ready for looking up, over the names that every
+// server has.
+type index struct {
+	*builtinNames
+	loaded    bool
+	schemas   map[string]bool
+	relations map[key]*RelationInfo
+	inSchemas map[string][]string // relation name to its schemas, in the catalogue's order
+	functions map[string][]string // function name to its schemas
+	operators map[string][]string
+	types     map[key]bool // to whether it is pure
+	typeNames map[string][]string
+	columns   map[string]bool
+	words     map[string]bool
+}
+
+func newIndex(c *Catalogue) *index {
+	ix := &index{
+		builtinNames: builtin(),
+		schemas:      make(map[string]bool), relations: make(map[key]*RelationInfo), inSchemas: make(map[string][]string),
+		functions: make(map[string][]string), operators: make(map[string][]string),
+		types: make(map[key]bool), typeNames: make(map[string][]string),
+		columns: make(map[string]bool), words: make(map[string]bool),
+	}
+	if c == nil {
+		return ix
+	}
+	ix.loaded = true
+	for _, s := range c.Schemas {
+		ix.schemas[s], ix.words[s] = true, true
+	}
+	for i := range c.Relations {
+		r := &c.Relations[i]
+		ix.relations[key{r.Schema, r.Name}] = r
+		ix.inSchemas[r.Name] = append(ix.inSchemas[r.Name], r.Schema)
+		ix.words[r.Name] = true
+		for _, col := range r.Columns {
+			ix.columns[col], ix.words[col] = true, true
+		}
+	}
+	for _, f := range c.Functions {
+		ix.functions[f.Name] = append(ix.functions[f.Name], f.Schema)
+		ix.words[f.Name] = true
+	}
+	for _, o := range c.Operators {
+		ix.operators[o.Name] = append(ix.operators[o.Name], o.Schema)
+		ix.words[o.Name] = true
+	}
+	for _, t := range c.Types {
+		ix.types[key{t.Schema, t.Name}] = t.Pure
+		ix.typeNames[t.Name] = append(ix.typeNames[t.Name], t.Schema)
+		ix.words[t.Name] = true
+	}
+	return ix
+}
+
+// known reports whether a name is one of the database's: only those stand in a
+// normalized text.
+func (ix *index) known(name string) bool { return ix.words[name] || ix.builtinNames.words[name] }
+
+// hasRelation reports whether schema holds a relation of that name.
+func (ix *index) hasRelation(schema, name string) bool {
+	k := key{schema, name}
+	return ix.relations[k] != nil || ix.builtinNames.relations[k]
+}

@@ -1,0 +1,556 @@
+package sql
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/grammar"
+)
+
+// resolver turns the names of one text into objects. The search_path may
+// change from one of its statements to the next.
+type resolver struct {
+	ix    *index
+	env   Env
+	facts *grammar.Facts
+
+	paths [][]string // candidates at this point of the text
+	any   bool       // any schema may be in the path
+
+	checks    map[evidence.Check]struct{}
+	functions map[string]struct{}
+	settings  map[string]struct{}
+	effects   []Effect
+	risky     bool // a function was met whose arguments may matter
+}
+
+// resolve makes the Understanding of a text that the grammar accepts.
+func resolve(ix *index, env Env, path string, facts *grammar.Facts) *Understanding {
+	r := &resolver{
+		ix: ix, env: env, facts: facts, paths: env.paths, any: len(env.paths) == 0,
+		checks: make(map[evidence.Check]struct{}), functions: make(map[string]struct{}), settings: make(map[string]struct{}),
+	}
+	u := &Understanding{Shape: &evidence.Shape{Path: path, Parse: evidence.ParseFull}}
+	var bounded, limited grammar.Bound
+	for i := range facts.Statements {
+		st := &facts.Statements[i]
+		r.statement(st, path)
+		bounded, limited = bounded.And(st.Bounded), limited.And(st.Limited)
+	}
+	if len(facts.Statements) == 0 {
+		r.check("empty", "")
+	}
+	s := u.Shape
+	s.Text = r.text()
+	s.Checks = sortedChecks(r.checks)
+	s.Verb = strongest(s.Checks)
+	s.Facts = r.shapeFacts(bounded, limited)
+	u.Effects = r.effects
+	u.shareable = facts.Shareable && !r.risky && len(r.effects) == 0
+	if _, ok := r.checks[opaqueCheck]; ok {
+		s.Parse = evidence.ParsePartial
+		if len(facts.Statements) == 1 {
+			s.Parse, s.Text = evidence.ParseOpaque, ""
+		}
+	}
+	return u
+}
+
+func (r *resolver) shapeFacts(bounded, limited grammar.Bound) evidence.Facts {
+	f := evidence.Facts{"statements": int64(len(r.facts.Statements))}
+	if bounded != "" {
+		f["bounded"] = bounded == grammar.Bounded
+	}
+	if limited != "" {
+		f["limited"] = limited == grammar.Bounded
+	}
+	if len(r.functions) > 0 {
+		f["functions"] = sortedKeys(r.functions)
+	}
+	if len(r.settings) > 0 {
+		f["settings"] = sortedKeys(r.settings)
+	}
+	return f
+}
+
+func (r *resolver) check(action, object string) {
+	r.checks[evidence.Check{Action: Prefix + action, Object: object}] = struct{}{}
+}
+
+func (r *resolver) statement(st *grammar.Statement, path string) {
+	for i := range st.Uses {
+		u := &st.Uses[i]
+		switch u.Kind {
+		case grammar.Nothing:
+			r.check(u.Action, "")
+		case grammar.Relation:
+			r.relation(u.Action, u.Schema, u.Name)
+		case grammar.Creation:
+			r.creation(u.Action, u.Schema, u.Name)
+		case grammar.Routine:
+			for _, object := range r.routines(u.Schema, u.Name) {
+				r.check(u.Action, object)
+				r.functions[object] = struct{}{}
+			}
+		case grammar.Function:
+			r.function(u)
+		case grammar.Operator:
+			r.operator(u.Schema, u.Name)
+		case grammar.Type:
+			r.typ(u.Schema, u.Name)
+		case grammar.Attribute:
+			r.attribute(u.Name)
+		case grammar.Setting:
+			r.setting(u.Action, u.Name)
+		default:
+			r.checks[opaqueCheck] = struct{}{}
+		}
+	}
+	for _, e := range st.Effects {
+		r.effect(Effect{Effect: e}, st, path)
+	}
+}
+
+// effect notes an effect, and follows the search_path for the statements after
+// this one.
+func (r *resolver) effect(e Effect, st *grammar.Statement, path string) {
+	switch e.Kind {
+	case grammar.EffectSet:
+		if e.Name == "search_path" {
+			r.setPath(expandPath(e.Values, r.env.user), e.Unsure)
+		}
+	case grammar.EffectReset, grammar.EffectDiscard:
+		if e.Name == "" || e.Name == "search_path" {
+			if r.env.reset == nil {
+				r.paths, r.any = nil, true
+			} else {
+				r.setPath(r.env.reset, false)
+			}
+		}
+	case grammar.EffectUnknowable:
+		r.paths, r.any = nil, true
+	case grammar.EffectRollback, grammar.EffectRollbackTo:
+		// Back to a path of before this text, maybe: both are candidates.
+		for _, p := range r.env.paths {
+			r.setPath(p, true)
+		}
+	case grammar.EffectPrepare:
+		if st.Inner != nil {
+			facts := &grammar.Facts{Statements: []grammar.Statement{*st.Inner}, Names: r.facts.Names}
+			env := newEnv(r.paths, r.env.reset, r.env.user, r.env.raw)
+			if r.any {
+				env = newEnv(nil, r.env.reset, r.env.user, r.env.raw)
+			}
+			e.Inner = resolve(r.ix, env, path, facts)
+		}
+	case grammar.EffectExecute:
+		// What it runs isn't in the text: see Understander.Execute.
+		r.checks[opaqueCheck] = struct{}{}
+	}
+	r.effects = append(r.effects, e)
+}
+
+// setPath follows the search_path to a value that it has now, or may have.
+func (r *resolver) setPath(path []string, unsure bool) {
+	switch {
+	case !unsure:
+		r.paths, r.any = [][]string{path}, false
+	case !r.any && !slices.ContainsFunc(r.paths, func(p []string) bool { return slices.Equal(p, path) }):
+		r.paths = append(slices.Clone(r.paths), path)
+	}
+}
+
+// relation checks an action on a relation, and on what a view reads.
+func (r *resolver) relation(action, schema, name string) {
+	for _, object := range r.relations(schema, name) {
+		r.relationIn(action, object, make(map[key]bool))
+	}
+}
+
+func (r *resolver) relationIn(action string, k key, seen map[key]bool) {
+	if seen[k] {
+		return
+	}
+	seen[k] = true
+	r.check(action, k.String())
+	if info := r.ix.relations[k]; info != nil {
+		for _, b := range info.Bases {
+			r.relationIn(action, key{b.Schema, b.Name}, seen)
+		}
+	}
+}
+
+// relations are all that a relation's name may mean.
+func (r *resolver) relations(schema, name string) []key {
+	if schema != "" {
+		if schema == "pg_temp" || hasPrefix(schema, "pg_temp_") {
+			schema = "pg_temp"
+		}
+		return []key{{schema, name}}
+	}
+	if r.any {
+		return r.anywhere(name, r.ix.inSchemas[name], r.ix.builtinNames.relations[key{"pg_catalog", name}])
+	}
+	var found []key
+	for _, path := range r.paths {
+		found = append(found, r.relationsIn(path, name)...)
+	}
+	return compact(found)
+}
+
+func (r *resolver) relationsIn(path []string, name string) []key {
+	if !slices.Contains(path, "pg_catalog") && r.ix.hasRelation("pg_catalog", name) {
+		return []key{{"pg_catalog", name}}
+	}
+	for _, schema := range path {
+		if r.ix.hasRelation(schema, name) {
+			return []key{{schema, name}}
+		}
+	}
+	return r.unknown(path, name)
+}
+
+// unknown are the candidates for a name that is in no schema that we know of:
+// all that are in the path.
+func (r *resolver) unknown(path []string, name string) []key {
+	var found []key
+	for _, schema := range path {
+		if schema == "pg_catalog" || schema == r.env.user && !r.ix.schemas[schema] || r.ix.loaded && !r.ix.schemas[schema] && schema != "pg_temp" {
+			continue
+		}
+		found = append(found, key{schema, name})
+	}
+	if found == nil && !r.ix.loaded {
+		found = append(found, key{"public", name})
+	}
+	if found == nil {
+		found = append(found, key{"?", name})
+	}
+	return found
+}
+
+// anywhere are the candidates for a name when any schema may be in the path.
+func (r *resolver) anywhere(name string, schemas []string, system bool) []key {
+	var found []key
+	if system {
+		found = append(found, key{"pg_catalog", name})
+	}
+	for _, s := range schemas {
+		found = append(found, key{s, name})
+	}
+	if !system {
+		found = append(found, key{"?", name})
+	}
+	return compact(found)
+}
+
+// creation checks the making of something: in the first schema of the path.
+func (r *resolver) creation(action, schema, name string) {
+	if schema != "" {
+		r.check(action, r.relations(schema, name)[0].String())
+		return
+	}
+	if r.any {
+		r.check(action, key{"?", name}.String())
+		return
+	}
+	for _, path := range r.paths {
+		r.check(action, r.unknown(path, name)[0].String())
+	}
+}
+
+// routines are all that the name of a function or procedure may mean.
+func (r *resolver) routines(schema, name string) []string {
+	if schema != "" {
+		return []string{key{schema, name}.String()}
+	}
+	var found []key
+	known := r.ix.functions[name]
+	if r.any {
+		found = r.anywhere(name, known, r.ix.pure[name] || r.ix.impure[name])
+	}
+	for _, path := range r.paths {
+		before := len(found)
+		for _, s := range path {
+			if slices.Contains(known, s) {
+				found = append(found, key{s, name})
+			}
+		}
+		if r.ix.pure[name] || r.ix.impure[name] {
+			found = append(found, key{"pg_catalog", name})
+		}
+		if len(found) == before {
+			found = append(found, r.unknown(path, name)...)
+		}
+	}
+	var objects []string
+	for _, k := range compact(found) {
+		objects = append(objects, k.String())
+	}
+	return objects
+}
+
+// function checks a function that an expression calls. Pure ones of
+// pg_catalog pass; an overload in the path that the call could mean doesn't.
+func (r *resolver) function(u *grammar.Use) {
+	if r.harmless(u.Schema, u.Name) {
+		return
+	}
+	r.risky = true
+	for _, object := range r.routines(u.Schema, u.Name) {
+		r.functions[object] = struct{}{}
+		name, system := strings.CutPrefix(object, "pg_catalog.")
+		switch {
+		case system && r.ix.pure[name]:
+			delete(r.functions, object)
+		case system && name == "set_config":
+			r.setConfig(u)
+		case system && special(name) != nil:
+			r.specialFunction(name, u)
+		default:
+			r.check("function_write", object)
+		}
+	}
+}
+
+func (r *resolver) harmless(schema, name string) bool {
+	switch schema {
+	case "pg_catalog":
+		return r.ix.pure[name]
+	case "information_schema":
+		return r.ix.helpers[name]
+	case "":
+		return r.ix.pure[name] && !r.inPath(r.ix.functions[name])
+	}
+	return false
+}
+
+// inPath reports whether one of the schemas may be searched.
+func (r *resolver) inPath(schemas []string) bool {
+	if r.any {
+		return len(schemas) > 0
+	}
+	for _, path := range r.paths {
+		for _, s := range schemas {
+			if slices.Contains(path, s) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (r *resolver) specialFunction(name string, u *grammar.Use) {
+	for _, action := range special(name) {
+		if action != "sequence" {
+			r.check(action, "pg_catalog."+name)
+			continue
+		}
+		if len(u.Args) == 0 || !u.Args[0].Literal {
+			r.check(action, "")
+			continue
+		}
+		path, ok := splitIdentifiers(u.Args[0].Value, '.')
+		if !ok || len(path) == 0 || len(path) > 3 {
+			r.check(action, "")
+			continue
+		}
+		schema := ""
+		if len(path) > 1 {
+			schema = path[len(path)-2]
+		}
+		r.relation(action, schema, path[len(path)-1])
+	}
+}
+
+// setConfig is SET in the form of a function. It can be called anywhere: only
+// when it is all that the statement does is it sure to happen.
+func (r *resolver) setConfig(u *grammar.Use) {
+	if len(u.Args) < 2 || !u.Args[0].Literal {
+		r.check("set_role", "setting.?")
+		r.effect(Effect{Effect: grammar.Effect{Kind: grammar.EffectUnknowable, Unsure: true}}, nil, "")
+		return
+	}
+	name := strings.ToLower(u.Args[0].Value)
+	action := "set"
+	if name == "role" || name == "session_authorization" {
+		action = "set_role"
+	}
+	r.setting(action, name)
+	e := grammar.Effect{Kind: grammar.EffectSet, Name: name, Unsure: !u.Alone}
+	switch {
+	case action == "set_role":
+		e = grammar.Effect{Kind: grammar.EffectRole, Unsure: !u.Alone}
+	case !u.Args[1].Literal:
+		e = grammar.Effect{Kind: grammar.EffectUnknowable, Unsure: true}
+	case name == "search_path":
+		values, ok := splitIdentifiers(u.Args[1].Value, ',')
+		if !ok {
+			e = grammar.Effect{Kind: grammar.EffectUnknowable, Unsure: true}
+		}
+		e.Values = values
+	default:
+		e.Values = []string{u.Args[1].Value}
+	}
+	if e.Kind == grammar.EffectSet {
+		local := u.Args[2]
+		e.Local = local.Literal && isTrue(local.Value)
+		e.Unsure = e.Unsure || !local.Literal
+	}
+	r.effect(Effect{Effect: e}, nil, "")
+}
+
+func isTrue(s string) bool {
+	switch strings.ToLower(strings.TrimSpace(s)) {
+	case "t", "tr", "tru", "true", "y", "ye", "yes", "on", "1":
+		return true
+	}
+	return false
+}
+
+// operator checks an operator that may be somebody's own: its function runs.
+func (r *resolver) operator(schema, name string) {
+	switch {
+	case schema == "pg_catalog" && grammar.Operators[name]:
+		return
+	case schema != "":
+		r.functionWrite([]key{{schema, name}})
+	case !grammar.Operators[name]:
+		var found []key
+		for _, s := range r.ix.operators[name] {
+			found = append(found, key{s, name})
+		}
+		if found == nil {
+			found = []key{{"?", name}}
+		}
+		r.functionWrite(found)
+	case r.inPath(r.ix.operators[name]):
+		var found []key
+		for _, s := range r.ix.operators[name] {
+			if r.inPath([]string{s}) {
+				found = append(found, key{s, name})
+			}
+		}
+		r.functionWrite(found)
+	}
+}
+
+func (r *resolver) functionWrite(objects []key) {
+	for _, k := range objects {
+		r.risky = true
+		r.check("function_write", k.String())
+		r.functions[k.String()] = struct{}{}
+	}
+}
+
+// typ checks a type whose input, casts or constraints may be somebody's code.
+func (r *resolver) typ(schema, name string) {
+	name, _ = strings.CutSuffix(name, "[]")
+	switch {
+	case schema == "pg_catalog", schema == "information_schema":
+		if schema == "information_schema" || r.ix.builtinNames.types[name] || r.ix.hasRelation(schema, name) {
+			return
+		}
+		r.functionWrite([]key{{schema, name}})
+	case schema != "":
+		if !r.pureType(key{schema, name}) {
+			r.functionWrite([]key{{schema, name}})
+		}
+	case r.ix.builtinNames.types[name]:
+		// pg_catalog comes first unless the path names it later.
+		var shadows []key
+		for _, s := range r.ix.typeNames[name] {
+			if k := (key{s, name}); r.inPath([]string{s}) && r.shadowed() && !r.pureType(k) {
+				shadows = append(shadows, k)
+			}
+		}
+		r.functionWrite(shadows)
+	default:
+		r.unqualifiedType(name)
+	}
+}
+
+// shadowed reports whether a path names pg_catalog itself, so that what stands
+// before it is found first.
+func (r *resolver) shadowed() bool {
+	return r.any || slices.ContainsFunc(r.paths, func(p []string) bool { return slices.Contains(p, "pg_catalog") })
+}
+
+func (r *resolver) unqualifiedType(name string) {
+	found := false
+	for _, s := range r.ix.typeNames[name] {
+		if !r.inPath([]string{s}) {
+			continue
+		}
+		found = true
+		if k := (key{s, name}); !r.pureType(k) {
+			r.functionWrite([]key{k})
+		}
+	}
+	for _, k := range r.relations("", name) { // a table's row type
+		if k.schema != "?" && r.ix.hasRelation(k.schema, k.name) {
+			found = true
+		}
+	}
+	if !found {
+		r.functionWrite([]key{{"?", name}})
+	}
+}
+
+func (r *resolver) pureType(k key) bool {
+	return r.ix.types[k] || r.ix.relations[k] != nil
+}
+
+// attribute checks a name after a dot. When it isn't a column PostgreSQL
+// takes it for a function called with what is before the dot.
+func (r *resolver) attribute(name string) {
+	if r.ix.columns[name] || r.ix.builtinNames.pure[name] && !r.inPath(r.ix.functions[name]) {
+		return
+	}
+	if r.ix.impure[name] || r.inPath(r.ix.functions[name]) {
+		r.function(&grammar.Use{Kind: grammar.Function, Name: name})
+	}
+}
+
+func (r *resolver) setting(action, name string) {
+	if !r.ix.builtinNames.settings[name] {
+		name = "?" // the agent's own: it may be anything
+	}
+	r.check(action, "setting."+name)
+	if action != "show" {
+		r.settings[name] = struct{}{}
+	}
+}
+
+// text spells the statements with the names that are the database's. Names
+// that the agent chose for its own use are numbered; all others are "?".
+func (r *resolver) text() string {
+	var b strings.Builder
+	locals := make(map[int]int)
+	for i := range r.facts.Statements {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		grammar.ForEachPiece(r.facts.Statements[i].Text, func(lit string) { b.WriteString(lit) }, func(n int) {
+			if n < 0 || n >= len(r.facts.Names) {
+				return
+			}
+			switch name := r.facts.Names[n]; {
+			case r.ix.known(name.Text):
+				b.WriteString(quote(name.Text))
+			case name.Local:
+				if locals[n] == 0 {
+					locals[n] = len(locals) + 1
+				}
+				b.WriteString("_")
+				b.WriteString(decimal(locals[n]))
+			default:
+				b.WriteByte('?')
+			}
+		})
+	}
+	return b.String()
+}
+
+func (k key) String() string { return k.schema + "." + k.name }
