@@ -223,8 +223,8 @@ func (r *Registry) changePolicy(b evidence.PolicyBody) error {
 }
 
 func (r *Registry) changeConfig(b evidence.ConfigBody) error {
-	if b.Before != r.config {
-		return fmt.Errorf("config change %w: it replaces %.12q, in force is %.12q", ErrStale, b.Before, r.config)
+	if b.Before != r.Config() {
+		return fmt.Errorf("config change %w: it replaces %.12q, in force is %.12q", ErrStale, b.Before, r.Config())
 	}
 	if b.Digest == "" {
 		return fmt.Errorf("config change %w: it has no digest", ErrInvalid)
@@ -247,7 +247,7 @@ func (r *Registry) changeConfig(b evidence.ConfigBody) error {
 			UID: resourceUID(res.Name), Attributes: resourceAttributes(res),
 		}}
 	}
-	r.resources, r.config = resources, b.Digest
+	r.resources, r.config = resources, b
 	return nil
 }
 

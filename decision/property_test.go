@@ -50,6 +50,12 @@ func TestIndexIsExact(t *testing.T) {
 		if got.Effect == evidence.Allow && len(got.Grants) == 0 {
 			rt.Fatalf("%s\n%+v\nallowed without a grant", text, q)
 		}
+		// A rule is only missed for its conditions, or a hint would mislead.
+		for _, rule := range b.r.Explain(q).Checks[0].Missed {
+			if !strings.Contains(rule.Text, "when") && !strings.Contains(rule.Text, "unless") {
+				rt.Fatalf("%s\n%+v\nmissed without a condition", rule.Text, q)
+			}
+		}
 	})
 }
 

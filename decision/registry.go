@@ -36,7 +36,7 @@ type Registry struct {
 	resources   map[string]*resourceState
 	policy      *Policy // nil until the first policy.change
 	policyBody  evidence.PolicyBody
-	config      string // digest of the configuration in force
+	config      evidence.ConfigBody // in force; zero until the first config.change
 }
 
 // Agent is a registered agent and, once it is retired, how.
@@ -166,7 +166,10 @@ func (r *Registry) Policy() string {
 func (r *Registry) Bundle() (evidence.PolicyBody, *Policy) { return r.policyBody, r.policy }
 
 // Config returns the digest of the configuration in force, or "".
-func (r *Registry) Config() string { return r.config }
+func (r *Registry) Config() string { return r.config.Digest }
+
+// ConfigBody returns the configuration in force as its record holds it.
+func (r *Registry) ConfigBody() evidence.ConfigBody { return r.config }
 
 // Active reports whether a is in service at time t.
 func (a *Agent) Active(t int64) bool {

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -120,6 +121,31 @@ func TestTheExamplesNeverFail(t *testing.T) {
 					}
 				}
 			}
+		}
+	}
+}
+
+// The guide's rule loads, and its table has every action in its class.
+func TestTheGuideIsRight(t *testing.T) {
+	guide, err := os.ReadFile("../../docs/guides/policy.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(guide), "```cedar\n")
+	text, _, _ := strings.Cut(rest, "```")
+	if _, err := decision.Compile([]evidence.File{{Name: "guide.cedar", Text: text}}, sql.Actions); err != nil || text == "" {
+		t.Errorf("its rule: %v", err)
+	}
+	rows := make(map[string]string) // class to its actions
+	for line := range strings.Lines(string(guide)) {
+		if cells := strings.Split(line, "|"); len(cells) == 4 {
+			rows[strings.Trim(cells[1], " `")] = cells[2]
+		}
+	}
+	for action, classes := range sql.Actions {
+		name := "`" + strings.TrimPrefix(action, sql.Prefix) + "`"
+		if !strings.Contains(rows[classes[0]], name) {
+			t.Errorf("%s is missing in class %s", name, classes[0])
 		}
 	}
 }
