@@ -1,0 +1,128 @@
+package postgres
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/exhibit-gateway/exhibit/internal/protocol"
+)
+
+// cancelTimeout bounds the connection that carries a cancel to the upstream.
+const cancelTimeout = 5 * time.Second
+
+// cancels finds the session that a cancel key belongs to. The keys are the
+// gateway's own, so the server's never leave it.
+type cancels struct {
+	mu   sync.Mutex
+	keys map[string]*conn
+}
+
+// mint makes a key for c: a process id and a secret of 4 bytes, or of 32 in
+// protocol 3.2. The id is as random as the secret, since 4 bytes are few.
+func (t *cancels) mint(c *conn, minor int) []byte {
+	key := make([]byte, 8)
+	if minor >= 2 {
+		key = make([]byte, 4+32)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.keys == nil {
+		t.keys = make(map[string]*conn)
+	}
+	for {
+		rand.Read(key) //nolint:errcheck // crypto/rand.Read never fails
+		key[0] &= 0x7f
+		if _, taken := t.keys[string(key)]; !taken {
+			t.keys[string(key)] = c
+			return key
+		}
+	}
+}
+
+func (t *cancels) drop(key []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.keys, string(key))
+}
+
+// route takes a CancelRequest's key to its session. A key of nobody's is not
+// answered, and neither is any other: the requester learns nothing.
+func (t *cancels) route(ctx context.Context, key []byte, from net.Addr) error {
+	t.mu.Lock()
+	c := t.keys[string(key)]
+	t.mu.Unlock()
+	if c == nil {
+		return fmt.Errorf("cancel request from %s names no session", from)
+	}
+	return c.cancel(ctx, protocol.Note{Kind: "cancel", Detail: "from " + from.String()})
+}
+
+// cancel asks the server to cancel what it does for c, on a connection of its
+// own (PostgreSQL documentation, "Canceling Requests in Progress").
+func (c *conn) cancel(ctx context.Context, n protocol.Note) error {
+	ctx, stop := context.WithTimeout(ctx, cancelTimeout)
+	defer stop()
+	packet := binary.BigEndian.AppendUint32(nil, uint32(12+len(c.upKey)))
+	packet = binary.BigEndian.AppendUint32(packet, cancelRequest)
+	packet = binary.BigEndian.AppendUint32(packet, c.upPID)
+	packet = append(packet, c.upKey...)
+
+	conn, err := c.redial(ctx)
+	if err != nil {
+		return fmt.Errorf("carrying a cancel request: %w", err)
+	}
+	defer conn.Close()
+	n.Frames, n.Bytes = 1, len(packet)
+	if err := c.note(ctx, n); err != nil {
+		return fmt.Errorf("recording a cancel request: %w", err)
+	}
+	if _, err := conn.Write(packet); err != nil {
+		return fmt.Errorf("carrying a cancel request: %w", err)
+	}
+	// The server closes the connection once the signal is sent.
+	_, _ = conn.Read(packet[:1])
+	return nil
+}
+
+// redial connects to the very server that c is connected to, encrypted if c is.
+func (c *conn) redial(ctx context.Context) (net.Conn, error) {
+	var d net.Dialer
+	a := c.up.RemoteAddr()
+	conn, err := d.DialContext(ctx, a.Network(), a.String())
+	if err != nil {
+		return nil, err
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := conn.SetDeadline(deadline); err != nil {
+			conn.Close()
+			return nil, err
+		}
+	}
+	if c.upTLS == nil {
+		return conn, nil
+	}
+	request := binary.BigEndian.AppendUint32([]byte{0, 0, 0, 8}, sslRequest)
+	var answer [1]byte
+	if _, err = conn.Write(request); err == nil {
+		_, err = conn.Read(answer[:])
+	}
+	if err == nil && answer[0] != 'S' {
+		err = violation("the server refuses TLS for a cancel request")
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	t := tls.Client(conn, c.upTLS)
+	if err := t.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return t, nil
+}

@@ -1,0 +1,151 @@
+package postgres
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/protocol"
+)
+
+// template is a pgconn configuration with nothing taken from the gateway's
+// environment; pgconn insists on having parsed one itself.
+var template = sync.OnceValues(func() (*pgconn.Config, error) {
+	return pgconn.ParseConfig("host=127.0.0.1 port=5432 user=none password=none dbname=none sslmode=disable target_session_attrs=any")
+})
+
+// connect connects c to its upstream, records what that is, and answers the
+// agent's startup.
+func (c *conn) connect(ctx context.Context) error {
+	params, f := c.startup.upstreamParams()
+	if f != nil {
+		return f
+	}
+	h, facts, err := c.dial(ctx, c.sess.Upstream(), params)
+	if err != nil {
+		return fmt.Errorf("connecting to the upstream: %w", err)
+	}
+	c.up, c.upPID, c.upKey, c.upTLS = h.Conn, h.PID, h.SecretKey, h.TLSConfig
+	c.q.status = h.TxStatus
+	if err := c.sess.Connected(ctx, facts); err != nil {
+		return refusal(err)
+	}
+	c.q.state.start(params)
+	for name, value := range h.ParameterStatuses {
+		c.q.state.report(name, value)
+	}
+	if c.q.state.Unreadable {
+		return fatal(codeParameter, "the resource's settings change how texts are read",
+			"its database or role must not set client_encoding or standard_conforming_strings")
+	}
+	c.key = c.p.cancels.mint(c, c.startup.minor)
+
+	b := []byte{'R', 0, 0, 0, 8, 0, 0, 0, 0} // AuthenticationOk
+	b = appendParameterStatus(b, h.ParameterStatuses)
+	b = append(b, 'K', 0, 0, 0, byte(4+len(c.key)))
+	b = append(b, c.key...)
+	b = appendReady(b, h.TxStatus)
+	return c.writeAgent(b)
+}
+
+// factsQueries are what the gateway itself asks of a server, once per session.
+// The second is for servers that keep their identifier to themselves.
+var factsQueries = []string{
+	"SELECT " + backendStart + ", (SELECT system_identifier FROM pg_catalog.pg_control_system())" + ownBackend,
+	"SELECT " + backendStart + ownBackend,
+}
+
+const (
+	backendStart = `pg_catalog.to_char(pg_catalog.timezone('UTC', pg_catalog.pg_stat_get_backend_start(s)), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')`
+	ownBackend   = " FROM pg_catalog.pg_stat_get_backend_idset() s WHERE pg_catalog.pg_stat_get_backend_pid(s) OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()"
+)
+
+// dial makes the upstream connection and learns what it leads to.
+func (c *conn) dial(ctx context.Context, up protocol.Upstream, params map[string]string) (*pgconn.HijackedConn, evidence.SessionUpstreamBody, error) {
+	var facts evidence.SessionUpstreamBody
+	cfg, err := config(up, params)
+	if err != nil {
+		return nil, facts, err
+	}
+	pg, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, facts, err
+	}
+	if err := c.ask(ctx, pg, &facts); err != nil {
+		pg.Close(ctx) //nolint:errcheck // there is a better error to return
+		return nil, facts, err
+	}
+	h, err := pg.Hijack()
+	if err != nil {
+		return nil, facts, err
+	}
+	if n := h.Frontend.ReadBufferLen(); n > 0 {
+		h.Conn.Close()
+		return nil, facts, violation("%d bytes from the upstream that nobody asked for", n)
+	}
+	facts.Local, facts.Remote = h.Conn.LocalAddr().String(), h.Conn.RemoteAddr().String()
+	facts.Server, facts.PID = h.ParameterStatuses["server_version"], h.PID
+	if t, ok := h.Conn.(*tls.Conn); ok {
+		s := t.ConnectionState()
+		facts.TLS = tls.VersionName(s.Version) + " " + tls.CipherSuiteName(s.CipherSuite)
+		if len(s.PeerCertificates) > 0 {
+			sum := sha256.Sum256(s.PeerCertificates[0].Raw)
+			facts.Peer = hex.EncodeToString(sum[:])
+		}
+	}
+	return h, facts, nil
+}
+
+func config(up protocol.Upstream, params map[string]string) (*pgconn.Config, error) {
+	base, err := template()
+	if err != nil {
+		return nil, err
+	}
+	cfg := base.Copy()
+	network := "tcp"
+	if strings.HasPrefix(up.Address, "/") {
+		network = "unix"
+	}
+	cfg.Host, cfg.Database, cfg.User, cfg.Password = "upstream", up.Database, up.User, up.Password
+	cfg.TLSConfig, cfg.Fallbacks, cfg.RuntimeParams = up.TLS, nil, params
+	// The address is dialled as configured: pgconn only sees its name.
+	cfg.LookupFunc = func(context.Context, string) ([]string, error) { return []string{"upstream"}, nil }
+	cfg.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		d := net.Dialer{KeepAlive: 30 * time.Second}
+		return d.DialContext(ctx, network, up.Address)
+	}
+	return cfg, nil
+}
+
+// ask asks the server about itself. The frames are the gateway's own, and are
+// recorded as such before they go.
+func (c *conn) ask(ctx context.Context, pg *pgconn.PgConn, facts *evidence.SessionUpstreamBody) error {
+	for _, q := range factsQueries {
+		if err := c.note(ctx, protocol.Note{Kind: "setup", Gateway: true, Frames: 1, Bytes: headerSize + len(q) + 1, Detail: q}); err != nil {
+			return err
+		}
+		results, err := pg.Exec(ctx, q).ReadAll()
+		if pg.IsClosed() {
+			return fmt.Errorf("asking the server about itself: %w", err)
+		}
+		if err != nil || len(results) != 1 || len(results[0].Rows) != 1 {
+			continue // it won't say
+		}
+		row := results[0].Rows[0]
+		facts.Start = string(row[0])
+		if len(row) > 1 {
+			facts.System = string(row[1])
+		}
+		return nil
+	}
+	return nil
+}

@@ -1,0 +1,258 @@
+package postgres
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/exhibit-gateway/exhibit/internal/protocol"
+)
+
+// Config is what a Protocol needs to know.
+type Config struct {
+	Listener   string      // name of the listener, for the records
+	TLS        *tls.Config // of the agents' leg; nil is plain, which only loopback and unix sockets may be
+	Understand Understander
+	Limits     Limits
+	Logger     *slog.Logger
+}
+
+// Limits bound what one agent can cost. Zero values are the defaults.
+type Limits struct {
+	Message int64         // longest Query, Parse or Bind, bytes; default 64 MiB
+	Memory  int64         // for all messages past 64 KiB together, bytes; default 256 MiB, at least Message
+	Flight  int           // commands of one session that await an answer; default 4096
+	Login   time.Duration // from the first byte to the session; default 30 s
+	Drain   time.Duration // for the outcomes of commands whose agent has gone; default 5 s
+}
+
+func (l Limits) withDefaults() Limits {
+	set := func(v *int64, d int64) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	set(&l.Message, 64<<20)
+	set(&l.Memory, 256<<20)
+	l.Message = min(l.Message, 1<<30-headerSize)
+	l.Memory = max(l.Memory, l.Message+headerSize)
+	if l.Flight <= 0 {
+		l.Flight = 4096
+	}
+	if l.Login <= 0 {
+		l.Login = 30 * time.Second
+	}
+	if l.Drain <= 0 {
+		l.Drain = 5 * time.Second
+	}
+	return l
+}
+
+// Protocol implements protocol.Protocol.
+type Protocol struct {
+	cfg     Config
+	memory  *semaphore.Weighted // of Limits.Memory
+	cancels cancels
+	portal  string // a name that no agent's portal has
+}
+
+var _ protocol.Protocol = (*Protocol)(nil)
+
+// New returns a Protocol. It panics without an Understander, which only a
+// mistake in wiring can leave out.
+func New(cfg Config) *Protocol {
+	if cfg.Understand == nil {
+		panic("postgres: no Understander")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	cfg.Limits = cfg.Limits.withDefaults()
+	return &Protocol{
+		cfg:    cfg,
+		memory: semaphore.NewWeighted(cfg.Limits.Memory),
+		portal: "refused by the access gateway " + rand.Text(),
+	}
+}
+
+// Name implements protocol.Protocol.
+func (p *Protocol) Name() string { return "postgres" }
+
+// Serve implements protocol.Protocol. The connection is an agent's until its
+// session ends, or it is one CancelRequest.
+func (p *Protocol) Serve(ctx context.Context, agent net.Conn, g protocol.Gate) error {
+	defer agent.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	login, stop := context.WithTimeout(ctx, p.cfg.Limits.Login)
+	defer stop()
+	// A login that hangs, or a gateway that stops, must not wait for the peer.
+	unhang := context.AfterFunc(login, func() { agent.SetDeadline(time.Unix(1, 0)) }) //nolint:errcheck // a closed connection needs no deadline
+
+	l, err := p.greet(login, agent)
+	if err != nil || l == nil {
+		return err
+	}
+	c, err := p.open(login, l, g)
+	if err != nil {
+		return err
+	}
+	if !unhang() {
+		return c.close("login timed out", context.Cause(login))
+	}
+	return c.run(ctx)
+}
+
+// leg is the agent's connection during the login.
+type leg struct {
+	net.Conn
+	tls *tls.ConnectionState
+	*startup
+}
+
+// greet takes a connection up to its StartupMessage. It returns nil when that
+// never comes because the connection served its purpose.
+func (p *Protocol) greet(ctx context.Context, agent net.Conn) (*leg, error) {
+	l := &leg{Conn: agent}
+	for {
+		code, rest, err := readStartup(l)
+		if err != nil {
+			if errors.Is(err, io.EOF) { // a port check
+				return nil, nil
+			}
+			return nil, fmt.Errorf("reading startup: %w", err)
+		}
+		switch code {
+		case sslRequest:
+			if l.tls != nil || len(rest) != 0 {
+				return nil, violation("unexpected SSLRequest")
+			}
+			if err := p.encrypt(ctx, l); err != nil {
+				return nil, err
+			}
+			continue
+		case gssRequest:
+			if len(rest) != 0 {
+				return nil, violation("unexpected GSSENCRequest")
+			}
+			if _, err := l.Write([]byte{'N'}); err != nil {
+				return nil, fmt.Errorf("answering GSSENCRequest: %w", err)
+			}
+			continue
+		case cancelRequest:
+			return nil, p.cancels.route(ctx, rest, agent.RemoteAddr())
+		}
+		l.startup, err = parseStartup(code, rest)
+		if err != nil {
+			return nil, l.refuse(fatal(codeProtocol, err.Error(), "connect with a client that speaks PostgreSQL protocol 3"), err)
+		}
+		if l.negotiate {
+			if _, err := l.Write(l.appendNegotiate(nil)); err != nil {
+				return nil, fmt.Errorf("negotiating the protocol version: %w", err)
+			}
+		}
+		return l, nil
+	}
+}
+
+// encrypt answers an SSLRequest. Nothing was read beyond the request, so
+// nothing that came in the clear can be taken for something encrypted.
+func (p *Protocol) encrypt(ctx context.Context, l *leg) error {
+	answer := byte('N')
+	if p.cfg.TLS != nil {
+		answer = 'S'
+	}
+	if _, err := l.Write([]byte{answer}); err != nil {
+		return fmt.Errorf("answering SSLRequest: %w", err)
+	}
+	if p.cfg.TLS == nil {
+		return nil
+	}
+	t := tls.Server(l.Conn, p.cfg.TLS)
+	if err := t.HandshakeContext(ctx); err != nil {
+		return fmt.Errorf("TLS with the agent: %w", err)
+	}
+	state := t.ConnectionState()
+	l.Conn, l.tls = t, &state
+	return nil
+}
+
+// open logs an agent in and connects it.
+func (p *Protocol) open(ctx context.Context, l *leg, g protocol.Gate) (*conn, error) {
+	if l.tls == nil && !local(l.RemoteAddr()) {
+		return nil, l.refuse(fatal(codeTLSRequired, "this gateway asks for a password only over TLS", "connect with sslmode=require or better"), nil)
+	}
+	if _, err := l.Write([]byte{'R', 0, 0, 0, 8, 0, 0, 0, 3}); err != nil { // AuthenticationCleartextPassword
+		return nil, fmt.Errorf("asking for a password: %w", err)
+	}
+	token, err := readPassword(l)
+	if err != nil {
+		if errors.Is(err, io.EOF) { // psql without a password hangs up to ask for one
+			return nil, nil
+		}
+		return nil, l.refuse(fatal(codeProtocol, "a password was expected", ""), err)
+	}
+	sess, err := g.Open(ctx,
+		protocol.Credential{User: l.user, Secret: token, Method: "token", TLS: l.tls, Client: l.RemoteAddr(), Listener: p.cfg.Listener},
+		protocol.Target{Protocol: p.Name(), Resource: l.database, Database: l.database})
+	if err != nil {
+		return nil, l.refuse(refusal(err), nil)
+	}
+	c := newConn(p, l, sess)
+	if err := c.connect(ctx); err != nil {
+		var f *failure
+		if !errors.As(err, &f) {
+			f = fatal(codeUnreachable, "the resource cannot be reached", "ask the gateway's operator; the reason is in the gateway's log")
+		}
+		return nil, c.close(f.message, l.refuse(f, err))
+	}
+	return c, nil
+}
+
+// refuse tells the agent why there will be no session, and returns what the
+// log should know.
+func (l *leg) refuse(f *failure, err error) error {
+	if err == nil {
+		err = f
+	}
+	if _, werr := l.Write(f.append(nil)); werr != nil {
+		return errors.Join(err, werr)
+	}
+	return err
+}
+
+// local reports whether a peer is on this machine, where a password may go in
+// the clear.
+func local(a net.Addr) bool {
+	switch a := a.(type) {
+	case *net.UnixAddr:
+		return true
+	case *net.TCPAddr:
+		return a.IP.IsLoopback()
+	}
+	return false
+}
+
+// failingFrames is what the gateway sends to make the server fail in a denied
+// command's stead: an Execute of a portal that doesn't exist, with a Sync
+// when the agent's own doesn't follow.
+func (p *Protocol) failingFrames(sync bool) []byte {
+	b := []byte{'E', 0, 0, 0, 0}
+	b = append(append(b, p.portal...), 0, 0, 0, 0, 0)
+	binary.BigEndian.PutUint32(b[1:], uint32(len(b)-1))
+	if sync {
+		b = append(b, syncFrame...)
+	}
+	return b
+}
+
+var syncFrame = []byte{'S', 0, 0, 0, 4}
