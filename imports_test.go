@@ -53,6 +53,7 @@ var layout = map[string]string{
 	"internal/upstream":     "targets and the credentials injected there",
 	"internal/reconcile":    "did anything go around the gateway",
 	"internal/pack":         "selects, proves and writes a pack",
+	"internal/pack/...":     "synthetic logs for tests",
 	"internal/api":          "the operator's interface",
 	"internal/console":      "the embedded web console",
 	"examples/...":          "policies to begin with, embedded",

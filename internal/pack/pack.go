@@ -1,0 +1,403 @@
+package pack
+
+import (
+	"archive/zip"
+	"cmp"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/mod/sumdb/note"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/keys"
+	"github.com/exhibit-gateway/exhibit/ledger"
+	"github.com/exhibit-gateway/exhibit/verify"
+	"github.com/exhibit-gateway/exhibit/workpaper"
+)
+
+// Archive gives block files by name.
+type Archive interface {
+	Get(ctx context.Context, name string) ([]byte, error)
+}
+
+// Seeds gives the body seed of a key scope; an error that wraps
+// keys.ErrShredded means that it was erased.
+type Seeds interface {
+	BodySeed(boot, slot uint64) ([32]byte, error)
+}
+
+// Gateway records that a pack is made, and seals what is recorded. A gateway
+// that doesn't run is none.
+type Gateway interface {
+	// Export records the body as pack.export and returns when it is in a
+	// published checkpoint with everything before it.
+	Export(context.Context, evidence.ReadBody) error
+}
+
+// Source is what a pack is made from.
+type Source struct {
+	Archive Archive
+	Log     fs.FS // of tlog-tiles: checkpoint, hash tiles, entries
+	Seeds   Seeds
+	Signer  note.Signer // of the log
+	Gateway Gateway     // nil packs what is sealed already, and leaves no record
+}
+
+// Params says what to pack.
+type Params struct {
+	From, To     time.Time
+	By           evidence.By
+	Purpose      string
+	Organisation string
+	Generator    verify.Generator
+	Temp         string                   // folder for spooling; "" is the system's
+	Progress     func(done, total uint64) // blocks; may be nil
+}
+
+// level is the only one so far: heads and bodies, no sealed part.
+const level = "L1"
+
+// Result is what was packed.
+type Result struct {
+	Manifest *verify.Manifest
+	Tests    []*workpaper.Test
+}
+
+// maker is a pack in the making.
+type maker struct {
+	src         Source
+	params      Params
+	headers     headers
+	first, last uint64 // blocks of the range
+	zip         *zip.Writer
+	spools      *spools
+	fold        *workpaper.Fold
+	files       []verify.File
+	seen        map[string]bool // texts and boots that were written already
+}
+
+// Create writes a pack of a period to w. It says so in the log first, so that
+// a pack up to now holds the record of its own making.
+func Create(ctx context.Context, src Source, p Params, w io.Writer) (*Result, error) {
+	if src.Gateway != nil {
+		err := src.Gateway.Export(ctx, evidence.ReadBody{
+			Purpose: p.Purpose, Object: "pack", Level: level, From: formatTime(p.From), To: formatTime(p.To), By: p.By,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("recording the export: %w", err)
+		}
+	}
+	checkpoint, err := fs.ReadFile(src.Log, ledger.CheckpointPath)
+	if err != nil {
+		return nil, fmt.Errorf("reading the checkpoint: %w", err)
+	}
+	cp, err := parseCheckpoint(checkpoint)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp(p.Temp, "exhibit-pack-")
+	if err != nil {
+		return nil, fmt.Errorf("spooling: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	m := &maker{
+		src: src, params: p, zip: zip.NewWriter(w), spools: newSpools(dir), seen: make(map[string]bool),
+		headers: headers{log: src.Log, size: cp.Size, bundles: make(map[uint64][]ledger.Header)},
+	}
+	res, err := m.make(ctx, cp, checkpoint)
+	return res, errors.Join(err, m.spools.close())
+}
+
+func formatTime(t time.Time) string { return workpaper.FormatTime(t.UnixMicro()) }
+
+// parseCheckpoint reads the gateway's own checkpoint, which it has signed.
+func parseCheckpoint(msg []byte) (ledger.Checkpoint, error) {
+	for i := 0; i+1 < len(msg); i++ {
+		if msg[i] == '\n' && msg[i+1] == '\n' {
+			return ledger.ParseCheckpoint(string(msg[:i+1]))
+		}
+	}
+	return ledger.Checkpoint{}, errors.New("the log's checkpoint is not a signed note")
+}
+
+// make tells the whole story, in the order of the files.
+func (m *maker) make(ctx context.Context, cp ledger.Checkpoint, checkpoint []byte) (*Result, error) {
+	var err error
+	if m.first, m.last, err = m.headers.period(m.params.From.UnixMicro(), m.params.To.UnixMicro()); err != nil {
+		return nil, err
+	}
+	m.fold = workpaper.NewFold(m.spools)
+	if err := m.blocks(ctx); err != nil {
+		return nil, err
+	}
+	summary, err := m.fold.Close()
+	if err != nil {
+		return nil, err
+	}
+	if err := m.log(cp, checkpoint); err != nil {
+		return nil, err
+	}
+	if err := m.tables(summary); err != nil {
+		return nil, err
+	}
+	first, err := m.headers.get(m.first)
+	if err != nil {
+		return nil, err
+	}
+	last, err := m.headers.get(m.last)
+	if err != nil {
+		return nil, err
+	}
+	manifest := &verify.Manifest{
+		Version: 1, Organisation: m.params.Organisation, Origin: cp.Origin, Gateway: first.Gateway, Generator: m.params.Generator,
+		Params: verify.Params{From: formatTime(m.params.From), To: formatTime(m.params.To), Level: level, By: m.params.By},
+		Range:  verify.Range{FirstBlock: m.first, LastBlock: m.last, First: first.FirstPosition(), Last: last.LastPosition(), Records: summary.Records},
+		Tree:   verify.Size{Size: cp.Size, Root: cp.Root[:]},
+	}
+	if err := m.add(verify.ReadmeFile, zip.Deflate, verify.Readme(manifest, summary)); err != nil {
+		return nil, err
+	}
+	slices.SortFunc(m.files, func(a, b verify.File) int { return cmp.Compare(a.Path, b.Path) })
+	manifest.Files = m.files
+	if err := m.sign(manifest); err != nil {
+		return nil, err
+	}
+	if err := m.zip.Close(); err != nil {
+		return nil, fmt.Errorf("writing the pack: %w", err)
+	}
+	return &Result{manifest, summary.Tests}, nil
+}
+
+// sign writes the manifest and its signature.
+func (m *maker) sign(manifest *verify.Manifest) error {
+	encoded, err := manifest.Encode()
+	if err != nil {
+		return fmt.Errorf("encoding the manifest: %w", err)
+	}
+	signed, err := note.Sign(&note.Note{Text: verify.SignedText(manifest.Origin, encoded)}, m.src.Signer)
+	if err != nil {
+		return fmt.Errorf("signing the manifest: %w", err)
+	}
+	if err := m.add(verify.ManifestFile, zip.Deflate, encoded); err != nil {
+		return err
+	}
+	return m.add(verify.SignatureFile, zip.Deflate, signed)
+}
+
+// blocks writes the blocks and folds their records.
+func (m *maker) blocks(ctx context.Context) error {
+	before, err := m.context(ctx)
+	if err != nil {
+		return err
+	}
+	if len(before) > 0 {
+		err := m.stream(verify.ContextFile, zip.Store, func(w io.Writer) error {
+			for _, n := range before {
+				if err := m.copyBlock(ctx, w, n, m.fold.Opening); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if err := m.edges(); err != nil {
+		return err
+	}
+	for n := m.first; n <= m.last; {
+		if n, err = m.blocksFile(ctx, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// edges writes the headers of the blocks right before and after the range.
+func (m *maker) edges() error {
+	var lines []byte
+	for _, n := range []uint64{m.first - 1, m.last + 1} { // 0 - 1 is beyond every log
+		if n >= m.headers.size {
+			continue
+		}
+		h, err := m.headers.get(n)
+		if err != nil {
+			return err
+		}
+		lines = append(append(lines, h.Encode()...), '\n')
+	}
+	if len(lines) == 0 {
+		return nil
+	}
+	return m.add(verify.EdgesFile, zip.Store, lines)
+}
+
+// blocksFile writes one file of blocks of the range, from n, and returns the
+// block that the next one begins with. Where the file ends, and so its name,
+// depends on the sizes of blocks, which their headers say.
+func (m *maker) blocksFile(ctx context.Context, n uint64) (uint64, error) {
+	end, size := n, uint64(0)
+	for ; end <= m.last && end-n < verify.MaxFileBlocks && size < verify.MaxFileBytes; end++ {
+		h, err := m.headers.get(end)
+		if err != nil {
+			return 0, err
+		}
+		size += verify.CutSize(&h)
+	}
+	return end, m.stream(verify.BlocksPath(n, end-1), zip.Store, func(w io.Writer) error {
+		for i := n; i < end; i++ {
+			if err := m.copyBlock(ctx, w, i, m.fold.Record); err != nil {
+				return err
+			}
+			m.progress(m.last - m.first + 1 + i - m.first + 1)
+		}
+		return nil
+	})
+}
+
+func (m *maker) progress(done uint64) {
+	if m.params.Progress != nil {
+		m.params.Progress(done, 2*(m.last-m.first+1))
+	}
+}
+
+// copyBlock writes a block without its sealed section and folds its records.
+func (m *maker) copyBlock(ctx context.Context, w io.Writer, n uint64, fold func(*evidence.Record) error) error {
+	b, file, err := m.block(ctx, n, ledger.Hashes+1)
+	if err != nil {
+		return err
+	}
+	if _, err := w.Write(file); err != nil {
+		return fmt.Errorf("writing block %d: %w", n, err)
+	}
+	for i := range b.Records {
+		r := &b.Records[i]
+		if err := m.seed(&r.Head); err != nil {
+			return err
+		}
+		if err := m.texts(r); err != nil {
+			return err
+		}
+		if err := fold(r); err != nil {
+			return fmt.Errorf("folding %s: %w", r.Head.Pos, err)
+		}
+	}
+	return nil
+}
+
+// seed writes the body seed of a scope when its first record in the pack comes
+// by: the session.start of a session, any record of a boot outside sessions.
+func (m *maker) seed(h *evidence.Head) error {
+	slot := uint64(0)
+	switch {
+	case h.Session.IsZero():
+		if m.seen[verify.BootScope(h.Pos)] {
+			return nil
+		}
+		m.seen[verify.BootScope(h.Pos)] = true
+	case h.Type == evidence.SessionStart && h.Session == h.Pos:
+		slot = h.Key
+	default:
+		return nil
+	}
+	line := verify.Seed{Scope: verify.ScopeOf(h)}
+	seed, err := m.src.Seeds.BodySeed(h.Pos.Boot, slot)
+	switch {
+	case errors.Is(err, keys.ErrShredded):
+		line.Erased = true
+	case err != nil:
+		return fmt.Errorf("body seed of %s: %w", line.Scope, err)
+	default:
+		line.Seed = seed
+	}
+	return m.spools.append(verify.SeedsFile, line.Encode(), 1)
+}
+
+// texts writes the policies and configurations that a record brought.
+func (m *maker) texts(r *evidence.Record) error {
+	for _, f := range workpaper.Texts(r) {
+		if m.seen[f.Name] {
+			continue
+		}
+		m.seen[f.Name] = true
+		if err := m.spools.append(f.Name, []byte(f.Text), 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// log writes the checkpoint and the hash tiles of its tree.
+func (m *maker) log(cp ledger.Checkpoint, checkpoint []byte) error {
+	if err := m.add(verify.LogFolder+"/"+ledger.CheckpointPath, zip.Store, checkpoint); err != nil {
+		return err
+	}
+	for lvl, n := 0, cp.Size; n > 0; lvl, n = lvl+1, n/256 {
+		for i := uint64(0); i*256 < n; i++ {
+			width := int(min(256, n-i*256))
+			tile, err := fs.ReadFile(m.src.Log, ledger.TilePath(lvl, i, width))
+			if errors.Is(err, fs.ErrNotExist) { // a full one has replaced it
+				tile, err = fs.ReadFile(m.src.Log, ledger.TilePath(lvl, i, 256))
+			}
+			if err != nil {
+				return fmt.Errorf("reading a tile of the log: %w", err)
+			}
+			if len(tile) < width*32 {
+				return fmt.Errorf("tile %s has %d bytes", ledger.TilePath(lvl, i, width), len(tile))
+			}
+			if err := m.add(verify.LogFolder+"/"+ledger.TilePath(lvl, i, width), zip.Store, tile[:width*32]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// tables writes everything that was spooled, and what the fold said at its end.
+func (m *maker) tables(s *workpaper.Summary) error {
+	for i := range s.Listings {
+		if err := m.spools.table(verify.ListingPath(s.Listings[i].Name), &s.Listings[i]); err != nil {
+			return err
+		}
+	}
+	spooled, err := m.spools.finish()
+	if err != nil {
+		return err
+	}
+	for _, f := range spooled {
+		if err := m.stream(f.path, zip.Deflate, f.copyTo); err != nil {
+			return err
+		}
+		m.files[len(m.files)-1].Rows = f.rows
+	}
+	return m.stream(verify.TestsFile, zip.Deflate, func(w io.Writer) error { return workpaper.WriteTests(w, s.Tests) })
+}
+
+func (m *maker) add(path string, method uint16, data []byte) error {
+	return m.stream(path, method, func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
+}
+
+// stream writes one file of the pack and its line of the manifest.
+func (m *maker) stream(path string, method uint16, write func(io.Writer) error) error {
+	w, err := m.zip.CreateHeader(&zip.FileHeader{Name: path, Method: method})
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	d := newDigester(w)
+	if err := write(d); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	m.files = append(m.files, verify.File{Path: path, Bytes: d.n, SHA256: hex.EncodeToString(d.h.Sum(nil))})
+	return nil
+}

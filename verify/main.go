@@ -1,0 +1,120 @@
+package verify
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+)
+
+const usage = `usage: %s PACK --trust FILE [--json] [--remember]
+
+Checks an evidence pack (a zip file or a folder) offline.
+
+  --trust FILE  what you believe: the log's key, witnesses, checkpoints you kept.
+                Don't take it from whoever gave you the pack.
+  --json        the report as JSON
+  --remember    after a pass, keep the log's checkpoint in the trust file
+
+exit code: 0 the evidence is sound and no control test has exceptions,
+           1 it isn't or they have, 2 nothing could be said
+`
+
+// Main is the command line of exhibit-verify and of exhibit verify. It returns
+// the exit code.
+func Main(name string, args []string, stdout, stderr io.Writer) int {
+	flags := flag.NewFlagSet(name, flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.Usage = func() { fmt.Fprintf(stderr, usage, name) }
+	trust := flags.String("trust", "", "")
+	asJSON := flags.Bool("json", false, "")
+	remember := flags.Bool("remember", false, "")
+	paths, err := parseArgs(flags, args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return ExitPass
+	case err != nil:
+		return ExitUnusable
+	case len(paths) != 1 || *trust == "":
+		flags.Usage()
+		return ExitUnusable
+	}
+	report, err := verifyFile(paths[0], *trust, *remember)
+	if err != nil {
+		fmt.Fprintln(stderr, "error:", err)
+		if errors.Is(err, ErrTrust) {
+			fmt.Fprintln(stderr, "hint: a trust file is JSON with the log's key, like {\"log\": [\"example.com/gw1+0a1b2c3d+AYq...\"]}")
+		}
+		return ExitUnusable
+	}
+	write := report.WriteText
+	if *asJSON {
+		write = report.WriteJSON
+	}
+	if err := write(stdout); err != nil {
+		fmt.Fprintln(stderr, "error: writing the report:", err)
+		return ExitUnusable
+	}
+	return report.ExitCode()
+}
+
+// parseArgs parses flags that stand before or after the pack.
+func parseArgs(flags *flag.FlagSet, args []string) (paths []string, err error) {
+	for {
+		if err := flags.Parse(args); err != nil {
+			return nil, err
+		}
+		if flags.NArg() == 0 {
+			return paths, nil
+		}
+		paths = append(paths, flags.Arg(0))
+		args = flags.Args()[1:]
+	}
+}
+
+func verifyFile(path, trustPath string, remember bool) (*Report, error) {
+	text, err := os.ReadFile(trustPath)
+	if err != nil {
+		return nil, fmt.Errorf("reading the trust file: %w", err)
+	}
+	believed, err := ParseTrustFile(text)
+	if err != nil {
+		return nil, err
+	}
+	trust, err := believed.Trust()
+	if err != nil {
+		return nil, err
+	}
+	pack, closer, err := Open(path)
+	if err != nil {
+		return nil, err
+	}
+	report, err := Pack(pack, trust)
+	if err := errors.Join(err, closer.Close()); err != nil {
+		return nil, err
+	}
+	if remember && report.ExitCode() == ExitPass {
+		if err := rememberIn(trustPath, believed, report); err != nil {
+			return nil, err
+		}
+	}
+	return report, nil
+}
+
+// rememberIn writes the checkpoint into the trust file.
+func rememberIn(path string, f *TrustFile, r *Report) error {
+	f.Remember(*r.Checkpoint)
+	b, err := f.Encode()
+	if err != nil {
+		return fmt.Errorf("encoding the trust file: %w", err)
+	}
+	next := path + ".new"
+	if err := os.WriteFile(next, b, 0o600); err != nil {
+		return fmt.Errorf("keeping the checkpoint: %w", err)
+	}
+	if err := os.Rename(next, path); err != nil {
+		return fmt.Errorf("keeping the checkpoint: %w", err)
+	}
+	return nil
+}

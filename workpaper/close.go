@@ -1,0 +1,213 @@
+package workpaper
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/exhibit-gateway/exhibit/decision"
+	"github.com/exhibit-gateway/exhibit/evidence"
+)
+
+// Summary is what a fold says once the range has ended.
+type Summary struct {
+	First, Last       evidence.Position
+	OpenedAt, EndedAt int64 // times of the first and last record, microseconds since the epoch
+	Records           uint64
+	Listings          []Table
+	Tests             []*Test
+	Uncovered         uint64 // commands that were allowed and not understood
+	Allowed, Refused  uint64 // decisions
+}
+
+// ErrEmpty is returned by Close when no record was folded.
+var ErrEmpty = errors.New("the range holds no records")
+
+// Close ends the range: it writes the rows of everything still open, of the
+// registry and of the control totals, and concludes the tests.
+func (f *Fold) Close() (*Summary, error) {
+	if f.records == 0 {
+		return nil, ErrEmpty
+	}
+	openCommands, err := f.openCommands()
+	if err != nil {
+		return nil, err
+	}
+	openSessions, err := f.openSessions()
+	if err != nil {
+		return nil, err
+	}
+	for len(f.tokens.due) > 0 {
+		if err := f.tokenRow(f.tokens.next()); err != nil {
+			return nil, err
+		}
+	}
+	agents, err := f.agentRows()
+	if err != nil {
+		return nil, err
+	}
+	if err := f.keyRows(); err != nil {
+		return nil, err
+	}
+	grants, err := f.grantRows()
+	if err != nil {
+		return nil, err
+	}
+	if err := f.bootRow(f.boot); err != nil {
+		return nil, err
+	}
+	if err := f.totalRows(agents, grants, openSessions, openCommands); err != nil {
+		return nil, err
+	}
+	s := &Summary{
+		First: f.first, Last: f.last, OpenedAt: f.openedAt, EndedAt: f.lastTime, Records: f.records,
+		Tests: f.tests.all(), Uncovered: f.counts.opaque, Allowed: f.counts.allowed, Refused: f.counts.denied + f.counts.failed,
+	}
+	for _, t := range s.Tests {
+		t.Conclude()
+	}
+	s.Listings = Listings()
+	s.Listings[0].Rows = accessRows(f.opening, f.openedAt)
+	s.Listings[1].Rows = accessRows(f.registry, f.lastTime)
+	return s, nil
+}
+
+// rollForward is opening + added - removed - expired = closing.
+type rollForward struct{ opening, added, removed, expired, closing uint64 }
+
+func (f *Fold) agentRows() (roll rollForward, err error) {
+	for _, a := range f.registry.Agents() {
+		f.tests.owner.Population++
+		if a.Owner.ID == "" {
+			f.tests.owner.Except(a.Created, "agent %s has no owner", a.Agent)
+		}
+		was, existed := f.opening.Agent(a.Agent)
+		roll.count(existed, existed && was.Active(f.openedAt), a.Active(f.lastTime), !a.Disabled.IsZero())
+		status := "active"
+		switch {
+		case !a.Disabled.IsZero():
+			status = "retired"
+		case !a.Active(f.lastTime):
+			status = "expired"
+		}
+		act := f.activity[a.Agent]
+		if act == nil {
+			act = &activity{}
+		}
+		if err := f.row(agentsTable, a.Agent, a.Name, a.Purpose, a.Model, a.Owner.ID, a.Owner.Name, a.Owner.Email, a.Backup.ID, a.Team, a.Env, status,
+			FormatTime(a.Expires), FormatTime(a.CreatedAt), pos(a.Created), a.By.Person.ID, a.By.Via,
+			FormatTime(a.DisabledAt), pos(a.Disabled), a.DisabledBy.Person.ID, a.DisabledBy.Via, a.DisabledFor,
+			count(act.sessions), count(act.commands), count(act.denied), FormatTime(act.last)); err != nil {
+			return roll, err
+		}
+	}
+	return roll, nil
+}
+
+// count adds one thing that ends by removal or by expiry.
+func (r *rollForward) count(existed, wasActive, isActive, removed bool) {
+	switch {
+	case wasActive:
+		r.opening++
+	case !existed:
+		r.added++
+	default:
+		return // had ended before the range
+	}
+	switch {
+	case isActive:
+		r.closing++
+	case removed:
+		r.removed++
+	default:
+		r.expired++
+	}
+}
+
+func (f *Fold) grantRows() (roll rollForward, err error) {
+	for _, g := range f.registry.Grants() {
+		was, existed := f.opening.Grant(g.ID)
+		roll.count(existed, existed && was.Active(f.openedAt), g.Active(f.lastTime), !g.Removed.IsZero())
+		status := "active"
+		switch {
+		case !g.Removed.IsZero():
+			status = "removed"
+		case !g.Active(f.lastTime):
+			status = "expired"
+		}
+		u := f.grantUses[g.ID]
+		if u == nil {
+			u = &uses{}
+		}
+		if err := f.row(grantsTable, g.ID, g.Agent, g.Role, g.Resource, g.Ticket, g.Reason, g.By.Person.ID, g.By.Via,
+			FormatTime(g.CreatedAt), pos(g.Created), FormatTime(g.Expires), status,
+			FormatTime(g.RemovedAt), pos(g.Removed), g.RemovedBy.Person.ID, g.RemovedBy.Via, g.RemovedFor,
+			count(u.n), FormatTime(u.at), pos(u.last)); err != nil {
+			return roll, err
+		}
+	}
+	return roll, nil
+}
+
+func (f *Fold) keyRows() error {
+	for _, c := range f.registry.Credentials() {
+		if c.Enrolled.IsZero() {
+			continue // a token, in the rows above if it was issued in the range
+		}
+		u := f.keyUses[c.ID]
+		if u == nil {
+			u = &uses{}
+		}
+		if err := f.row(credentialsTable, c.ID, c.Agent, c.Kind, c.Thumbprint, c.Issuer, FormatTime(c.NotBefore), FormatTime(c.NotAfter),
+			c.Principal, c.Ticket, FormatTime(c.EnrolledAt), pos(c.Enrolled), c.By.Person.ID, c.By.Via,
+			FormatTime(c.RevokedAt), pos(c.Revoked), c.RevokedBy.Person.ID, c.RevokedFor, count(u.n), FormatTime(u.at), pos(u.last)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *Fold) totalRows(agents, grants rollForward, openSessions, openCommands uint64) error {
+	c := &f.counts
+	for _, t := range []struct {
+		table, measure string
+		value          uint64
+	}{
+		{"records", "in the range", f.records},
+		{agentsTable, "in service at opening", agents.opening}, {agentsTable, "+ registered", agents.added},
+		{agentsTable, "- retired", agents.removed}, {agentsTable, "- expired", agents.expired}, {agentsTable, "= in service at closing", agents.closing},
+		{grantsTable, "standing at opening", grants.opening}, {grantsTable, "+ made", grants.added},
+		{grantsTable, "- removed", grants.removed}, {grantsTable, "- expired", grants.expired}, {grantsTable, "= standing at closing", grants.closing},
+		{credentialsTable, "keys enrolled", c.keysEnrolled}, {credentialsTable, "tokens issued", c.tokensIssued}, {credentialsTable, "revocations", c.credentialsRevoked},
+		{authnTable, "succeeded", c.authnOK}, {authnTable, "failed", c.authnFailed},
+		{sessionsTable, "carried in", c.sessionsCarried}, {sessionsTable, "+ started", c.sessionsStarted}, {sessionsTable, "- ended", c.sessionsEnded},
+		{sessionsTable, "= open at closing", openSessions}, {sessionsTable, "refused", c.sessionsRefused}, {sessionsTable, "ended by a crash", c.crashed},
+		{commandsTable, "carried in", c.commandsCarried}, {commandsTable, "+ asked", c.commands}, {commandsTable, "- ended", c.commandsEnded},
+		{commandsTable, "= open at closing", openCommands}, {commandsTable, "in doubt", c.commandsInDoubt}, {commandsTable, "allowed though opaque", c.opaque},
+		{"decisions", "allow", c.allowed}, {"decisions", "deny", c.denied}, {"decisions", "error", c.failed},
+		{changesTable, "policy", c.policyChanges}, {changesTable, "configuration", c.configChanges},
+		{uptimeTable, "boots begun", c.boots}, {uptimeTable, "recording gaps", c.gaps},
+		{"records", "alerts", c.alerts}, {"records", "reads and exports of evidence", c.exports},
+	} {
+		if err := f.row(totalsTable, t.table, t.measure, count(t.value)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// accessRows lists who could do what under a registry at a time.
+func accessRows(r *decision.Registry, t int64) [][]string {
+	var rows [][]string
+	for _, a := range r.Access(t) {
+		agent, _ := r.Agent(a.Agent)
+		expires := int64(0)
+		for _, id := range a.Grants {
+			if g, ok := r.Grant(id); ok {
+				expires = max(expires, g.Expires)
+			}
+		}
+		rows = append(rows, []string{a.Agent, agent.Owner.ID, a.Role, a.Resource, a.Object, a.Action, a.Effect,
+			join(a.Grants), strings.Join(a.Permits, " "), strings.Join(a.Forbids, " "), FormatTime(expires), r.Policy()})
+	}
+	return rows
+}

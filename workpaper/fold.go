@@ -1,0 +1,313 @@
+package workpaper
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/exhibit-gateway/exhibit/decision"
+	"github.com/exhibit-gateway/exhibit/evidence"
+)
+
+// Out takes the rows of the populations as they are complete. The cells are
+// the callee's until it returns.
+type Out interface {
+	Row(table string, cells []string) error
+}
+
+// OutFunc is a function as an Out.
+type OutFunc func(table string, cells []string) error
+
+// Row implements Out.
+func (f OutFunc) Row(table string, cells []string) error { return f(table, cells) }
+
+// Limits on what a fold holds. A gateway stays far below them; a forged pack
+// ends with ErrTooMuch instead of the verifier's memory.
+const (
+	maxSessions = 1 << 20 // known at once
+	maxCommands = 1 << 20 // open at once
+	maxTokens   = 1 << 22 // unexpired at once
+)
+
+// ErrTooMuch is wrapped when more is open at once than a fold can hold.
+var ErrTooMuch = errors.New("more is open at once than can be held")
+
+// Decided is a decision as it was recorded, with everything that it was made
+// from. It is what a replay needs.
+type Decided struct {
+	Head     *evidence.Head
+	Registry *decision.Registry // at the record's own position
+	Version  uint64             // number of registries before this one
+	Request  decision.Request
+	Recorded *evidence.Decision // the same pointer for intents with equal bodies
+	Asker    *Asker             // the same pointer for sessions that ask alike
+}
+
+// Asker is what a session contributes to each of its decisions.
+type Asker struct {
+	Agent    string         `json:"agent"`
+	Resource string         `json:"resource"`
+	Facts    evidence.Facts `json:"facts"`
+}
+
+// Fold folds records into populations and tests.
+type Fold struct {
+	// Decided, when set, is called for each decision of the range.
+	Decided func(*Decided) error
+
+	out      Out
+	clock    clock
+	registry *decision.Registry
+	version  uint64
+	opening  *decision.Registry // when the range begins; nil until then
+	openedAt int64
+	tests    *tests
+	bodies   bodyCache
+
+	first    evidence.Position // first record of the range
+	last     evidence.Position // the last so far
+	before   evidence.Position // the one before that
+	lastTime int64
+	records  uint64
+
+	boot       *bootState
+	ordinals   map[evidence.Position]uint64
+	sessions   map[evidence.Position]*session
+	commands   map[evidence.Position]*command
+	upstreams  map[upstreamKey]evidence.Position
+	authns     map[string]authn // successful ones that no session cites yet
+	tokens     tokens
+	activity   map[string]*activity // by agent
+	grantUses  map[string]*uses
+	keyUses    map[string]*uses
+	askers     map[string]*Asker // by their encoding
+	policies   map[string]bool   // digests recorded so far
+	configs    map[string]bool
+	counts     counts
+	commandRow []string
+}
+
+// counts are the control totals.
+type counts struct {
+	sessionsCarried, sessionsStarted, sessionsRefused, sessionsEnded    uint64
+	commandsCarried, commands, commandsEnded, commandsInDoubt, opaque   uint64
+	allowed, denied, failed                                             uint64
+	authnOK, authnFailed                                                uint64
+	agentsCreated, agentsDisabled                                       uint64
+	grantsCreated, grantsRemoved                                        uint64
+	keysEnrolled, credentialsRevoked, tokensIssued                      uint64
+	policyChanges, configChanges, boots, exports, alerts, gaps, crashed uint64
+}
+
+// NewFold returns a fold whose rows go to out.
+func NewFold(out Out) *Fold {
+	return &Fold{
+		out: out, registry: decision.New(), tests: newTests(), bodies: newBodyCache(),
+		ordinals: make(map[evidence.Position]uint64), sessions: make(map[evidence.Position]*session),
+		commands: make(map[evidence.Position]*command), upstreams: make(map[upstreamKey]evidence.Position),
+		authns: make(map[string]authn), tokens: newTokens(), activity: make(map[string]*activity),
+		grantUses: make(map[string]*uses), keyUses: make(map[string]*uses),
+		askers: make(map[string]*Asker), policies: make(map[string]bool), configs: make(map[string]bool),
+	}
+}
+
+// Registry is the registry after the last record.
+func (f *Fold) Registry() *decision.Registry { return f.registry }
+
+// Opening folds a record from before the range, in log order. Those that the
+// range needs are all control records, and the session.start, command.intent
+// and gateway.start records that it refers to; others do no harm.
+func (f *Fold) Opening(r *evidence.Record) error {
+	h := &r.Head
+	switch {
+	case f.opening != nil:
+		return fmt.Errorf("record %s of the opening comes after the range began", h.Pos)
+	case h.Type.IsControl():
+		f.control(r)
+	case h.Type == evidence.GatewayStart:
+		f.boot = f.newBoot(r)
+		f.boot.carried = true
+	case h.Type == evidence.SessionStart && h.Effect == evidence.Allow:
+		var b evidence.SessionStartBody
+		if f.decode(r, &b) {
+			s := f.newSession(r, &b)
+			s.carried = true
+			return f.addSession(s)
+		}
+	case h.Type == evidence.CommandIntent && h.Outcome == "":
+		return f.addCommand(&command{head: *h, intent: f.bodies.intent(r), carried: true})
+	}
+	return nil
+}
+
+// Record folds the next record of the range.
+func (f *Fold) Record(r *evidence.Record) error {
+	h := &r.Head
+	if f.opening == nil {
+		f.begin(h)
+	}
+	if err := f.sequence(r); err != nil {
+		return err
+	}
+	f.records++
+	f.before, f.last, f.lastTime = f.last, h.Pos, h.Time
+	if h.Type.IsControl() {
+		return f.controlInRange(r)
+	}
+	switch h.Type {
+	case evidence.CommandIntent:
+		return f.intent(r)
+	case evidence.CommandResult:
+		return f.result(r)
+	case evidence.GatewayStart:
+		return f.gatewayStart(r)
+	case evidence.SessionStart:
+		return f.sessionStart(r)
+	case evidence.SessionUpstream, evidence.SessionNote, evidence.SessionEnd, evidence.TxEnd:
+		return f.ofSession(r)
+	case evidence.Authn:
+		return f.authn(r)
+	case evidence.CredentialIssue:
+		return f.token(r)
+	case evidence.GatewayStop:
+		return f.gatewayStop(r)
+	case evidence.RecordingGap:
+		return f.gap(r)
+	default:
+		return f.other(r)
+	}
+}
+
+// begin is called before the first record of the range.
+func (f *Fold) begin(h *evidence.Head) {
+	f.opening, f.openedAt, f.first = f.registry, h.Time, h.Pos
+	// Commands and sessions of the opening show only if the range speaks of
+	// them: whether the others were still open isn't known here.
+}
+
+// sequence checks the record's place against the one before, and the silence
+// between the two.
+func (f *Fold) sequence(r *evidence.Record) error {
+	h := &r.Head
+	f.tests.sequence.Population++
+	if f.records > 0 && !continues(f.last, h.Pos) {
+		f.tests.sequence.Except(h.Pos, "comes after %s", f.last)
+	}
+	f.ordinal(h)
+	if h.Type == evidence.GatewayStart {
+		return nil
+	}
+	if f.boot == nil || f.boot.start.Boot != h.Pos.Boot {
+		f.tests.boot.Except(h.Pos, "the gateway.start of boot %d is missing", h.Pos.Boot)
+		if err := f.nextBoot(&bootState{start: evidence.Position{Gateway: h.Pos.Gateway, Boot: h.Pos.Boot}, at: h.Time, carried: true}); err != nil {
+			return err
+		}
+	}
+	f.silence(h)
+	return nil
+}
+
+// continues reports whether a record at next may come right after one at last.
+func continues(last, next evidence.Position) bool {
+	return last.Gateway == next.Gateway &&
+		(next.Boot == last.Boot && next.Seq == last.Seq+1 || next.Boot > last.Boot && next.Seq == 0)
+}
+
+// ordinal checks that a record is the next of its key scope. A scope that
+// began before the range may begin with any.
+func (f *Fold) ordinal(h *evidence.Head) {
+	f.tests.scope.Population++
+	scope := h.Session
+	if scope.IsZero() {
+		scope = evidence.Position{Gateway: h.Pos.Gateway, Boot: h.Pos.Boot, Seq: noSeq}
+	}
+	last, known := f.ordinals[scope]
+	first := h.Type == evidence.GatewayStart || h.Session == h.Pos
+	if h.N == 0 || known && h.N != last+1 || first && h.N != 1 {
+		f.tests.scope.Except(h.Pos, "ordinal %d follows %d in its scope", h.N, last)
+	}
+	if h.Type == evidence.SessionEnd {
+		delete(f.ordinals, scope) // nothing but a resolution may follow
+		return
+	}
+	if known || h.Type != evidence.Resolution {
+		f.ordinals[scope] = h.N
+	}
+}
+
+// noSeq stands in the key of a boot's own scope, where a session has its seq.
+const noSeq = 1<<64 - 1
+
+// decode decodes a record's body, and excepts it if that can't be done.
+func (f *Fold) decode(r *evidence.Record, v any) bool {
+	f.tests.bodies.Population++
+	if err := evidence.DecodeBody(r.Body, v); err != nil {
+		f.tests.bodies.Except(r.Head.Pos, "%.200s", err)
+		return false
+	}
+	return true
+}
+
+// other folds records that concern no population.
+func (f *Fold) other(r *evidence.Record) error {
+	switch r.Head.Type {
+	case evidence.PackExport, evidence.EvidenceRead:
+		f.counts.exports++
+	case evidence.Alert:
+		f.counts.alerts++
+	case evidence.TimeStep:
+		f.boot.steps++
+	}
+	return nil
+}
+
+func (f *Fold) controlInRange(r *evidence.Record) error {
+	switch r.Head.Type {
+	case evidence.AgentCreate:
+		f.counts.agentsCreated++
+	case evidence.AgentDisable:
+		f.counts.agentsDisabled++
+	case evidence.GrantCreate:
+		f.counts.grantsCreated++
+	case evidence.GrantRemove:
+		f.counts.grantsRemoved++
+	case evidence.CredentialEnroll:
+		f.counts.keysEnrolled++
+	case evidence.CredentialRevoke:
+		f.counts.credentialsRevoked++
+	}
+	f.control(r)
+	switch r.Head.Type {
+	case evidence.PolicyChange, evidence.ConfigChange:
+		return f.change(r)
+	case evidence.AgentDisable:
+		f.retired(r)
+	case evidence.GrantRemove, evidence.CredentialRevoke:
+		f.tests.afterRevoke.Population++
+	}
+	return nil
+}
+
+// control folds a control record into the registry.
+func (f *Fold) control(r *evidence.Record) {
+	f.tests.change.Population++
+	next, err := f.registry.Apply(r.Head, r.Body)
+	if err != nil {
+		f.tests.change.Except(r.Head.Pos, "%.300s", err)
+		return
+	}
+	f.registry = next
+	f.version++
+	if p := next.Policy(); p != "" {
+		f.policies[p] = true
+	}
+	if c := next.Config(); c != "" {
+		f.configs[c] = true
+	}
+}
+
+func (f *Fold) row(table string, cells ...string) error {
+	if err := f.out.Row(table, cells); err != nil {
+		return fmt.Errorf("writing a row of %s: %w", table, err)
+	}
+	return nil
+}

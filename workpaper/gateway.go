@@ -1,0 +1,183 @@
+package workpaper
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
+)
+
+// bootState is one boot of the gateway.
+type bootState struct {
+	start   evidence.Position
+	at      int64
+	body    evidence.GatewayStartBody
+	carried bool   // began before the range
+	down    int64  // since the last record before it, microseconds
+	end     string // how it ended, once it has
+	reason  string
+
+	last                         evidence.Position
+	lastTime                     int64
+	records, gaps, silent, steps uint64
+	longest                      int64
+	checkedDigests               bool
+}
+
+func (f *Fold) newBoot(r *evidence.Record) *bootState {
+	b := &bootState{start: r.Head.Pos, at: r.Head.Time, last: r.Head.Pos, lastTime: r.Head.Time}
+	f.decode(r, &b.body)
+	return b
+}
+
+// nextBoot writes the row of the boot that ended and goes on with b.
+func (f *Fold) nextBoot(b *bootState) error {
+	ended := f.boot
+	f.boot = b
+	if ended == nil {
+		return nil
+	}
+	for scope := range f.ordinals {
+		if scope.Seq == noSeq && scope.Boot != b.start.Boot {
+			delete(f.ordinals, scope)
+		}
+	}
+	return f.bootRow(ended)
+}
+
+func (f *Fold) gatewayStart(r *evidence.Record) error {
+	h := &r.Head
+	f.counts.boots++
+	f.tests.boot.Population++
+	f.tests.gap.Population++
+	b := f.newBoot(r)
+	b.records = 1
+	switch {
+	case h.Pos.Seq != 0:
+		f.tests.boot.Except(h.Pos, "is not the first record of its boot")
+	case f.records > 1 && b.body.Previous != f.before:
+		f.tests.boot.Except(h.Pos, "names %q as the last record before it, it was %s", b.body.Previous, f.before)
+	}
+	if f.boot != nil {
+		b.down = max(0, h.Time-f.boot.lastTime)
+		if b.body.Clean != (f.boot.end != "") && f.records > 1 {
+			f.tests.boot.Except(h.Pos, "says that the boot before ended in good order: %t", b.body.Clean)
+		}
+	}
+	previous := f.boot
+	if err := f.nextBoot(b); err != nil {
+		return err
+	}
+	return f.binaryChange(r, previous)
+}
+
+func (f *Fold) gatewayStop(r *evidence.Record) error {
+	var b evidence.GatewayStopBody
+	f.decode(r, &b)
+	f.boot.end, f.boot.reason = "stopped", b.Reason
+	return nil
+}
+
+// silence measures the time since the record before, in the boot's own
+// records. A tenth of the heartbeat and a second are allowed for the timer.
+func (f *Fold) silence(h *evidence.Head) {
+	b := f.boot
+	if b.records > 0 || !b.carried {
+		f.tests.liveness.Population++
+		quiet := h.Time - b.lastTime
+		b.longest = max(b.longest, quiet)
+		if beat := b.body.Heartbeat; beat > 0 && beat < 1e9 && quiet > beat*1_100_000+1e6 {
+			b.silent++
+			f.tests.liveness.Except(h.Pos, "%d s of silence, the heartbeat is %d s", quiet/1e6, beat)
+		}
+	} else {
+		f.tests.gap.Population++ // the boot in which the range begins
+	}
+	b.records++
+	b.last, b.lastTime = h.Pos, h.Time
+	if !b.checkedDigests && h.Type == evidence.SessionStart {
+		f.checkDigests(b)
+	}
+}
+
+// checkDigests compares what a boot says it runs with against the changes
+// recorded by the time that it lets a session in.
+func (f *Fold) checkDigests(b *bootState) {
+	b.checkedDigests = true
+	f.tests.digests.Population++
+	if !f.policies[b.body.Policy] {
+		f.tests.digests.Except(b.start, "ran with policy %.80q, which no policy.change brought", b.body.Policy)
+	}
+	if !f.configs[b.body.Config] {
+		f.tests.digests.Except(b.start, "ran with configuration %.80q, which no config.change brought", b.body.Config)
+	}
+}
+
+func (f *Fold) gap(r *evidence.Record) error {
+	var b evidence.GapBody
+	f.decode(r, &b)
+	f.counts.gaps++
+	f.boot.gaps++
+	f.tests.gap.Except(r.Head.Pos, "%.200s; %d sessions affected", b.Cause, len(b.Sessions))
+	for _, p := range b.Sessions {
+		if s := f.sessions[p]; s != nil {
+			s.gap = true
+		}
+	}
+	return nil
+}
+
+func (f *Fold) bootRow(b *bootState) error {
+	end := b.end
+	switch {
+	case b.records == 0:
+		return nil // ended before the range
+	case end == "" && b == f.boot:
+		end = "running"
+	case end == "":
+		end = "crashed"
+	}
+	down := ""
+	if b.down > 0 {
+		down = strconv.FormatInt(b.down, 10)
+	}
+	clean := "no"
+	if b.body.Clean {
+		clean = "yes"
+	}
+	return f.row(uptimeTable, strconv.FormatUint(b.start.Boot, 10), FormatTime(b.at), pos(b.start), FormatTime(b.lastTime), pos(b.last), end, b.reason,
+		pos(b.body.Previous), clean, b.body.Version, b.body.Binary, b.body.Config, b.body.Policy, b.body.FailMode, b.body.Host,
+		strconv.FormatInt(b.body.Heartbeat, 10), count(b.records), strconv.FormatInt(b.longest, 10), count(b.silent), count(b.gaps), count(b.steps), down)
+}
+
+// change writes the row of a change of policy or configuration.
+func (f *Fold) change(r *evidence.Record) error {
+	h := &r.Head
+	if h.Type == evidence.PolicyChange {
+		f.counts.policyChanges++
+		var b evidence.PolicyBody
+		f.decode(r, &b)
+		names := make([]string, len(b.Files))
+		for i, file := range b.Files {
+			names[i] = file.Name
+		}
+		return f.row(changesTable, pos(h.Pos), f.clock.format(h.Time), string(h.Type), b.Before, b.Digest, "", strings.Join(names, " "), b.Diff, b.By.Person.ID, b.By.Via)
+	}
+	f.counts.configChanges++
+	var b evidence.ConfigBody
+	f.decode(r, &b)
+	return f.row(changesTable, pos(h.Pos), f.clock.format(h.Time), string(h.Type), b.Before, b.Digest, "", "", b.Diff, b.By.Person.ID, b.By.Via)
+}
+
+// binaryChange writes the row of a gateway.start that ran another program than
+// the boot before, or whose predecessor isn't known.
+func (f *Fold) binaryChange(r *evidence.Record, previous *bootState) error {
+	before := ""
+	if previous != nil {
+		before = previous.body.Binary
+	}
+	if before == f.boot.body.Binary {
+		return nil
+	}
+	return f.row(changesTable, pos(r.Head.Pos), f.clock.format(r.Head.Time), string(r.Head.Type), before, f.boot.body.Binary, f.boot.body.Version, "", "", "", "")
+}

@@ -1,0 +1,61 @@
+package workpaper
+
+// The tables of a pack, in the order of its folder. What a column means is in
+// docs/spec/pack.md; a field that records don't hold has no column.
+const (
+	agentsTable      = "agents"
+	credentialsTable = "credentials"
+	authnTable       = "authn"
+	grantsTable      = "grants"
+	sessionsTable    = "sessions"
+	commandsTable    = "commands"
+	denialsTable     = "denials"
+	changesTable     = "changes"
+	uptimeTable      = "uptime"
+	totalsTable      = "totals"
+)
+
+// Populations returns the populations, without rows.
+func Populations() []Table {
+	return []Table{
+		{Name: agentsTable, Columns: columns("agent_id:n", "name", "purpose", "model", "owner_id", "owner_name", "owner_email",
+			"backup_owner_id", "team", "env", "status:n", "expires_at:t", "created_at:t", "created_pos:n", "created_by", "created_via",
+			"disabled_at:t", "disabled_pos:n", "disabled_by", "disabled_via", "disable_reason",
+			"sessions:#", "commands:#", "denied:#", "last_session_at:t")},
+		{Name: credentialsTable, Columns: columns("cred_id:n", "agent_id:n", "kind:n", "key_thumbprint", "issuer", "not_before:t", "not_after:t",
+			"principal", "ticket", "issued_at:t", "issued_pos:n", "issued_by", "issued_via",
+			"revoked_at:t", "revoked_pos:n", "revoked_by", "revoke_reason", "uses:#", "last_used_at:t", "last_used_pos:n")},
+		{Name: authnTable, Columns: columns("authn_pos:n", "at:t", "outcome:n", "failure_code", "agent_id:n", "resource:n", "protocol", "method",
+			"cred_id", "key_thumbprint", "token_hash", "client", "listener")},
+		{Name: grantsTable, Columns: columns("grant_id:n", "agent_id:n", "role_id", "resource:n", "ticket_ref", "reason", "requested_by", "requested_via",
+			"effective_at:t", "effective_pos:n", "expires_at:t", "status:n",
+			"removed_at:t", "removed_pos:n", "removed_by", "removed_via", "remove_reason", "uses:#", "last_used_at:t", "last_used_pos:n")},
+		{Name: sessionsTable, Columns: columns("session_id:n", "state:n", "agent_id:n", "owner_id", "owner_email", "principal", "principal_type", "ticket",
+			"cred_id", "authn_pos", "resource:n", "protocol", "client", "listener", "client_tls", "upstream", "upstream_user", "upstream_database",
+			"upstream_local", "upstream_remote", "upstream_pid:#", "upstream_system_id", "upstream_version", "durability", "enforce_mode",
+			"decision:n", "rules", "grants", "policy_digest", "deny_reason",
+			"started_at:t", "ended_at:t", "end_pos:n", "end_reason", "carried_in",
+			"commands:#", "denied:#", "skipped:#", "errors:#", "in_doubt:#", "opaque:#", "rows:#", "bytes_up:#", "bytes_down:#",
+			"unattributed_bytes", "gap_flag")},
+		{Name: commandsTable, Columns: columns("command_id:n", "at:t", "session_id:n", "agent_id:n", "resource:n", "verb:n", "path", "parse", "text", "checks",
+			"of:n", "decision:n", "rules", "grants", "policy_digest", "deny_reason", "outcome:n", "code:n", "rows:#", "bytes_up:#", "bytes_down:#",
+			"frames:#", "duration_us:#", "ended_at:t", "end_pos:n")},
+		{Name: denialsTable, Columns: columns("pos:n", "at:t", "kind:n", "session_id:n", "agent_id:n", "resource:n", "verb:n", "text", "checks",
+			"decision:n", "rules", "policy_digest", "deny_reason", "client", "bytes_to_upstream:#")},
+		{Name: changesTable, Columns: columns("change_pos:n", "at:t", "kind:n", "before_digest", "after_digest", "version", "files", "diff", "activated_by", "activated_via")},
+		{Name: uptimeTable, Columns: columns("boot:n", "started_at:t", "start_pos:n", "last_at:t", "last_pos:n", "end:n", "reason", "previous_pos:n", "previous_clean",
+			"version", "binary_digest", "config_digest", "policy_digest", "fail_mode", "host", "heartbeat_s:#", "records:#",
+			"longest_silence_us:#", "heartbeat_gaps:#", "recording_gaps:#", "clock_steps:#", "down_before_us:#")},
+		{Name: totalsTable, Columns: columns("table:n", "measure", "value:#")},
+	}
+}
+
+// Listings returns the access listings, without rows.
+func Listings() []Table {
+	return []Table{{Name: "access@opening", Columns: accessColumns()}, {Name: "access@closing", Columns: accessColumns()}}
+}
+
+func accessColumns() []Column {
+	return columns("agent_id:n", "owner_id", "role_id", "resource:n", "object", "action", "effect:n", "grants", "permits", "forbids",
+		"expires_at:t", "policy_digest")
+}

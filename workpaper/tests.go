@@ -1,0 +1,136 @@
+package workpaper
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
+)
+
+// State is how a test came out. A test over nothing isn't a pass.
+type State string
+
+// The states of a test.
+const (
+	Pass         State = "pass"
+	Fail         State = "fail"
+	NotTested    State = "not_tested"    // an input is missing; Note says which
+	NoOccurrence State = "no_occurrence" // the control did not need to operate
+)
+
+// Test is one control test over the whole of its population.
+type Test struct {
+	ID         string      `json:"id"`
+	Title      string      `json:"title"`
+	State      State       `json:"state"`
+	Of         string      `json:"of"` // what the population is
+	Population uint64      `json:"population"`
+	Failed     uint64      `json:"failed"`               // exceptions, all of them
+	Exceptions []Exception `json:"exceptions,omitempty"` // the first MaxExceptions, in log order
+	Note       string      `json:"note,omitempty"`
+}
+
+// Exception is a record that a test stumbled over.
+type Exception struct {
+	Position string `json:"position,omitempty"`
+	Text     string `json:"text"`
+}
+
+// MaxExceptions is how many exceptions a test lists. All are counted.
+const MaxExceptions = 1000
+
+// Except adds an exception.
+func (t *Test) Except(at evidence.Position, format string, args ...any) {
+	t.Failed++
+	if len(t.Exceptions) < MaxExceptions {
+		t.Exceptions = append(t.Exceptions, Exception{at.String(), fmt.Sprintf(format, args...)})
+	}
+}
+
+// Conclude sets the state from population and exceptions, unless the test
+// couldn't be made.
+func (t *Test) Conclude() {
+	switch {
+	case t.Failed > 0:
+		t.State = Fail
+	case t.State == NotTested:
+	case t.Population == 0:
+		t.State = NoOccurrence
+	default:
+		t.State = Pass
+	}
+}
+
+// WriteTests writes tests as JSON lines.
+func WriteTests(w io.Writer, tests []*Test) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	for _, t := range tests {
+		if err := e.Encode(t); err != nil {
+			return fmt.Errorf("writing test %s: %w", t.ID, err)
+		}
+	}
+	return nil
+}
+
+// tests are the control tests of a fold. The fields are in the order in which
+// they are reported.
+type tests struct {
+	bodies, sequence, scope, boot                     Test
+	pairing, sessionPairing, writeAhead, bytes        Test
+	attribution, connection, totals                   Test
+	registered, owner, authentication, credential     Test
+	change, policyCited, grantCited, afterRevoke, lag Test
+	enforce, denials, liveness, gap, digests          Test
+	leavers, privileges, bypass, approvals            Test
+}
+
+func (t *tests) all() []*Test {
+	return []*Test{
+		&t.bodies, &t.sequence, &t.scope, &t.boot, &t.pairing, &t.sessionPairing, &t.writeAhead, &t.bytes, &t.attribution, &t.connection,
+		&t.totals, &t.registered, &t.owner, &t.authentication, &t.credential, &t.change, &t.policyCited, &t.grantCited,
+		&t.afterRevoke, &t.lag, &t.enforce, &t.denials, &t.liveness, &t.gap, &t.digests,
+		&t.leavers, &t.privileges, &t.bypass, &t.approvals,
+	}
+}
+
+func newTests() *tests {
+	return &tests{
+		bodies:   Test{ID: "record.body", Of: "records", Title: "Every record has the body that its type asks for"},
+		sequence: Test{ID: "record.sequence", Of: "records", Title: "Positions follow each other without a hole"},
+		scope:    Test{ID: "record.ordinal", Of: "records", Title: "Ordinals within sessions and boots have no hole"},
+		boot:     Test{ID: "gateway.boots", Of: "boots", Title: "Every boot begins with gateway.start, which names the last record before it"},
+
+		pairing:        Test{ID: "command.pairing", Of: "commands", Title: "Every command ended exactly once, or is open at the end of the range"},
+		sessionPairing: Test{ID: "session.pairing", Of: "sessions", Title: "Every session ended exactly once, or is open at the end of the range"},
+		writeAhead:     Test{ID: "command.order", Of: "commands", Title: "Every outcome stands after its intent; what was refused sent nothing upstream"},
+		bytes:          Test{ID: "session.bytes", Of: "ended sessions", Title: "Bytes forwarded to the upstream are those of recorded frames"},
+
+		attribution: Test{ID: "session.attribution", Of: "records of sessions", Title: "Every record of a session is of its agent and resource"},
+		connection:  Test{ID: "session.upstream", Of: "upstream connections", Title: "No upstream connection served two sessions at once"},
+		totals:      Test{ID: "session.totals", Of: "ended sessions", Title: "Counts in session.end are those of the session's records"},
+
+		registered:     Test{ID: "agent.registered", Of: "sessions", Title: "Every session is of an agent that was registered and in service"},
+		owner:          Test{ID: "agent.owner", Of: "agents", Title: "Every agent has a named owner, and every session the owner of its time"},
+		authentication: Test{ID: "authn.cited", Of: "sessions", Title: "Every session rests on a successful authentication of its agent"},
+		credential:     Test{ID: "authn.credential", Of: "successful authentications", Title: "Every success rests on an enrolled key, unrevoked and within its time"},
+
+		change:      Test{ID: "change.valid", Of: "control records", Title: "Every change of rights was one that the registry admits"},
+		policyCited: Test{ID: "decision.policy", Of: "decisions", Title: "Every decision cites the policy in force at its position"},
+		grantCited:  Test{ID: "decision.grants", Of: "allowed decisions with checks", Title: "What was allowed cites grants of that agent that stood at that position and time"},
+		afterRevoke: Test{ID: "access.revoked", Of: "revocations and retirements", Title: "Nothing was allowed after a revocation or retirement"},
+		lag:         Test{ID: "access.lag", Of: "sessions open when their agent was retired", Title: "Sessions of a retired agent ended within two seconds"},
+
+		enforce:  Test{ID: "decision.enforced", Of: "sessions", Title: "Decisions were enforced, not only observed"},
+		denials:  Test{ID: "decision.denials", Of: "refusals", Title: "What was refused did not reach the upstream"},
+		liveness: Test{ID: "gateway.liveness", Of: "records", Title: "While the gateway ran, it was never silent for longer than its heartbeat"},
+		gap:      Test{ID: "gateway.gaps", Of: "boots", Title: "Nothing passed unrecorded (recording.gap)"},
+		digests:  Test{ID: "gateway.digests", Of: "boots", Title: "Policy and configuration that a boot ran with are recorded changes"},
+
+		leavers:    Test{ID: "import.people", Of: "leavers", Title: "Access of people who left was removed in time", State: NotTested, Note: "Leaver population: not provided"},
+		privileges: Test{ID: "import.privileges", Of: "upstream roles", Title: "Privileges upstream are no wider than here", State: NotTested, Note: "Effective privilege: gateway policy only"},
+		bypass:     Test{ID: "import.connections", Of: "upstream connections", Title: "Nothing went around the gateway", State: NotTested, Note: "Bypass: untested"},
+		approvals:  Test{ID: "change.approved", Of: "changes", Title: "Changes were approved by another person before they took effect", State: NotTested, Note: "Approvals are not recorded by this version; ticket content not corroborated"},
+	}
+}
