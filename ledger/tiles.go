@@ -80,7 +80,7 @@ func (t *Tree) LeafHashes(from, to uint64) ([]evidence.Hash, error) {
 	}
 	hashes, err := t.reader().ReadHashes(index)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrProof, err)
+		return nil, proofError(err)
 	}
 	leaves := make([]evidence.Hash, len(hashes))
 	for i, h := range hashes {
@@ -133,10 +133,24 @@ func (t *Tree) RootAt(size uint64) (evidence.Hash, error) {
 	}
 	root, err := tlog.TreeHash(int64(size), t.reader())
 	if err != nil {
-		return evidence.Hash{}, fmt.Errorf("%w: %w", ErrProof, err)
+		return evidence.Hash{}, proofError(err)
 	}
 	return evidence.Hash(root), nil
 }
+
+// proofError tells a proof that fails from tiles that could not be read. A
+// tile that isn't there proves nothing.
+func proofError(err error) error {
+	var read *readError
+	if errors.As(err, &read) && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrProof, err)
+}
+
+type readError struct{ error }
+
+func (e *readError) Unwrap() error { return e.error }
 
 // tileReader reads tiles from files.
 type tileReader struct{ fs.FS }
@@ -149,7 +163,7 @@ func (r tileReader) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
 	for i, t := range tiles {
 		b, err := readPartial(r.FS, TilePath(t.L, uint64(t.N), t.W), TilePath(t.L, uint64(t.N), tileWidth))
 		if err != nil {
-			return nil, err
+			return nil, &readError{err}
 		}
 		if len(b) < t.W*tlog.HashSize {
 			return nil, fmt.Errorf("tile %s has %d bytes", TilePath(t.L, uint64(t.N), t.W), len(b))

@@ -1,0 +1,221 @@
+package seal
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"golang.org/x/mod/sumdb/note"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/ledger"
+)
+
+// Fsck is a check of a log at rest or in use. It needs no key, trusts nothing
+// that it reads, and derives everything again from the blocks.
+type Fsck struct {
+	Log      note.Verifier // of the log's key
+	Archive  fs.FS         // blocks
+	Tree     fs.FS         // tiles and checkpoint
+	Progress func(done, total uint64)
+}
+
+// Report is what Fsck found.
+type Report struct {
+	Blocks, Records, Bytes uint64        // read
+	Root                   evidence.Hash // of the tree over the blocks read
+	Checkpoint             ledger.Checkpoint
+	Findings               []Finding // at most maxFindings
+	More                   uint64    // findings beyond those
+}
+
+// Finding is one thing that isn't as it should be.
+type Finding struct {
+	Where   string // "checkpoint", "block 12", "tile/entries/000"
+	Problem string
+	Hint    string // what to do
+	Notice  bool   // explained by a gateway that runs or crashed; no damage
+}
+
+const maxFindings = 100
+
+// What to do about a finding.
+const (
+	hintRestore  = "restore this file from a copy of the archive; the log proves whether the copy is right"
+	hintTiles    = "stop the gateway and move the log directory away: it is made anew from the archive and must lead to the same root. Keep what you moved"
+	hintKey      = "check that the verifier key is the one this log was begun with; if it is, treat the checkpoint as forged"
+	hintTampered = "the archive and the signed log disagree: treat the archive as altered, keep a copy as evidence, and restore it from elsewhere"
+	hintHistory  = "the signed log itself is not in order, which no crash explains: keep a copy of everything and ask who had the log's key"
+)
+
+// Run checks the log. The error is for what kept it from looking.
+func (f Fsck) Run(ctx context.Context) (*Report, error) {
+	k := &checker{Fsck: f, report: &Report{}}
+	k.openCheckpoint()
+	size := k.report.Checkpoint.Size
+	var prev *ledger.Header
+	for n := uint64(0); n < size; n++ {
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("checking the log: %w", err)
+		}
+		if n%bundle == 0 {
+			k.openBundle(n)
+		}
+		prev = k.block(n, prev)
+		if f.Progress != nil {
+			f.Progress(n+1, size)
+		}
+	}
+	k.report.Root = k.root.Root()
+	if k.root.Size() == size && k.signed && k.report.Root != k.report.Checkpoint.Root {
+		k.found("checkpoint", "its root is not that of the blocks", hintTampered)
+	}
+	k.beyond(size, prev)
+	return k.report, nil
+}
+
+const bundle = 256 // leaves in a bundle
+
+// checker is the state of one run.
+type checker struct {
+	Fsck
+	report *Report
+	signed bool // there is a checkpoint to hold the blocks against
+
+	root    ledger.TreeHasher // over the blocks read
+	leaves  []evidence.Hash   // proven, of the current bundle; nil when the tiles prove nothing
+	entries [][]byte          // of the current bundle, as they lie there
+}
+
+func (k *checker) found(where, problem, hint string) {
+	k.add(Finding{Where: where, Problem: problem, Hint: hint})
+}
+
+func (k *checker) add(f Finding) {
+	if len(k.report.Findings) == maxFindings {
+		k.report.More++
+		return
+	}
+	k.report.Findings = append(k.report.Findings, f)
+}
+
+// openCheckpoint finds out how many blocks there must be. Without a checkpoint
+// to trust, all that are in the archive are read.
+func (k *checker) openCheckpoint() {
+	msg, err := fs.ReadFile(k.Tree, ledger.CheckpointPath)
+	if err == nil {
+		var cp ledger.Checkpoint
+		if cp, err = ledger.OpenCheckpoint(msg, []note.Verifier{k.Log}, nil, 0); err == nil {
+			k.report.Checkpoint, k.signed = cp, true
+			return
+		}
+		k.found("checkpoint", err.Error(), hintKey)
+	} else {
+		k.found("checkpoint", err.Error(), hintTiles)
+	}
+	for {
+		if _, err := fs.Stat(k.Archive, ledger.BlockPath(k.report.Checkpoint.Size)); err != nil {
+			return
+		}
+		k.report.Checkpoint.Size++
+	}
+}
+
+// openBundle reads the leaves from n on: what the tiles prove of them, and the
+// copies of the headers in the bundle.
+func (k *checker) openBundle(n uint64) {
+	k.leaves, k.entries = nil, nil
+	if !k.signed {
+		return
+	}
+	cp := k.report.Checkpoint
+	end := min(n+bundle, cp.Size)
+	var err error
+	if k.leaves, err = ledger.NewTree(cp, k.Tree).LeafHashes(n, end); err != nil {
+		k.found(fmt.Sprintf("leaves %d to %d", n, end-1), err.Error(), hintTiles)
+	}
+	if k.entries, err = ledger.ReadEntries(k.Tree, n/bundle, cp.Size); err != nil {
+		k.found(ledger.EntriesPath(n/bundle, int(end-n)), err.Error(), hintTiles)
+	}
+}
+
+// block checks block n, and returns its header unless it can't be had.
+func (k *checker) block(n uint64, prev *ledger.Header) *ledger.Header {
+	where := fmt.Sprintf("block %d", n)
+	file, err := fs.ReadFile(k.Archive, ledger.BlockPath(n))
+	if errors.Is(err, fs.ErrNotExist) {
+		k.found(where, "it is missing from the archive: "+ledger.BlockPath(n), hintRestore)
+		return nil
+	}
+	if err != nil {
+		k.found(where, err.Error(), hintRestore)
+		return nil
+	}
+	b, err := ledger.ParseBlock(file)
+	if err != nil {
+		k.found(where, err.Error(), hintRestore)
+		return nil
+	}
+	k.report.Blocks++
+	k.report.Records += b.Count
+	k.report.Bytes += uint64(len(file))
+	k.root.AddHash(b.Hash())
+	k.leaf(where, n, b)
+	if prev != nil || n == 0 {
+		if err := b.Follows(prev); err != nil {
+			k.found(where, err.Error(), hintHistory)
+		}
+	}
+	if k.signed && b.Origin != k.report.Checkpoint.Origin {
+		k.found(where, fmt.Sprintf("it is of log %s", b.Origin), hintTampered)
+	}
+	if b.Present < ledger.NumSections {
+		k.found(where, fmt.Sprintf("it was cut after section %s", ledger.SectionNames[b.Present-1]), hintRestore)
+	} else if _, err := b.Chunks(); err != nil {
+		k.found(where, err.Error(), hintHistory)
+	}
+	return &b.Header
+}
+
+// leaf compares a block with its leaf and with the copy of its header.
+func (k *checker) leaf(where string, n uint64, b *ledger.Block) {
+	i := int(n % bundle)
+	if i < len(k.leaves) && k.leaves[i] != b.Hash() {
+		k.found(where, "it is not the block that the signed log has as its leaf", hintTampered)
+	}
+	if i < len(k.entries) && !bytes.Equal(k.entries[i], b.Encoded) {
+		k.found(where, fmt.Sprintf("the log's copy of its header in %s differs", ledger.EntriesPath(n/bundle, bundle)), hintTiles)
+	}
+}
+
+// beyond looks for blocks that no checkpoint covers yet.
+func (k *checker) beyond(size uint64, prev *ledger.Header) {
+	if !k.signed {
+		return
+	}
+	for n := size; ; n++ {
+		file, err := fs.ReadFile(k.Archive, ledger.BlockPath(n))
+		if errors.Is(err, fs.ErrNotExist) {
+			return
+		}
+		where := fmt.Sprintf("block %d", n)
+		var b *ledger.Block
+		if err == nil {
+			b, err = ledger.ParseBlock(file)
+		}
+		if err == nil && (prev != nil || n == 0) {
+			err = b.Follows(prev)
+		}
+		if err != nil {
+			k.found(where, "it is in the archive and not in the log: "+err.Error(), hintTampered)
+			return
+		}
+		k.add(Finding{
+			Where: where, Problem: "it is in the archive and not in the log yet",
+			Hint: "nothing: a running gateway is about to add it, and one that crashed adds it when it starts", Notice: true,
+		})
+		prev = &b.Header
+	}
+}

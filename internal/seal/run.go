@@ -1,0 +1,234 @@
+package seal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/journal"
+	"github.com/exhibit-gateway/exhibit/ledger"
+)
+
+// Attempts after a failure are this far apart, doubling.
+const (
+	firstRetry = 100 * time.Millisecond
+	lastRetry  = 30 * time.Second
+)
+
+// Run seals until ctx is done, which is no error. What fails is tried again,
+// with pauses, for as long as it takes; only when journal, archive and log have
+// come apart does Run return an error, an ErrDiverged.
+func (s *Sealer) Run(ctx context.Context) error {
+	defer s.finish()
+	pause := time.Duration(0)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.wake:
+		case <-time.After(max(pause, s.poll())):
+		}
+		err := s.step(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		s.report(err)
+		switch {
+		case errors.Is(err, ErrDiverged):
+			return fmt.Errorf("sealing: %w", err)
+		case err != nil:
+			pause = min(max(2*pause, firstRetry), lastRetry)
+		default:
+			pause = 0
+		}
+	}
+}
+
+// poll is how often the journal is asked for more.
+func (s *Sealer) poll() time.Duration {
+	return min(max(s.cfg.Interval/10, time.Millisecond), 100*time.Millisecond)
+}
+
+// A run has at most this many blocks, so that what it holds stays small.
+const maxRun = 16
+
+// step seals every block that is due.
+func (s *Sealer) step(ctx context.Context) error {
+	for {
+		for due := len(s.run) == 0; due && len(s.run) < maxRun; {
+			var err error
+			if due, err = s.fill(); err != nil {
+				return err
+			}
+			if due {
+				c, err := s.build(&s.batch)
+				if err != nil {
+					return err
+				}
+				s.run, s.batch = append(s.run, c), batch{}
+			}
+		}
+		if len(s.run) == 0 {
+			return nil
+		}
+		if err := s.sealBlocks(ctx, s.run); err != nil {
+			return err
+		}
+		s.run = nil
+	}
+}
+
+// front is where cutting stands: the last block cut, nil before the first, and
+// the journal's place after it.
+func (s *Sealer) front() (last *ledger.Header, upTo journal.LSN) {
+	if n := len(s.run); n > 0 {
+		return &s.run[n-1].header, s.run[n-1].end
+	}
+	st := s.state()
+	return st.last, st.upTo
+}
+
+// fill reads on in the journal and reports whether the batch is due.
+func (s *Sealer) fill() (due bool, err error) {
+	last, upTo := s.front()
+	full, err := s.batch.read(s.journal, last, upTo, s.cfg.MaxBytes)
+	if err != nil {
+		return false, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.run) == 0 {
+		s.oldest = s.batch.oldest()
+	}
+	if len(s.batch.records) == 0 {
+		return false, nil
+	}
+	return full || time.Since(s.batch.seen) >= s.cfg.Interval || s.flushTo > upTo, nil
+}
+
+// report keeps an attempt's result for Status, and logs when it changes between
+// good and bad.
+func (s *Sealer) report(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was := s.failure.err
+	switch {
+	case err == nil && was == nil:
+		return
+	case err == nil:
+		s.failure = failure{}
+		s.cfg.Logger.Info("sealing goes on")
+		return
+	case was == nil:
+		s.failure.since = time.Now()
+		s.cfg.Logger.Error("sealing failed and will be tried again; sessions go on until too much waits", "cause", err)
+	}
+	s.failure.err = err
+	s.failure.final = errors.Is(err, ErrDiverged)
+	s.broadcast()
+}
+
+func (s *Sealer) finish() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.done = true
+	s.broadcast()
+}
+
+// Flush cuts now and returns nil once everything appended to the journal before
+// the call is covered by a published checkpoint. Run must be running.
+func (s *Sealer) Flush(ctx context.Context) error {
+	target := s.journal.End()
+	for {
+		s.mu.Lock()
+		s.flushTo = max(s.flushTo, target)
+		upTo, failed, done, changed := s.sealed.upTo, s.failure, s.done, s.changed
+		s.mu.Unlock()
+		switch {
+		case upTo >= target:
+			return nil
+		case done || failed.final:
+			return fmt.Errorf("flushing: sealing has stopped: %w", errors.Join(errStopped, failed.err))
+		}
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
+		select {
+		case <-changed:
+		case <-time.After(s.poll()): // the journal may not have synced it yet
+		case <-ctx.Done():
+			return fmt.Errorf("flushing: %w", errors.Join(ctx.Err(), failed.err))
+		}
+	}
+}
+
+var errStopped = errors.New("not running")
+
+// Status is how far the log is.
+type Status struct {
+	Blocks     uint64            // sealed
+	Last       evidence.Position // newest sealed record; zero before the first
+	Checkpoint ledger.Checkpoint // newest published
+	Published  time.Time         // when it was first seen
+
+	UnsealedBytes int64         // of the journal
+	UnsealedAge   time.Duration // of the oldest record that waits
+
+	Err   error     // of the last attempt; nil when all is well
+	Since time.Time // Err, or others before it, has been failing
+}
+
+// Status says how far the log is.
+func (s *Sealer) Status() Status {
+	end := s.journal.End()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Status{
+		Blocks:        s.sealed.blocks,
+		Last:          lastPosition(s.sealed.last),
+		Checkpoint:    s.sealed.checkpoint,
+		Published:     s.sealed.at,
+		UnsealedBytes: int64(end - min(end, s.sealed.upTo)),
+		UnsealedAge:   s.age(end),
+		Err:           s.failure.err,
+		Since:         s.failure.since,
+	}
+}
+
+// age is how long the oldest record has waited: by its own clock, so that a
+// restart doesn't make it young, or by ours, so that a clock set back doesn't.
+// The caller holds mu.
+func (s *Sealer) age(end journal.LSN) time.Duration {
+	if s.oldest.t == 0 || s.sealed.upTo >= end {
+		return 0
+	}
+	return max(time.Since(time.UnixMicro(s.oldest.t)), time.Since(s.oldest.seen), 0)
+}
+
+// Ready is nil while the log is near enough to the journal for new work to be
+// let in.
+func (s *Sealer) Ready() error {
+	st := s.Status()
+	s.mu.Lock()
+	final := s.failure.final
+	s.mu.Unlock()
+	switch {
+	case final:
+		return fmt.Errorf("sealing has stopped: %w", st.Err)
+	case st.UnsealedAge > s.cfg.MaxUnsealedAge:
+		return s.behind(fmt.Sprintf("a record has waited %v for its block, at most %v are allowed", st.UnsealedAge.Round(time.Second), s.cfg.MaxUnsealedAge), &st)
+	case st.UnsealedBytes > s.cfg.MaxUnsealedBytes:
+		return s.behind(fmt.Sprintf("%d bytes wait for their blocks, at most %d are allowed", st.UnsealedBytes, s.cfg.MaxUnsealedBytes), &st)
+	}
+	return nil
+}
+
+func (s *Sealer) behind(what string, st *Status) error {
+	if st.Err == nil {
+		return fmt.Errorf("sealing is behind: %s", what)
+	}
+	return fmt.Errorf("sealing is behind: %s: %w", what, st.Err)
+}

@@ -1,0 +1,224 @@
+package seal
+
+import (
+	"context"
+	"fmt"
+	"sort"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/journal"
+	"github.com/exhibit-gateway/exhibit/ledger"
+)
+
+// Scan calls fn for every record from block from on, in order: those in blocks,
+// then those in the journal that no block holds yet, as far as they are synced.
+// It may run while sealing goes on, and misses and doubles nothing. Bodies are
+// there, sealed parts are not. A record is valid during its call.
+func (s *Sealer) Scan(ctx context.Context, from uint64, fn func(*evidence.Record) error) error {
+	next := from
+	return s.scan(ctx, fn, func(st *sealed) error {
+		for ; next < st.blocks; next++ {
+			b, err := s.blockOf(ctx, st, next)
+			if err != nil {
+				return err
+			}
+			if err := each(ctx, b.Records, fn); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// ScanControl is Scan for the control records alone, from the first. It reads
+// only the blocks that hold any.
+func (s *Sealer) ScanControl(ctx context.Context, fn func(*evidence.Record) error) error {
+	control := func(r *evidence.Record) error {
+		if !r.Head.Type.IsControl() {
+			return nil
+		}
+		return fn(r)
+	}
+	next := uint64(0)
+	return s.scan(ctx, control, func(st *sealed) error {
+		if st.last == nil {
+			return nil
+		}
+		list, err := ledger.ControlBlocks(st.last, func(n uint64) (ledger.Header, error) {
+			b, err := s.blockOf(ctx, st, n)
+			if err != nil {
+				return ledger.Header{}, err
+			}
+			return b.Header, nil
+		})
+		if err != nil {
+			return err
+		}
+		for _, n := range list[sort.Search(len(list), func(i int) bool { return list[i] >= next }):] {
+			b, err := s.blockOf(ctx, st, n)
+			if err != nil {
+				return err
+			}
+			if err := each(ctx, b.Records, control); err != nil {
+				return err
+			}
+		}
+		next = st.blocks
+		return nil
+	})
+}
+
+// scan calls blocks with the state of the log until it has seen all blocks, and
+// then fn for the rest of the journal.
+//
+// Blocks are read without holding anything up; more may be sealed meanwhile. So
+// the state is read again once the journal can't be released: if it hasn't
+// moved, the journal from upTo on continues exactly where the blocks ended, and
+// stays there however far sealing goes.
+func (s *Sealer) scan(ctx context.Context, fn func(*evidence.Record) error, blocks func(*sealed) error) error {
+	for {
+		st := s.state()
+		if err := blocks(&st); err != nil {
+			return fmt.Errorf("reading the log: %w", err)
+		}
+		done, err := s.tail(ctx, &st, fn)
+		if err != nil {
+			return fmt.Errorf("reading the log: %w", err)
+		}
+		if done {
+			return nil
+		}
+	}
+}
+
+// tail calls fn for the records after st, unless the log has moved past it.
+func (s *Sealer) tail(ctx context.Context, st *sealed, fn func(*evidence.Record) error) (done bool, err error) {
+	s.releasing.RLock()
+	defer s.releasing.RUnlock()
+	if s.state().blocks != st.blocks {
+		return false, nil
+	}
+	last := lastPosition(st.last)
+	_, err = s.journal.Read(st.upTo, func(next journal.LSN, payload []byte) error {
+		r, _, err := decode(payload)
+		if err != nil {
+			return fmt.Errorf("%w: journal before %d: %w", ErrDiverged, next, err)
+		}
+		if err := continues(last, r.Head.Pos); err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		last = r.Head.Pos
+		return fn(&r)
+	})
+	return true, err
+}
+
+// blockOf loads a block and proves that it is the one in the log.
+func (s *Sealer) blockOf(ctx context.Context, st *sealed, n uint64) (*ledger.Block, error) {
+	b, _, err := s.load(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	tree := ledger.NewTree(st.checkpoint, s.tree.FS())
+	if err := diverged(tree.CheckLeaf(&b.Header), fmt.Sprintf("block %d in the archive", n)); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+func each(ctx context.Context, records []evidence.Record, fn func(*evidence.Record) error) error {
+	for i := range records {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := fn(&records[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// LastBoot returns the block from which to Scan to see every session that may
+// still be open, which are those that the next boot has to end.
+//
+// A boot first ends what the ones before left open, and only then lets anyone
+// in. So all sessions of earlier boots have ended once a boot has recorded
+// anything else; one that died before that is passed over.
+func (s *Sealer) LastBoot(ctx context.Context) (uint64, error) {
+	st := s.state()
+	tail, err := s.settledInTail(ctx, &st)
+	if err != nil || tail || st.last == nil {
+		return st.blocks, err
+	}
+	for boot, end := st.last.Boot, st.blocks; ; {
+		first, err := s.firstOf(ctx, &st, boot, end)
+		if err != nil {
+			return 0, err
+		}
+		ok, err := s.settled(ctx, &st, first, end)
+		if err != nil || ok || first == 0 {
+			return first, err
+		}
+		b, err := s.blockOf(ctx, &st, first-1)
+		if err != nil {
+			return 0, err
+		}
+		boot, end = b.Boot, first
+	}
+}
+
+// settledInTail reports whether a boot that begins in the journal's tail has
+// let anyone in.
+func (s *Sealer) settledInTail(ctx context.Context, st *sealed) (settled bool, err error) {
+	begun := uint64(0)
+	_, err = s.tail(ctx, st, func(r *evidence.Record) error {
+		if r.Head.Pos.Seq == 0 {
+			begun = r.Head.Pos.Boot
+		}
+		settled = settled || r.Head.Pos.Boot == begun && settles(&r.Head)
+		return nil
+	})
+	return settled, err
+}
+
+// firstOf returns the first block of a boot that ends before block end.
+func (s *Sealer) firstOf(ctx context.Context, st *sealed, boot, end uint64) (uint64, error) {
+	var failed error
+	first := sort.Search(int(end), func(n int) bool {
+		if failed != nil {
+			return true
+		}
+		b, err := s.blockOf(ctx, st, uint64(n))
+		failed = err
+		return err == nil && b.Boot >= boot
+	})
+	return uint64(first), failed
+}
+
+// settled reports whether blocks from..end-1 hold a record that settles.
+func (s *Sealer) settled(ctx context.Context, st *sealed, from, end uint64) (bool, error) {
+	for n := from; n < end; n++ {
+		b, err := s.blockOf(ctx, st, n)
+		if err != nil {
+			return false, err
+		}
+		for i := range b.Records {
+			if settles(&b.Records[i].Head) {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+// settles reports whether a record shows that its boot has ended the sessions
+// of those before: it is the boot's own and not its first.
+func settles(h *evidence.Head) bool {
+	if h.Session.IsZero() {
+		return h.Type != evidence.GatewayStart
+	}
+	return h.Session.Boot == h.Pos.Boot
+}
