@@ -2,15 +2,264 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/exhibit-gateway/exhibit/examples/policies"
+	"github.com/exhibit-gateway/exhibit/internal/pgserver"
 )
 
-type gateway struct{}
-
-func startExhibit(ctx context.Context, dir string, s *server, exhibit, durability string) (*target, error) {
-	return nil, errors.New("not yet")
+// gateway is one running Exhibit, driven as its operator would: by the command
+// line.
+type gateway struct {
+	dir     string // of configuration, keys and data
+	exhibit string // binary
+	began   time.Time
 }
 
-func (g *gateway) evidence(ctx context.Context, p plan, t *target) (evidence, error) {
-	return evidence{}, nil
+func (g *gateway) file(name string) string { return filepath.Join(g.dir, name) }
+
+// cli runs a verb of the gateway and returns what it printed.
+func (g *gateway) cli(ctx context.Context, args ...string) (string, error) {
+	return command(ctx, g.exhibit, append([]string{"--config", g.file("exhibit.yaml")}, args...)...)
+}
+
+// command runs a program and returns what it printed, or its complaint.
+func command(ctx context.Context, name string, args ...string) (string, error) {
+	var stdout, stderr strings.Builder
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("%s %s: %w: %s", filepath.Base(name), strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
+	}
+	return strings.TrimSpace(stdout.String()), nil
+}
+
+// startExhibit sets up a gateway in a folder of its own, with one agent that
+// may write, and starts it.
+func startExhibit(ctx context.Context, dir string, s *server, p plan, exhibit, durability string) (*target, error) {
+	name := "exhibit (" + durability + ")"
+	g := &gateway{dir: filepath.Join(dir, "exhibit-"+durability), exhibit: exhibit, began: time.Now().UTC()}
+	addr, err := pgserver.FreeAddr()
+	if err != nil {
+		return nil, err
+	}
+	if err := g.configure(s, p, addr, durability); err != nil {
+		return nil, err
+	}
+	if _, err := g.cli(ctx, "init"); err != nil {
+		return nil, err
+	}
+	proc, err := start(g.dir, "serve", exhibit, "--config", g.file("exhibit.yaml"), "serve")
+	if err != nil {
+		return nil, err
+	}
+	t := &target{name: name, conn: conn{addr: addr, user: benchUser}, proc: proc, gateway: g}
+	if err := errors.Join(proc.ready(ctx, addr), g.admit(ctx), t.refresh(ctx)); err != nil {
+		t.stop()
+		return nil, fmt.Errorf("%w\n%s", err, proc.tail())
+	}
+	t.version, err = g.cli(ctx, "version")
+	return t, err
+}
+
+// configure writes the configuration, the password of the upstream account and
+// the example policies.
+func (g *gateway) configure(s *server, p plan, addr, durability string) error {
+	if err := os.MkdirAll(g.file("policies"), 0o700); err != nil {
+		return err
+	}
+	config := fmt.Sprintf(`gateway: bench
+organisation: Benchmark
+data: data
+log: {origin: bench.example/%s}
+people: [{id: bench@example.com, uids: [%d]}]
+metrics: {address: ""}
+listeners: [{name: postgres, protocol: postgres, address: %q}]
+resources:
+  - name: %s
+    protocol: postgres
+    durability: %s
+    upstream: {address: %q, database: %s, user: %s, password: {file: password}}
+policies: policies
+limits: {sessions: %[9]d, sessions_per_agent: %[9]d}
+`, durability, os.Getuid(), addr, database, durability, s.Addr, database, benchUser, 2*p.idle+100)
+	err := errors.Join(
+		os.WriteFile(g.file("exhibit.yaml"), []byte(config), 0o600),
+		os.WriteFile(g.file("password"), []byte(s.password), 0o600))
+	return errors.Join(err, fs.WalkDir(policies.Files, ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		text, err := policies.Files.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(g.file("policies"), path), text, 0o600)
+	}))
+}
+
+// admit registers the agent, its role and its key.
+func (g *gateway) admit(ctx context.Context) error {
+	for _, args := range [][]string{
+		{"agent", "add", benchUser, "--purpose", "puts load on the gateway", "--owner", "bench@example.com"},
+		{"grant", "add", benchUser, "writer", database, "--expires", "24h"},
+		{"enroll", benchUser, "--key", g.file("agent.key")},
+	} {
+		if _, err := g.cli(ctx, args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refresh gets a fresh token where the target wants one: they are short-lived.
+func (t *target) refresh(ctx context.Context) (err error) {
+	if t.gateway != nil {
+		t.conn.password, err = t.gateway.cli(ctx, "token", "--key", t.gateway.file("agent.key"), "--ticket", "BENCH-1")
+	}
+	return err
+}
+
+// evidence counts what a fixed number of commands leaves behind, and times an
+// export and the check of all that the gateway recorded.
+func (g *gateway) evidence(ctx context.Context, p plan, t *target) (e evidence, err error) {
+	before, err := g.settled(ctx)
+	if err != nil {
+		return e, err
+	}
+	if err := t.refresh(ctx); err != nil {
+		return e, err
+	}
+	const clients = 16
+	e.Commands = p.evidence / clients * clients
+	if _, err := pgbench(ctx, t.conn, "-n", "-S", "-M", "prepared", "-c", fmt.Sprint(clients), "-j", "2", "-t", fmt.Sprint(p.evidence/clients)); err != nil {
+		return e, err
+	}
+	after, err := g.settled(ctx)
+	if err != nil {
+		return e, err
+	}
+	e.Stored = make(map[string]int64)
+	var total int64
+	for folder, size := range after {
+		e.Stored[folder] = size - before[folder]
+		total += e.Stored[folder]
+	}
+	e.BytesPerCommand = float64(total) / float64(e.Commands)
+	return e, g.prove(ctx, &e)
+}
+
+// prove makes a pack of everything and checks it.
+func (g *gateway) prove(ctx context.Context, e *evidence) error {
+	trust, err := g.trust(ctx)
+	if err != nil {
+		return err
+	}
+	pack := g.file("pack.zip")
+	begin := time.Now()
+	_, err = g.cli(ctx, "pack", "create", "--from", g.began.Add(-time.Minute).Format(time.RFC3339),
+		"--to", time.Now().UTC().Add(time.Minute).Format(time.RFC3339), "--purpose", "benchmark", "-o", pack)
+	if err != nil {
+		return err
+	}
+	e.PackSeconds = time.Since(begin).Seconds()
+
+	begin = time.Now()
+	out, err := command(ctx, filepath.Join(filepath.Dir(g.exhibit), "exhibit-verify"), pack, "--trust", trust, "--json")
+	e.VerifySeconds = time.Since(begin).Seconds()
+	if err != nil {
+		return err
+	}
+	var report struct {
+		Pack struct {
+			Range struct {
+				Records int `json:"records"`
+			} `json:"range"`
+		} `json:"pack"`
+	}
+	if err := json.Unmarshal([]byte(out), &report); err != nil {
+		return fmt.Errorf("reading the verifier's report: %w", err)
+	}
+	e.Records = report.Pack.Range.Records
+	e.RecordsPerSecond = float64(e.Records) / e.VerifySeconds
+	return nil
+}
+
+// trust writes a trust file with the log's key. An auditor gets it by another
+// way than from the gateway; here speed is measured, not trust.
+func (g *gateway) trust(ctx context.Context) (string, error) {
+	out, err := g.cli(ctx, "log", "status", "--json")
+	if err != nil {
+		return "", err
+	}
+	var status struct {
+		Key string `json:"key"`
+	}
+	if err := json.Unmarshal([]byte(out), &status); err != nil {
+		return "", fmt.Errorf("reading the log's status: %w", err)
+	}
+	b, err := json.Marshal(map[string][]string{"log": {status.Key}})
+	if err != nil {
+		return "", err
+	}
+	return g.file("trust.json"), os.WriteFile(g.file("trust.json"), b, 0o600)
+}
+
+// settled waits until everything is sealed, which shows in sizes that stay as
+// they are for longer than a block waits, and returns them by folder. The
+// journal isn't among them: it is a buffer.
+func (g *gateway) settled(ctx context.Context) (map[string]int64, error) {
+	var last int64 = -1
+	for range 60 {
+		sizes, err := g.sizes()
+		if err != nil {
+			return nil, err
+		}
+		var total int64
+		for _, size := range sizes {
+			total += size
+		}
+		if total == last {
+			return sizes, nil
+		}
+		last = total
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(3 * time.Second):
+		}
+	}
+	return nil, errors.New("the gateway is still sealing after three minutes")
+}
+
+func (g *gateway) sizes() (map[string]int64, error) {
+	data := g.file("data")
+	sizes := make(map[string]int64)
+	err := filepath.WalkDir(data, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // a temporary file that has got its name
+		}
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		info, err := d.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		rel, _ := filepath.Rel(data, path) // both are absolute
+		folder, _, _ := strings.Cut(rel, string(filepath.Separator))
+		if err == nil && folder != "journal" {
+			sizes[folder] += info.Size()
+		}
+		return err
+	})
+	return sizes, err
 }

@@ -121,7 +121,13 @@ func measure(ctx context.Context, p plan, server *server, targets []*target, r *
 		progress("%s", w.Name)
 		for range w.rounds {
 			for _, t := range targets {
+				if err := t.refresh(ctx); err != nil {
+					return err
+				}
 				v, err := w.run(ctx, t)
+				if err != nil && t.gateway != nil {
+					err = fmt.Errorf("%w\n%s", err, t.proc.tail())
+				}
 				if ctx.Err() != nil {
 					return ctx.Err()
 				}

@@ -47,7 +47,7 @@ func startTargets(ctx context.Context, dir string, s *server, o options) ([]*tar
 		return targets, nil
 	}
 	for _, durability := range []string{"process", "power"} {
-		t, err := startExhibit(ctx, dir, s, exhibit, durability)
+		t, err := startExhibit(ctx, dir, s, o.plan(), exhibit, durability)
 		if err != nil {
 			return targets, fmt.Errorf("exhibit (%s): %w", durability, err)
 		}
