@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/exhibit-gateway/exhibit/examples/policies"
 	"github.com/exhibit-gateway/exhibit/internal/pgserver"
 )
 
@@ -37,7 +36,7 @@ func command(ctx context.Context, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("%s %s: %w: %s", filepath.Base(name), strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
+		return "", fmt.Errorf("%s %s: %w: %.1000s%.1000s", filepath.Base(name), strings.Join(args, " "), err, stderr.String(), stdout.String())
 	}
 	return strings.TrimSpace(stdout.String()), nil
 }
@@ -45,41 +44,44 @@ func command(ctx context.Context, name string, args ...string) (string, error) {
 // startExhibit sets up a gateway in a folder of its own, with one agent that
 // may write, and starts it.
 func startExhibit(ctx context.Context, dir string, s *server, p plan, exhibit, durability string) (*target, error) {
-	name := "exhibit (" + durability + ")"
 	g := &gateway{dir: filepath.Join(dir, "exhibit-"+durability), exhibit: exhibit, began: time.Now().UTC()}
 	addr, err := pgserver.FreeAddr()
 	if err != nil {
 		return nil, err
 	}
-	if err := g.configure(s, p, addr, durability); err != nil {
+	if err := g.init(ctx, s, p, addr, durability); err != nil {
 		return nil, err
 	}
-	if _, err := g.cli(ctx, "init"); err != nil {
-		return nil, err
-	}
-	proc, err := start(g.dir, "serve", exhibit, "--config", g.file("exhibit.yaml"), "serve")
+	proc, err := start(g.dir, "serve", exhibit, "serve", "--config", g.file("exhibit.yaml"))
 	if err != nil {
 		return nil, err
 	}
-	t := &target{name: name, conn: conn{addr: addr, user: benchUser}, proc: proc, gateway: g}
-	if err := errors.Join(proc.ready(ctx, addr), g.admit(ctx), t.refresh(ctx)); err != nil {
+	t := &target{name: "exhibit (" + durability + ")", conn: conn{addr: addr, user: benchUser}, proc: proc, gateway: g}
+	err = proc.ready(ctx, addr)
+	if err == nil {
+		err = g.admit(ctx)
+	}
+	if err == nil {
+		t.version, err = g.cli(ctx, "version")
+	}
+	if err != nil {
 		t.stop()
 		return nil, fmt.Errorf("%w\n%s", err, proc.tail())
 	}
-	t.version, err = g.cli(ctx, "version")
-	return t, err
+	return t, nil
 }
 
-// configure writes the configuration, the password of the upstream account and
-// the example policies.
-func (g *gateway) configure(s *server, p plan, addr, durability string) error {
-	if err := os.MkdirAll(g.file("policies"), 0o700); err != nil {
+// init makes keys and the example policies as an operator would, and a
+// configuration of its own: no metrics, and room for all the sessions.
+func (g *gateway) init(ctx context.Context, s *server, p plan, addr, durability string) error {
+	origin := "bench.example/" + durability
+	if _, err := command(ctx, g.exhibit, "init", g.dir, "--gateway", "bench", "--origin", origin); err != nil {
 		return err
 	}
 	config := fmt.Sprintf(`gateway: bench
 organisation: Benchmark
 data: data
-log: {origin: bench.example/%s}
+log: {origin: %s}
 people: [{id: bench@example.com, uids: [%d]}]
 metrics: {address: ""}
 listeners: [{name: postgres, protocol: postgres, address: %q}]
@@ -90,20 +92,10 @@ resources:
     upstream: {address: %q, database: %s, user: %s, password: {file: password}}
 policies: policies
 limits: {sessions: %[9]d, sessions_per_agent: %[9]d}
-`, durability, os.Getuid(), addr, database, durability, s.Addr, database, benchUser, 2*p.idle+100)
-	err := errors.Join(
+`, origin, os.Getuid(), addr, database, durability, s.Addr, database, benchUser, 2*p.idle+100)
+	return errors.Join(
 		os.WriteFile(g.file("exhibit.yaml"), []byte(config), 0o600),
 		os.WriteFile(g.file("password"), []byte(s.password), 0o600))
-	return errors.Join(err, fs.WalkDir(policies.Files, ".", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		text, err := policies.Files.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		return os.WriteFile(filepath.Join(g.file("policies"), path), text, 0o600)
-	}))
 }
 
 // admit registers the agent, its role and its key.
@@ -159,13 +151,9 @@ func (g *gateway) evidence(ctx context.Context, p plan, t *target) (e evidence, 
 
 // prove makes a pack of everything and checks it.
 func (g *gateway) prove(ctx context.Context, e *evidence) error {
-	trust, err := g.trust(ctx)
-	if err != nil {
-		return err
-	}
 	pack := g.file("pack.zip")
 	begin := time.Now()
-	_, err = g.cli(ctx, "pack", "create", "--from", g.began.Add(-time.Minute).Format(time.RFC3339),
+	_, err := g.cli(ctx, "pack", "create", "--from", g.began.Add(-time.Minute).Format(time.RFC3339),
 		"--to", time.Now().UTC().Add(time.Minute).Format(time.RFC3339), "--purpose", "benchmark", "-o", pack)
 	if err != nil {
 		return err
@@ -173,7 +161,7 @@ func (g *gateway) prove(ctx context.Context, e *evidence) error {
 	e.PackSeconds = time.Since(begin).Seconds()
 
 	begin = time.Now()
-	out, err := command(ctx, filepath.Join(filepath.Dir(g.exhibit), "exhibit-verify"), pack, "--trust", trust, "--json")
+	out, err := command(ctx, filepath.Join(filepath.Dir(g.exhibit), "exhibit-verify"), pack, "--trust", g.file("trust.json"), "--json")
 	e.VerifySeconds = time.Since(begin).Seconds()
 	if err != nil {
 		return err
@@ -191,26 +179,6 @@ func (g *gateway) prove(ctx context.Context, e *evidence) error {
 	e.Records = report.Pack.Range.Records
 	e.RecordsPerSecond = float64(e.Records) / e.VerifySeconds
 	return nil
-}
-
-// trust writes a trust file with the log's key. An auditor gets it by another
-// way than from the gateway; here speed is measured, not trust.
-func (g *gateway) trust(ctx context.Context) (string, error) {
-	out, err := g.cli(ctx, "log", "status", "--json")
-	if err != nil {
-		return "", err
-	}
-	var status struct {
-		Key string `json:"key"`
-	}
-	if err := json.Unmarshal([]byte(out), &status); err != nil {
-		return "", fmt.Errorf("reading the log's status: %w", err)
-	}
-	b, err := json.Marshal(map[string][]string{"log": {status.Key}})
-	if err != nil {
-		return "", err
-	}
-	return g.file("trust.json"), os.WriteFile(g.file("trust.json"), b, 0o600)
 }
 
 // settled waits until everything is sealed, which shows in sizes that stay as
