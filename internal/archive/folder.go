@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// ErrExists: other bytes are kept under that name already.
+// ErrExists means that other bytes are kept under that name already.
 var ErrExists = errors.New("other content is already archived under this name")
 
 // Folder is an archive in a directory. Several processes may share it. Names are

@@ -73,7 +73,7 @@ func TestEveryFaultIsFinalAndLosesNoPromise(t *testing.T) {
 
 // oneFault lets the nth call of op fail, and says whether there was one.
 func oneFault(t *testing.T, op string, nth, frames int, fault func(int) (int, error)) bool {
-	d, dir := newMemory(), tempDir(t)
+	d, dir := newMemory(), t.TempDir()
 	j, err := Open(dir, with(small, d))
 	if err != nil {
 		t.Fatal(err)
@@ -138,7 +138,7 @@ func oneFault(t *testing.T, op string, nth, frames int, fault func(int) (int, er
 
 func TestShortWriteIsNamed(t *testing.T) {
 	d := newMemory()
-	j := mustOpen(t, tempDir(t), with(small, d))
+	j := mustOpen(t, t.TempDir(), with(small, d))
 	d.mu.Lock()
 	d.fault = func(op, _ string, _, size int) (int, error) { return size - 1, nil }
 	d.mu.Unlock()
@@ -151,7 +151,7 @@ func TestShortWriteIsNamed(t *testing.T) {
 // afterwards: the kernel reports it once.
 func TestFailedSyncIsNotForgotten(t *testing.T) {
 	d := newMemory()
-	j := mustOpen(t, tempDir(t), with(small, d))
+	j := mustOpen(t, t.TempDir(), with(small, d))
 	d.mu.Lock()
 	d.fault = func(op, _ string, _, size int) (int, error) {
 		if op == "sync" {
@@ -182,7 +182,7 @@ func TestFailedSyncIsNotForgotten(t *testing.T) {
 }
 
 func TestFullDiskKeepsRoomForWhatMustBeKept(t *testing.T) {
-	d, dir := newMemory(), tempDir(t)
+	d, dir := newMemory(), t.TempDir()
 	d.capacity = 4 * small.SegmentBytes // two written, a spare, the reserve
 	j := mustOpen(t, dir, with(small, d))
 	n := 0
@@ -248,7 +248,8 @@ func TestFullDiskKeepsRoomForWhatMustBeKept(t *testing.T) {
 func TestSmallFramesDoNotEatTheReserve(t *testing.T) {
 	d := newMemory()
 	d.capacity = 4 * small.SegmentBytes
-	j := mustOpen(t, tempDir(t), with(small, d))
+	dir := t.TempDir()
+	j := mustOpen(t, dir, with(small, d))
 	for {
 		if _, err := j.Append(payload(0, 3000)); errors.Is(err, ErrFull) {
 			break
@@ -262,6 +263,23 @@ func TestSmallFramesDoNotEatTheReserve(t *testing.T) {
 	if _, err := j.Append(payload(0, 9)); !errors.Is(err, ErrFull) {
 		t.Errorf("Append into the reserve: %v, want ErrFull", err)
 	}
+	lsn, err := j.AppendReserved(payload(0, 9))
+	if err == nil {
+		err = j.Wait(lsn, Synced)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	// Nor do they after a restart on the full disk.
+	j, _, err = crashed(t, d.killed(), dir, small)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	if _, err := j.Append(payload(0, 9)); !errors.Is(err, ErrFull) {
+		t.Errorf("Append into the reserve after a restart: %v, want ErrFull", err)
+	}
 	if _, err := j.AppendReserved(payload(0, 9)); err != nil {
 		t.Error(err)
 	}
@@ -273,7 +291,7 @@ func TestPendingIsBounded(t *testing.T) {
 	d := newMemory()
 	o := with(small, d)
 	o.MaxPending = 1000
-	j := mustOpen(t, tempDir(t), o)
+	j := mustOpen(t, t.TempDir(), o)
 	hold := make(chan struct{})
 	d.mu.Lock()
 	d.fault = func(op, name string, _, size int) (int, error) {
@@ -318,7 +336,7 @@ func TestCloseFreesBlockedAppenders(t *testing.T) {
 	d.capacity = 3 * small.SegmentBytes
 	o := with(small, d)
 	o.ReserveBytes = -1
-	j, err := Open(tempDir(t), o)
+	j, err := Open(t.TempDir(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -362,7 +380,7 @@ func TestCloseFreesBlockedAppenders(t *testing.T) {
 }
 
 func TestFailedOpenLeavesTheDirectoryToOthers(t *testing.T) {
-	d, dir := newMemory(), tempDir(t)
+	d, dir := newMemory(), t.TempDir()
 	for _, op := range []string{"create", "write", "sync", "rename", "syncdir", "allocate"} {
 		d.fault = func(o, _ string, _, size int) (int, error) {
 			if o == op {

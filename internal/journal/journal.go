@@ -134,7 +134,7 @@ type Journal struct {
 	// The segment where the stream will end once all pending frames are
 	// written, and what lies ready to follow it.
 	room      int64 // bytes left in it
-	inReserve bool  // it was the reserve
+	inReserve bool  // it was the reserve, or has to serve as one
 	spare     *segment
 	reserve   *segment
 	allocated uint64 // numbers the files of spare and reserve

@@ -217,7 +217,7 @@ func (d *memory) unplugged(keep func() bool) *memory {
 // crashed opens what a crash left in d of the journal whose lock is in dir.
 func crashed(t testing.TB, d *memory, dir string, o Options) (*Journal, string, error) {
 	t.Helper()
-	next := tempDir(t)
+	next := t.TempDir()
 	b, err := os.ReadFile(filepath.Join(dir, stateName))
 	if err == nil {
 		err = os.WriteFile(filepath.Join(next, stateName), b, 0o600)
@@ -228,21 +228,6 @@ func crashed(t testing.TB, d *memory, dir string, o Options) (*Journal, string, 
 	o.dir = d
 	j, err := Open(next, o)
 	return j, next, err
-}
-
-// tempDir is t.TempDir for places that have none (rapid's own T, fuzzing).
-func tempDir(t testing.TB) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "journal")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
 }
 
 func payload(i, size int) []byte {

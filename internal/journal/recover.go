@@ -60,6 +60,8 @@ func (j *Journal) recover() error {
 		return err
 	}
 	j.fillUp()
+	// Without a reserve the rest of the segment has to serve as one.
+	j.inReserve = j.o.ReserveBytes > 0 && j.reserve == nil
 	return nil
 }
 

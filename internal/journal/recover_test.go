@@ -20,7 +20,7 @@ import (
 // frames had been synced by itself, and the places where they end.
 func image(t *testing.T) (*memory, string, []LSN) {
 	t.Helper()
-	d, dir := newMemory(), tempDir(t)
+	d, dir := newMemory(), t.TempDir()
 	j := mustOpen(t, dir, with(small, d))
 	var ends []LSN
 	for i := range 3 {
@@ -125,7 +125,7 @@ func TestDamageToTheHeaderIsRefused(t *testing.T) {
 
 // After a clean Close the state file vouches for the last frame too.
 func TestDamageAfterACleanCloseIsRefused(t *testing.T) {
-	d, dir := newMemory(), tempDir(t)
+	d, dir := newMemory(), t.TempDir()
 	j := mustOpen(t, dir, with(small, d))
 	end := mustAppend(t, j, "only")
 	if err := j.Close(); err != nil {
@@ -151,7 +151,7 @@ func TestDamageAfterACleanCloseIsRefused(t *testing.T) {
 }
 
 func TestStateFileSurvivesATornWrite(t *testing.T) {
-	dir := tempDir(t)
+	dir := t.TempDir()
 	for want := range LSN(6) {
 		s, err := openState(dir)
 		if err != nil {
@@ -192,7 +192,7 @@ func TestStateFileSurvivesATornWrite(t *testing.T) {
 }
 
 func TestAGapBetweenSegmentsIsRefused(t *testing.T) {
-	d, dir := newMemory(), tempDir(t)
+	d, dir := newMemory(), t.TempDir()
 	j := mustOpen(t, dir, with(small, d))
 	if _, err := workload(j, 60); err != nil {
 		t.Fatal(err)
@@ -220,7 +220,7 @@ func TestAGapBetweenSegmentsIsRefused(t *testing.T) {
 // A page in the middle of what was never synced may be missing after a power
 // loss while later ones are there. That is no damage.
 func TestHolesInWhatWasNeverSyncedAreCut(t *testing.T) {
-	d, dir := newMemory(), tempDir(t)
+	d, dir := newMemory(), t.TempDir()
 	j := mustOpen(t, dir, with(small, d))
 	var ends []LSN
 	for i := range 5 {
@@ -249,7 +249,7 @@ func TestHolesInWhatWasNeverSyncedAreCut(t *testing.T) {
 // the journal holds what a list would, up to what was promised at least.
 func TestJournalIsAList(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		m := &model{t: t, d: newMemory(), dir: tempDir(t)}
+		m := &model{t: t, d: newMemory(), dir: t.TempDir()}
 		var err error
 		if m.j, err = Open(m.dir, with(small, m.d)); err != nil {
 			rt.Fatal(err)
@@ -394,7 +394,7 @@ func (m *model) check(rt *rapid.T) {
 // opens, goes on, and opens again to the same.
 func FuzzRecover(f *testing.F) {
 	d := newMemory()
-	j, err := Open(tempDir(f), with(small, d))
+	j, err := Open(f.TempDir(), with(small, d))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -416,7 +416,7 @@ func FuzzRecover(f *testing.F) {
 		if int64(len(content)) > small.SegmentBytes-segmentHead {
 			return
 		}
-		d, dir := newMemory(), tempDir(t)
+		d, dir := newMemory(), t.TempDir()
 		s := &segment{name: "1.spare", size: small.SegmentBytes}
 		file, err := d.create(s.name)
 		if err != nil {
