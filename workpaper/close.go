@@ -195,6 +195,12 @@ func (f *Fold) totalRows(agents, grants rollForward, openSessions, openCommands 
 	return nil
 }
 
+// Access is the access listing of a registry at time t, in microseconds since
+// the epoch.
+func Access(r *decision.Registry, t int64) Table {
+	return Table{Name: "access", Columns: accessColumns(), Rows: accessRows(r, t)}
+}
+
 // accessRows lists who could do what under a registry at a time.
 func accessRows(r *decision.Registry, t int64) [][]string {
 	var rows [][]string

@@ -219,6 +219,7 @@ type Explain struct {
 	Agent     string `json:"agent" minLength:"1" maxLength:"128"`
 	Resource  string `json:"resource" minLength:"1" maxLength:"128"`
 	Statement string `json:"statement" minLength:"1" maxLength:"262144" doc:"in the resource's own language"`
+	Ticket    string `json:"ticket,omitempty" maxLength:"200" doc:"the ticket that the session would carry"`
 }
 
 // Explanation is a decision that wasn't acted on.
@@ -229,6 +230,7 @@ type Explanation struct {
 	Parse  string           `json:"parse" enum:"full,partial,opaque" doc:"how much of the statement was understood"`
 	Text   string           `json:"text,omitempty" doc:"the statement without literals"`
 	Checks []evidence.Check `json:"checks" doc:"what was asked of the policy"`
+	Facts  evidence.Facts   `json:"facts,omitempty" doc:"what else the policy could ask about"`
 	Rules  []string         `json:"rules,omitempty" doc:"the policies that decided"`
 	Grants []string         `json:"grants,omitempty" doc:"the grants that put the agent in its roles"`
 	Policy string           `json:"policy" doc:"digest of the policies"`
@@ -315,7 +317,6 @@ type Packs interface {
 type PackRequest struct {
 	From    Moment
 	To      Moment
-	Level   string // "L0", "L1" or "L2"
 	Purpose string
 }
 

@@ -235,6 +235,15 @@ func (st *Store) Scope(boot, slot uint64) (*Scope, error) {
 	return newScope(slot, &secret)
 }
 
+// BodySeed returns what a pack of level L1 discloses of a scope.
+func (st *Store) BodySeed(boot, slot uint64) ([32]byte, error) {
+	s, err := st.Scope(boot, slot)
+	if err != nil {
+		return [32]byte{}, err
+	}
+	return s.BodySeed(), nil
+}
+
 // open returns the keys of a boot, opening its files on first use.
 func (st *Store) open(boot uint64) (*bootKeys, error) {
 	if bk := st.boots[boot]; bk != nil {

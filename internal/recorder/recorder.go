@@ -93,6 +93,16 @@ func (r *Recorder) Own() *Chain { return r.own }
 // Boot is the boot that the recorder writes.
 func (r *Recorder) Boot() uint64 { return r.boot }
 
+// Last is the position of the newest record; zero before the first.
+func (r *Recorder) Last() evidence.Position {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.seq == 0 {
+		return evidence.Position{}
+	}
+	return evidence.Position{Gateway: r.gateway, Boot: r.boot, Seq: r.seq - 1}
+}
+
 // NewChain returns the chain of a new session.
 func (r *Recorder) NewChain() (*Chain, error) {
 	scope, err := r.keys.New()
@@ -108,17 +118,19 @@ func (r *Recorder) Resume(scope *keys.Scope, session evidence.Position, n uint64
 	return &Chain{r: r, scope: scope, session: session, n: n}
 }
 
-// Control records a change of rights and puts it in force: when it returns nil
-// the change survives the loss of power, and every record after it was decided
-// with it. It returns the record's position.
-func (r *Recorder) Control(ctx context.Context, d *evidence.Draft) (evidence.Position, error) {
-	if !d.Head.Type.IsControl() {
-		return evidence.Position{}, fmt.Errorf("%s is not a control record", d.Head.Type)
+// Control records changes of rights and puts them in force, all or none: when
+// it returns nil they survive the loss of power, and every record after them
+// was decided with them. Their positions are in the drafts' heads.
+func (r *Recorder) Control(ctx context.Context, drafts ...*evidence.Draft) error {
+	for _, d := range drafts {
+		if !d.Head.Type.IsControl() {
+			return fmt.Errorf("%s is not a control record", d.Head.Type)
+		}
 	}
 	// A control record depends on no registry but the one it is applied to,
 	// which happens under the lock: it can't be stale.
-	_, err := r.own.Record(ctx, 0, evidence.Power, d)
-	return d.Head.Pos, err
+	_, err := r.own.Record(ctx, 0, evidence.Power, drafts...)
+	return err
 }
 
 // Chain is the records of one key scope, in order. It is safe for concurrent

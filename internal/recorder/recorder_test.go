@@ -154,7 +154,7 @@ func TestRecordsHavePlacesWithoutHolesAndPartsThatProveThemselves(t *testing.T) 
 func TestARecordDecidedUnderAnOlderRegistryIsTurnedBack(t *testing.T) {
 	r, _ := newRecorder(t, 1)
 	old := r.State().Version
-	if _, err := r.Control(context.Background(), agentDraft("bot")); err != nil {
+	if err := r.Control(context.Background(), agentDraft("bot")); err != nil {
 		t.Fatal(err)
 	}
 	s, _ := r.NewChain()
@@ -172,18 +172,19 @@ func TestARecordDecidedUnderAnOlderRegistryIsTurnedBack(t *testing.T) {
 
 func TestAChangeThatTheRegistryRefusesIsNotRecorded(t *testing.T) {
 	r, _ := newRecorder(t, 1)
-	if _, err := r.Control(context.Background(), agentDraft("bot")); err != nil {
+	if err := r.Control(context.Background(), agentDraft("bot")); err != nil {
 		t.Fatal(err)
 	}
 	before := r.State()
-	if _, err := r.Control(context.Background(), agentDraft("bot")); !errors.Is(err, ErrRefused) {
+	if err := r.Control(context.Background(), agentDraft("new"), agentDraft("bot")); !errors.Is(err, ErrRefused) {
 		t.Fatalf("a duplicate agent: %v", err)
 	}
 	if r.State() != before || len(r.journal.(*tape).payloads) != 1 {
 		t.Error("a refused change left a trace")
 	}
-	if pos, err := r.Control(context.Background(), agentDraft("bot2")); err != nil || pos.Seq != 1 {
-		t.Errorf("the change after it: %s, %v", pos, err)
+	d := agentDraft("new")
+	if err := r.Control(context.Background(), d); err != nil || d.Head.Pos.Seq != 1 {
+		t.Errorf("the change after it: %s, %v", d.Head.Pos, err)
 	}
 }
 

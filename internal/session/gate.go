@@ -187,13 +187,18 @@ func (g *Gate) start(c protocol.Credential, t protocol.Target, who Principal, au
 		Principal: who.OnBehalf, PType: who.Type, Ticket: who.Ticket, Credential: who.Credential,
 		Authn: authn.String(), Client: addrText(c), Listener: c.Listener, TLS: tlsText(c.TLS),
 		Durability: durability, Mode: "enforce",
-		Context: evidence.Facts{
-			"protocol": t.Protocol, "ticket": who.Ticket,
-			"principal": who.OnBehalf, "principal_type": who.Type, "tls": c.TLS != nil,
-		},
-		Checks: []evidence.Check{{Action: t.Protocol + ":connect"}},
+		Context: Facts(t.Protocol, who, c.TLS != nil),
+		Checks:  []evidence.Check{{Action: t.Protocol + ":connect"}},
 	}
 	return st
+}
+
+// Facts are the facts of a session that all its decisions see.
+func Facts(protocol string, who Principal, tls bool) evidence.Facts {
+	return evidence.Facts{
+		"protocol": protocol, "ticket": who.Ticket,
+		"principal": who.OnBehalf, "principal_type": who.Type, "tls": tls,
+	}
 }
 
 // decide asks policy under registry.
@@ -320,13 +325,15 @@ func (g *Gate) leave(s *Session) {
 
 // Live describes an open session.
 type Live struct {
-	ID       string    `json:"id"`
-	Agent    string    `json:"agent"`
-	Resource string    `json:"resource"`
-	Client   string    `json:"client"`
-	Ticket   string    `json:"ticket,omitempty"`
-	Since    time.Time `json:"since"`
-	Commands uint64    `json:"commands"`
+	ID        string
+	Agent     string
+	Resource  string
+	Principal string // for whom the agent acts; "" is itself
+	Ticket    string
+	Client    string
+	Since     time.Time
+	Commands  uint64
+	Denied    uint64
 }
 
 // Sessions returns the sessions open now, in no order.

@@ -21,7 +21,7 @@ type Session struct {
 	agent    string
 	resource string
 	client   string
-	ticket   string
+	who      Principal
 	began    time.Time
 	upstream protocol.Upstream
 	facts    evidence.Facts // of the session, in every decision
@@ -48,7 +48,7 @@ var _ protocol.Session = (*Session)(nil)
 func newSession(g *Gate, chain Chain, st *starting, up protocol.Upstream, who Principal, t protocol.Target) *Session {
 	s := &Session{
 		gate: g, chain: chain, id: st.draft.Head.Pos.String(), start: st.draft.Head.Pos,
-		agent: who.Agent, resource: t.Resource, client: st.body.Client, ticket: who.Ticket,
+		agent: who.Agent, resource: t.Resource, client: st.body.Client, who: who,
 		began: time.UnixMicro(st.draft.Head.Time), upstream: up,
 		facts: st.body.Context, checks: st.body.Checks,
 		relaxed: st.body.Durability == "process",
@@ -268,7 +268,7 @@ func (s *Session) recheck(registry *decision.Registry, version uint64, now int64
 
 func (s *Session) live() Live {
 	return Live{
-		ID: s.id, Agent: s.agent, Resource: s.resource, Client: s.client, Ticket: s.ticket,
-		Since: s.began, Commands: s.commands.Load(),
+		ID: s.id, Agent: s.agent, Resource: s.resource, Principal: s.who.OnBehalf, Ticket: s.who.Ticket,
+		Client: s.client, Since: s.began, Commands: s.commands.Load(), Denied: s.denied.Load(),
 	}
 }

@@ -1,0 +1,181 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/exhibit-gateway/exhibit/decision"
+	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/api"
+	"github.com/exhibit-gateway/exhibit/internal/policy"
+	"github.com/exhibit-gateway/exhibit/internal/recorder"
+)
+
+// putInForce records the configuration and the policy of s where they differ
+// from what is in force, both or neither, and then routes by them.
+func (g *Gateway) putInForce(ctx context.Context, s Settings, by evidence.By) error {
+	if drafts := g.changes(s, by); len(drafts) > 0 {
+		if err := g.recorder.Control(ctx, drafts...); err != nil {
+			return fmt.Errorf("putting configuration and policy in force: %w", err)
+		}
+	}
+	resources := make(map[string]Resource, len(s.Resources))
+	for _, r := range s.Resources {
+		resources[r.Name] = r
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.settings, g.resources = s, resources
+	return nil
+}
+
+// changes are the control records that turn what is in force into s.
+func (g *Gateway) changes(s Settings, by evidence.By) (drafts []*evidence.Draft) {
+	registry := g.recorder.State().Registry
+	if s.Config.Digest != registry.Config() {
+		b := s.Config
+		b.Before, b.By = registry.Config(), by
+		b.Diff = configDiff(registry.ConfigBody(), b)
+		drafts = append(drafts, &evidence.Draft{Head: evidence.Head{Type: evidence.ConfigChange}, Body: evidence.EncodeBody(b)})
+	}
+	if s.Policy.Digest != registry.Policy() {
+		before, _ := registry.Bundle()
+		b := s.Policy
+		b.Before, b.By = registry.Policy(), by
+		b.Diff = policy.Diff(before, b)
+		drafts = append(drafts, &evidence.Draft{Head: evidence.Head{Type: evidence.PolicyChange}, Body: evidence.EncodeBody(b)})
+	}
+	return drafts
+}
+
+const configFile = "exhibit.yaml"
+
+// configDiff is what changed between two configurations, as a unified diff.
+func configDiff(before, after evidence.ConfigBody) string {
+	bundle := func(b evidence.ConfigBody) (p evidence.PolicyBody) {
+		if b.Digest != "" {
+			p.Files = []evidence.File{{Name: configFile, Text: b.Text}}
+		}
+		return p
+	}
+	return policy.Diff(bundle(before), bundle(after))
+}
+
+// Config implements api.Control.
+func (g *Gateway) Config(context.Context) (api.Document, error) {
+	b := g.recorder.State().Registry.ConfigBody()
+	return api.Document{Digest: b.Digest, Files: []evidence.File{{Name: configFile, Text: b.Text}}}, nil
+}
+
+// Policy implements api.Control.
+func (g *Gateway) Policy(context.Context) (api.Document, error) {
+	b, _ := g.recorder.State().Registry.Bundle()
+	return api.Document{Digest: b.Digest, Files: b.Files}, nil
+}
+
+// Reload implements api.Control.
+func (g *Gateway) Reload(ctx context.Context, dry bool, by evidence.By) (api.Reload, error) {
+	g.changing.Lock()
+	defer g.changing.Unlock()
+	s, err := g.reload()
+	if err != nil {
+		return api.Reload{}, invalid(err)
+	}
+	g.mu.Lock()
+	old := g.settings
+	g.mu.Unlock()
+	registry := g.recorder.State().Registry
+	before, _ := registry.Bundle()
+	r := api.Reload{
+		Config:  api.Diff{Before: registry.Config(), After: s.Config.Digest, Diff: configDiff(registry.ConfigBody(), s.Config)},
+		Policy:  api.Diff{Before: registry.Policy(), After: s.Policy.Digest, Diff: policy.Diff(before, s.Policy)},
+		Restart: restarts(old, s),
+	}
+	if s.Name != old.Name || s.Origin != old.Origin || s.Data != old.Data {
+		return r, invalid(errors.New("gateway, log.origin and data are chosen once: a gateway that changes them is another gateway"))
+	}
+	if err := g.try(s, by); err != nil {
+		return r, invalid(err)
+	}
+	if dry {
+		return r, nil
+	}
+	if err := g.putInForce(ctx, s, by); err != nil {
+		return r, g.problem(err)
+	}
+	g.gate.Sweep()
+	r.Applied = true
+	return r, nil
+}
+
+// try applies the changes to the registry without recording them.
+func (g *Gateway) try(s Settings, by evidence.By) error {
+	registry := g.recorder.State().Registry
+	for i, d := range g.changes(s, by) {
+		h := d.Head
+		h.Pos = evidence.Position{Gateway: g.settings.Name, Boot: g.recorder.Boot(), Seq: uint64(i)}
+		h.Time = time.Now().UnixMicro()
+		next, err := registry.Apply(h, d.Body)
+		if err != nil {
+			return err
+		}
+		registry = next
+	}
+	return nil
+}
+
+// restarts names the parts of the configuration that count from the next
+// start only.
+func restarts(old, s Settings) (keys []string) {
+	if old.Limits != s.Limits || old.TokenTTL != s.TokenTTL || old.Grace != s.Grace {
+		keys = append(keys, "limits")
+	}
+	if old.Sealing != s.Sealing || old.Heartbeat != s.Heartbeat {
+		keys = append(keys, "sealing")
+	}
+	if !slices.Equal(old.Listening, s.Listening) {
+		keys = append(keys, "listeners", "admin", "metrics")
+	}
+	return keys
+}
+
+// invalid says that what was asked can't be done as asked.
+func invalid(err error) error {
+	return api.Invalid(err.Error(), "nothing was changed; mend it and try again", details(err)...)
+}
+
+// details are the single errors of a joined one.
+func details(err error) (list []api.Detail) {
+	lines := strings.Split(err.Error(), "\n")
+	if len(lines) < 2 {
+		return nil
+	}
+	for _, l := range lines {
+		list = append(list, api.Detail{Message: l})
+	}
+	return list
+}
+
+// problem translates an error of the path for a person.
+func (g *Gateway) problem(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, decision.ErrUnknown):
+		return api.NotFound(plainRefusal(err), "")
+	case errors.Is(err, decision.ErrDuplicate), errors.Is(err, decision.ErrRetired), errors.Is(err, decision.ErrStale):
+		return api.Conflict(plainRefusal(err), "")
+	case errors.Is(err, recorder.ErrRefused):
+		return api.Invalid(plainRefusal(err), "")
+	}
+	return err
+}
+
+// plainRefusal leaves out the path's own words around a refusal.
+func plainRefusal(err error) string {
+	return strings.TrimPrefix(err.Error(), recorder.ErrRefused.Error()+": ")
+}

@@ -1,0 +1,175 @@
+package gateway
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/mod/sumdb/note"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/api"
+	"github.com/exhibit-gateway/exhibit/internal/pack"
+	"github.com/exhibit-gateway/exhibit/internal/seal"
+	"github.com/exhibit-gateway/exhibit/verify"
+)
+
+// LogStatus implements api.Log.
+func (g *Gateway) LogStatus(context.Context) (api.LogStatus, error) {
+	st := g.sealer.Status()
+	s := api.LogStatus{
+		Origin: g.settings.Origin, Key: g.material.verifier, Blocks: st.Blocks,
+		Root: st.Checkpoint.Root.String(), Published: st.Published.UTC(),
+		Position: g.recorder.Last().String(), Sealed: st.Last.String(),
+		UnsealedBytes: st.UnsealedBytes, UnsealedAge: st.UnsealedAge.Seconds(),
+	}
+	if st.Err != nil {
+		s.Problem = st.Err.Error()
+	}
+	return s, nil
+}
+
+// Fsck implements api.Log.
+func (g *Gateway) Fsck(ctx context.Context, progress func(api.Progress)) (api.FsckReport, error) {
+	if err := g.sealer.Flush(ctx); err != nil {
+		return api.FsckReport{}, err
+	}
+	return fsck(ctx, g.settings.Data, g.material.verifier, progress)
+}
+
+// Fsck checks the log of a data directory that no gateway need be running on.
+func Fsck(ctx context.Context, data string, progress func(api.Progress)) (api.FsckReport, error) {
+	m, err := readMaterial(data)
+	if err != nil {
+		return api.FsckReport{}, err
+	}
+	return fsck(ctx, data, m.verifier, progress)
+}
+
+func fsck(ctx context.Context, data, verifier string, progress func(api.Progress)) (api.FsckReport, error) {
+	v, err := note.NewVerifier(verifier)
+	if err != nil {
+		return api.FsckReport{}, fmt.Errorf("the log's verifier key: %w", err)
+	}
+	r, err := seal.Fsck{
+		Log: v, Archive: os.DirFS(filepath.Join(data, archiveDir)), Tree: os.DirFS(filepath.Join(data, logDir)),
+		Progress: func(done, total uint64) {
+			if progress != nil {
+				progress(api.Progress{Stage: "checking blocks", Done: done, Total: total})
+			}
+		},
+	}.Run(ctx)
+	if err != nil {
+		return api.FsckReport{}, err
+	}
+	out := api.FsckReport{Blocks: r.Blocks, Records: r.Records, Bytes: r.Bytes, Root: r.Root.String()}
+	for _, f := range r.Findings {
+		if f.Notice {
+			continue
+		}
+		out.Problems = append(out.Problems, api.Finding{Where: f.Where, Message: f.Problem + ": " + f.Hint})
+	}
+	if r.More > 0 {
+		out.Problems = append(out.Problems, api.Finding{Where: "and more", Message: fmt.Sprintf("%d findings were left out", r.More)})
+	}
+	return out, nil
+}
+
+// CreatePack implements api.Packs.
+func (g *Gateway) CreatePack(ctx context.Context, r api.PackRequest, by evidence.By, w io.Writer, progress func(api.Progress)) (api.Pack, error) {
+	from, to, err := g.period(ctx, r.From, r.To)
+	if err != nil {
+		return api.Pack{}, err
+	}
+	sum := sha256.New()
+	count := &counter{w: io.MultiWriter(w, sum)}
+	res, err := pack.Create(ctx, pack.Source{
+		Archive: g.archive, Log: os.DirFS(filepath.Join(g.settings.Data, logDir)),
+		Seeds: g.keys, Signer: g.material.signer, Gateway: exporter{g},
+	}, pack.Params{
+		From: from, To: to, By: by, Purpose: r.Purpose, Organisation: g.settings.Organisation,
+		Generator: verify.Generator{Version: g.settings.Version, Binary: g.settings.Binary},
+		Progress: func(done, total uint64) {
+			progress(api.Progress{Stage: "packing blocks", Done: done, Total: total})
+		},
+	}, count)
+	if err != nil {
+		return api.Pack{}, err
+	}
+	m := res.Manifest
+	return api.Pack{
+		From: m.Range.First.String(), To: m.Range.Last.String(), Records: m.Range.Records,
+		Blocks: m.Range.LastBlock - m.Range.FirstBlock + 1, Bytes: count.n, Digest: hex.EncodeToString(sum.Sum(nil)),
+	}, nil
+}
+
+// period turns the ends of a request into times.
+func (g *Gateway) period(ctx context.Context, from, to api.Moment) (time.Time, time.Time, error) {
+	a, err := g.timeOf(ctx, from)
+	if err != nil {
+		return a, a, err
+	}
+	b, err := g.timeOf(ctx, to)
+	if err != nil {
+		return a, b, err
+	}
+	if b.IsZero() {
+		b = time.Now()
+	}
+	if !a.Before(b) {
+		return a, b, api.Invalid(fmt.Sprintf("the period ends (%s) before it begins (%s)", b.Format(time.RFC3339), a.Format(time.RFC3339)), "")
+	}
+	return a, b, nil
+}
+
+// errFound ends a scan that has what it wants.
+var errFound = errors.New("found")
+
+// timeOf returns the time of a moment; that of a position is its record's.
+func (g *Gateway) timeOf(ctx context.Context, m api.Moment) (time.Time, error) {
+	if m.Position.IsZero() {
+		return m.Time, nil
+	}
+	var at int64
+	err := g.sealer.Scan(ctx, 0, func(r *evidence.Record) error {
+		if r.Head.Pos == m.Position {
+			at = r.Head.Time
+			return errFound
+		}
+		return nil
+	})
+	if at != 0 {
+		return time.UnixMicro(at), nil
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	return time.Time{}, api.NotFound(fmt.Sprintf("there is no record %s", m.Position), "")
+}
+
+// exporter records a pack and waits until its record is in the log.
+type exporter struct{ g *Gateway }
+
+func (e exporter) Export(ctx context.Context, b evidence.ReadBody) error {
+	if err := e.g.record(ctx, evidence.Power, evidence.PackExport, b); err != nil {
+		return err
+	}
+	return e.g.sealer.Flush(ctx)
+}
+
+type counter struct {
+	w io.Writer
+	n uint64
+}
+
+func (c *counter) Write(b []byte) (int, error) {
+	n, err := c.w.Write(b)
+	c.n += uint64(n)
+	return n, err
+}

@@ -1,0 +1,410 @@
+// Package gateway is one running gateway: it opens a data directory, ends what
+// a crash left open, serves agents, and answers people.
+//
+// In flow Settings, which cmd/ makes from the configuration; out flow records
+// of everything that happens. The package joins the others and decides
+// nothing: who may do what is decision's, what a record is is recorder's, when
+// it is safe is journal's and seal's.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"filippo.io/age"
+
+	"github.com/exhibit-gateway/exhibit/decision"
+	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/archive"
+	"github.com/exhibit-gateway/exhibit/internal/identity"
+	"github.com/exhibit-gateway/exhibit/internal/journal"
+	"github.com/exhibit-gateway/exhibit/internal/keys"
+	"github.com/exhibit-gateway/exhibit/internal/listener"
+	"github.com/exhibit-gateway/exhibit/internal/protocol"
+	"github.com/exhibit-gateway/exhibit/internal/recorder"
+	"github.com/exhibit-gateway/exhibit/internal/seal"
+	"github.com/exhibit-gateway/exhibit/internal/session"
+)
+
+// Settings are what a gateway is told. Config and Policy are the bodies of the
+// records that put them in force; who did so and what was before is filled in.
+type Settings struct {
+	Name         string // in every position
+	Organisation string
+	Origin       string // of the log
+	Data         string // directory
+	Version      string
+	Binary       string // SHA-256 of the executable, hex
+
+	People     []evidence.Person
+	Recipients []age.Recipient // auditors
+	Config     evidence.ConfigBody
+	Policy     evidence.PolicyBody
+	Resources  []Resource
+
+	Limits    session.Limits
+	Listening []string // addresses, to say what a reload can't change
+	TokenTTL  time.Duration
+	Grace     time.Duration // for sessions to end when the gateway stops
+	Heartbeat time.Duration // longest silence in the log
+	Sealing   Sealing
+}
+
+// The parts of a data directory, with the keystore (material.go).
+const (
+	journalDir = "journal"
+	archiveDir = "archive"
+	logDir     = "log"
+	keysDir    = "keys"
+)
+
+// Sealing bounds how far the log may be behind the journal.
+type Sealing struct {
+	Interval         time.Duration
+	BlockBytes       int
+	MaxUnsealedAge   time.Duration
+	MaxUnsealedBytes int64
+}
+
+// Resource is where a resource leads.
+type Resource struct {
+	evidence.Resource
+	// Upstream resolves address and credential; it is called for each session,
+	// so that a rotated password counts.
+	Upstream func() (protocol.Upstream, error)
+}
+
+// Explainer says how a statement to an upstream is understood.
+type Explainer interface {
+	Explain(ctx context.Context, resource, statement string) (*evidence.Shape, error)
+}
+
+// Gateway is one boot of one gateway.
+type Gateway struct {
+	log    *slog.Logger
+	reload func() (Settings, error)
+
+	journal    *journal.Journal
+	archive    *archive.Folder
+	keys       *keys.Store
+	sealer     *seal.Sealer
+	recorder   *recorder.Recorder
+	authority  *identity.Authority
+	assertions *identity.Assertions
+	material   *material
+	gate       *session.Gate
+	began      time.Time
+
+	mu        sync.Mutex
+	settings  Settings
+	resources map[string]Resource
+	explain   Explainer
+	listeners []*listener.Listener
+
+	changing sync.Mutex // one change of configuration or policy at a time
+}
+
+// Open opens the data directory of s, records the start of a boot, ends what
+// the boot before left open, and puts configuration and policy in force.
+// Reload reads both again. The gateway serves nobody before Run.
+func Open(ctx context.Context, s Settings, reload func() (Settings, error), log *slog.Logger) (_ *Gateway, err error) {
+	g := &Gateway{log: log, reload: reload, settings: s, began: time.Now()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, g.close())
+		}
+	}()
+	if err := g.openStores(ctx, s); err != nil {
+		return nil, err
+	}
+	past, registry, version, err := g.fold(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := g.boot(ctx, past, registry, version); err != nil {
+		return nil, err
+	}
+	if err := g.putInForce(ctx, s, evidence.By{Via: "gateway start"}); err != nil {
+		return nil, err
+	}
+	g.gate = session.NewGate(session.Config{
+		Recorder:      sessionRecorder{g.recorder},
+		Authenticator: authenticator{g.authority},
+		Upstreams:     g,
+		Ready:         g.sealer.Ready,
+		Limits:        s.Limits,
+		Logger:        log,
+	})
+	return g, nil
+}
+
+// Gate is where protocols open sessions.
+func (g *Gateway) Gate() *session.Gate { return g.gate }
+
+// Authority issues and verifies agents' tokens.
+func (g *Gateway) Authority() *identity.Authority { return g.authority }
+
+// Serve adds a listener to what Run serves. Call it before Run.
+func (g *Gateway) Serve(l *listener.Listener) { g.listeners = append(g.listeners, l) }
+
+// ExplainWith says who explains statements. Call it before Run.
+func (g *Gateway) ExplainWith(e Explainer) { g.explain = e }
+
+func (g *Gateway) openStores(ctx context.Context, s Settings) (err error) {
+	if err := os.MkdirAll(s.Data, 0o700); err != nil {
+		return fmt.Errorf("opening the data directory: %w", err)
+	}
+	// The journal comes first: it locks the directory.
+	if g.journal, err = journal.Open(filepath.Join(s.Data, journalDir), journal.Options{}); err != nil {
+		return fmt.Errorf("opening the journal: %w", err)
+	}
+	if g.material, err = readMaterial(s.Data); err != nil {
+		return err
+	}
+	if g.archive, err = archive.OpenFolder(filepath.Join(s.Data, archiveDir)); err != nil {
+		return fmt.Errorf("opening the archive: %w", err)
+	}
+	if g.keys, err = keys.Open(filepath.Join(s.Data, keysDir), g.material.identity, s.Recipients); err != nil {
+		return err
+	}
+	g.authority = identity.NewAuthority(g.material.issuer, s.Name, s.TokenTTL)
+	g.assertions = identity.NewAssertions(s.Name, g.began)
+	g.sealer, err = seal.Open(ctx, seal.Config{
+		Dir:              filepath.Join(s.Data, logDir),
+		Origin:           s.Origin,
+		Signer:           g.material.signer,
+		Interval:         s.Sealing.Interval,
+		MaxBytes:         s.Sealing.BlockBytes,
+		MaxUnsealedAge:   s.Sealing.MaxUnsealedAge,
+		MaxUnsealedBytes: s.Sealing.MaxUnsealedBytes,
+		Logger:           g.log,
+	}, g.journal, g.archive, g.keys)
+	if err != nil {
+		return fmt.Errorf("opening the log: %w", err)
+	}
+	return nil
+}
+
+// fold reads what the boots before left: the registry, from all control
+// records, and what is open, from the last boot's.
+func (g *Gateway) fold(ctx context.Context) (*recorder.Past, *decision.Registry, uint64, error) {
+	registry, version := decision.New(), uint64(0)
+	err := g.sealer.ScanControl(ctx, func(r *evidence.Record) (err error) {
+		registry, err = registry.Apply(r.Head, r.Body)
+		version++
+		return err
+	})
+	if err != nil {
+		return nil, nil, 0, fmt.Errorf("folding the registry: %w", err)
+	}
+	past := &recorder.Past{}
+	from, err := g.sealer.LastBoot(ctx)
+	if err != nil {
+		return nil, nil, 0, fmt.Errorf("finding the last boot: %w", err)
+	}
+	err = g.sealer.Scan(ctx, from, func(r *evidence.Record) error { return past.Add(r.Head) })
+	if err != nil {
+		return nil, nil, 0, fmt.Errorf("reading the last boot: %w", err)
+	}
+	return past, registry, version, nil
+}
+
+// boot starts the next boot: its keys, its first record, and the end of what a
+// crash left open.
+func (g *Gateway) boot(ctx context.Context, past *recorder.Past, registry *decision.Registry, version uint64) error {
+	last, err := g.keys.LastBoot()
+	if err != nil {
+		return err
+	}
+	boot := max(last, past.Last.Boot) + 1
+	scope, err := g.keys.NewBoot(boot)
+	if err != nil {
+		return err
+	}
+	g.recorder = recorder.New(recorder.Config{
+		Gateway: g.settings.Name, Boot: boot, Journal: g.journal, Keys: g.keys, Scope: scope,
+		Registry: registry, Version: version,
+	})
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("asking for the host's name: %w", err)
+	}
+	err = g.record(ctx, evidence.Power, evidence.GatewayStart, evidence.GatewayStartBody{
+		Previous: past.Last, Clean: past.Clean || past.Last.IsZero(),
+		Version: g.settings.Version, Binary: g.settings.Binary,
+		Config: registry.Config(), Policy: registry.Policy(), FailMode: "closed",
+		Heartbeat: int64(g.settings.Heartbeat / time.Second), Host: host,
+		Origin: g.settings.Origin, LogKey: g.material.verifier,
+	})
+	if err != nil {
+		return err
+	}
+	open := past.Open()
+	doubts, err := g.recorder.Recover(ctx, past, g.keys)
+	if err != nil {
+		return err
+	}
+	if open > 0 {
+		g.log.Warn("the gateway did not stop in good order", "sessions_ended", open, "commands_in_doubt", doubts, "last", past.Last.String())
+	}
+	return nil
+}
+
+// record records something outside sessions.
+func (g *Gateway) record(ctx context.Context, d evidence.Durability, t evidence.Type, body any) error {
+	_, err := g.recorder.Own().Record(ctx, 0, d, &evidence.Draft{Head: evidence.Head{Type: t}, Body: evidence.EncodeBody(body)})
+	return err
+}
+
+// stopCause is what agents are told when the gateway stops.
+var stopCause = errors.New("the gateway is shutting down")
+
+// Run serves until ctx is done, then ends in good order: no new sessions, the
+// open ones ended, everything on record and sealed.
+func (g *Gateway) Run(ctx context.Context) error {
+	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	var tasks sync.WaitGroup
+	failed := make(chan error, 2+len(g.listeners))
+	start := func(run func(context.Context) error, ctx context.Context) *sync.WaitGroup {
+		var done sync.WaitGroup
+		done.Add(1)
+		tasks.Go(func() {
+			defer done.Done()
+			if err := run(ctx); err != nil && ctx.Err() == nil {
+				failed <- err
+			}
+		})
+		return &done
+	}
+	start(g.sealer.Run, background)
+	start(func(ctx context.Context) error { g.gate.Run(ctx); return nil }, background)
+	start(g.heartbeat, background)
+	serving := make([]*sync.WaitGroup, len(g.listeners))
+	accept, refuse := context.WithCancel(ctx)
+	defer refuse()
+	for i, l := range g.listeners {
+		serving[i] = start(l.Run, accept)
+	}
+	var cause error
+	select {
+	case <-ctx.Done():
+	case cause = <-failed:
+		g.log.Error("the gateway stops", "cause", cause)
+	}
+	open := len(g.gate.Sessions())
+	g.gate.Stop(stopCause)
+	refuse()
+	for _, s := range serving {
+		s.Wait()
+	}
+	stop := g.stop(background, open, cause)
+	cancel()
+	tasks.Wait()
+	return errors.Join(cause, stop, g.close())
+}
+
+// stop writes the last record of the boot and seals it.
+func (g *Gateway) stop(ctx context.Context, open int, cause error) error {
+	reason := "asked to"
+	if cause != nil {
+		reason = "failure"
+	}
+	if err := g.record(ctx, evidence.Power, evidence.GatewayStop, evidence.GatewayStopBody{Reason: reason, Open: open}); err != nil {
+		return fmt.Errorf("recording the stop: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, max(g.settings.Grace, 5*time.Second))
+	defer cancel()
+	if err := g.sealer.Flush(ctx); err != nil {
+		// Nothing is lost: the journal has it, and the next boot seals it.
+		g.log.Warn("the last records are not sealed yet; the next start seals them", "cause", err)
+	}
+	return nil
+}
+
+func (g *Gateway) close() error {
+	var errs []error
+	if g.sealer != nil {
+		errs = append(errs, g.sealer.Close())
+	}
+	if g.journal != nil {
+		errs = append(errs, g.journal.Close())
+	}
+	if g.keys != nil {
+		errs = append(errs, g.keys.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// maxStep is how far the wall clock may drift from the monotonic one between
+// two looks before that is a step.
+const maxStep = time.Second
+
+// heartbeat shows that the gateway runs, also when nothing happens, and
+// watches the wall clock.
+func (g *Gateway) heartbeat(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	last, beat := time.Now(), time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		now := time.Now()
+		if step := now.Round(0).Sub(last.Round(0)) - now.Sub(last); step.Abs() > maxStep {
+			g.log.Warn("the wall clock stepped", "by", step)
+			if err := g.record(ctx, evidence.Power, evidence.TimeStep, evidence.TimeStepBody{StepMicros: step.Microseconds()}); err != nil {
+				return err
+			}
+		}
+		last = now
+		// Early enough that the next look still is in time.
+		if now.Sub(beat) < g.settings.Heartbeat-2*time.Second {
+			continue
+		}
+		beat = now
+		if err := g.record(ctx, evidence.Process, evidence.Heartbeat, evidence.HeartbeatBody{
+			Sessions: len(g.gate.Sessions()), Mono: now.Sub(g.began).Microseconds(), Accepted: g.accepted(),
+		}); err != nil {
+			return err
+		}
+	}
+}
+
+func (g *Gateway) accepted() (n uint64) {
+	for _, l := range g.listeners {
+		n += l.Stats().Accepted
+	}
+	return n
+}
+
+// Upstream implements session.Upstreams.
+func (g *Gateway) Upstream(resource string) (protocol.Upstream, error) {
+	g.mu.Lock()
+	r, ok := g.resources[resource]
+	g.mu.Unlock()
+	if !ok {
+		return protocol.Upstream{}, fmt.Errorf("no resource %q is configured", resource)
+	}
+	return r.Upstream()
+}
+
+// sessionRecorder is a recorder as sessions see it.
+type sessionRecorder struct{ r *recorder.Recorder }
+
+func (s sessionRecorder) State() (*decision.Registry, uint64) {
+	state := s.r.State()
+	return state.Registry, state.Version
+}
+
+func (s sessionRecorder) Own() session.Chain { return s.r.Own() }
+
+func (s sessionRecorder) NewChain() (session.Chain, error) { return s.r.NewChain() }

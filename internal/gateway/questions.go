@@ -1,0 +1,238 @@
+package gateway
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/exhibit-gateway/exhibit/decision"
+	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/api"
+	"github.com/exhibit-gateway/exhibit/internal/identity"
+	"github.com/exhibit-gateway/exhibit/internal/session"
+	"github.com/exhibit-gateway/exhibit/workpaper"
+)
+
+// The three questions are answered by the folds that make an auditor's
+// workpapers, over the whole log up to the newest record: there is no table
+// that could say something else. That costs a read of the log.
+
+// Columns of the answers, by the workpapers' names.
+var (
+	whoColumns = []string{"session_id", "started_at", "agent_id", "owner_id", "principal", "ticket", "client",
+		"decision", "deny_reason", "commands", "denied", "rows", "ended_at", "end_reason", "state"}
+	allowedColumns = []string{"role_id", "resource", "object", "action", "effect", "grants", "permits", "forbids", "expires_at"}
+	didColumns     = []string{"command_id", "at", "session_id", "agent_id", "resource", "verb", "text", "decision", "rules",
+		"deny_reason", "outcome", "code", "rows", "duration_us"}
+)
+
+// Who implements api.Questions.
+func (g *Gateway) Who(ctx context.Context, resource string, r api.Range, by evidence.By) (api.Table, error) {
+	if _, ok := g.registry().Resource(resource); !ok {
+		return api.Table{}, api.NotFound(fmt.Sprintf("there is no resource %q", resource), "exhibit config show lists resources")
+	}
+	if err := g.read(ctx, "who "+resource, by); err != nil {
+		return api.Table{}, err
+	}
+	return g.answer(ctx, question{
+		name: "who", table: "sessions", at: "started_at", columns: whoColumns, period: r,
+		keep: func(cell func(string) string) bool { return cell("resource") == resource },
+	})
+}
+
+// Did implements api.Questions.
+func (g *Gateway) Did(ctx context.Context, sess, agent string, r api.Range, by evidence.By) (api.Table, error) {
+	if agent != "" {
+		if _, err := g.agent(agent); err != nil {
+			return api.Table{}, err
+		}
+	}
+	if err := g.read(ctx, "did "+cmp.Or(sess, agent, "everything"), by); err != nil {
+		return api.Table{}, err
+	}
+	return g.answer(ctx, question{
+		name: "did", table: "commands", at: "at", columns: didColumns, period: r,
+		keep: func(cell func(string) string) bool {
+			return (sess == "" || cell("session_id") == sess) && (agent == "" || cell("agent_id") == agent)
+		},
+	})
+}
+
+// read records that a person read evidence.
+func (g *Gateway) read(ctx context.Context, object string, by evidence.By) error {
+	err := g.record(ctx, evidence.Process, evidence.EvidenceRead, evidence.ReadBody{Purpose: "question", Object: object, Level: "L1", By: by})
+	if err != nil {
+		return api.Unavailable("the read cannot be recorded, so nothing is shown", "")
+	}
+	return nil
+}
+
+// question is a selection of rows of a population.
+type question struct {
+	name    string
+	table   string
+	at      string // column that the period is about
+	columns []string
+	period  api.Range
+	keep    func(cell func(column string) string) bool
+}
+
+// mostRows bounds an answer.
+const mostRows = 100_000
+
+func (g *Gateway) answer(ctx context.Context, q question) (api.Table, error) {
+	from, err := g.timeOf(ctx, q.period.From)
+	if err != nil {
+		return api.Table{}, err
+	}
+	to, err := g.timeOf(ctx, q.period.To)
+	if err != nil {
+		return api.Table{}, err
+	}
+	table := population(q.table)
+	index := make([]int, len(q.columns))
+	for i, name := range q.columns {
+		index[i] = table.Column(name)
+	}
+	at := table.Column(q.at)
+	out := api.Table{Name: q.name, Columns: q.columns, Rows: [][]string{}}
+	fold := workpaper.NewFold(workpaper.OutFunc(func(name string, cells []string) error {
+		if name != q.table || !q.keep(func(c string) string { return cells[table.Column(c)] }) ||
+			!from.IsZero() && cells[at] < workpaper.FormatTime(from.UnixMicro()) ||
+			!to.IsZero() && cells[at] >= workpaper.FormatTime(to.UnixMicro()) {
+			return nil
+		}
+		row := make([]string, len(index))
+		for i, c := range index {
+			row[i] = cells[c]
+		}
+		if out.Rows = append(out.Rows, row); len(out.Rows) >= 2*mostRows {
+			out.Rows, out.More = newest(out.Rows, mostRows), true
+		}
+		return nil
+	}))
+	if err := g.foldAll(ctx, fold); err != nil {
+		return api.Table{}, err
+	}
+	limit := mostRows
+	if q.period.Limit > 0 {
+		limit = min(limit, q.period.Limit)
+	}
+	kept := newest(out.Rows, limit)
+	out.More = out.More || len(kept) < len(out.Rows)
+	out.Rows = kept
+	return out, nil
+}
+
+func (g *Gateway) foldAll(ctx context.Context, fold *workpaper.Fold) error {
+	if err := g.sealer.Scan(ctx, 0, fold.Record); err != nil {
+		return fmt.Errorf("reading the log: %w", err)
+	}
+	if _, err := fold.Close(); err != nil && !errors.Is(err, workpaper.ErrEmpty) {
+		return fmt.Errorf("reading the log: %w", err)
+	}
+	return nil
+}
+
+// newest returns the last n rows in the order of the positions that they begin
+// with.
+func newest(rows [][]string, n int) [][]string {
+	key := func(row []string) evidence.Position {
+		p, _ := evidence.ParsePosition(row[0]) // made by this gateway; zero sorts first
+		return p
+	}
+	slices.SortStableFunc(rows, func(a, b []string) int {
+		p, q := key(a), key(b)
+		return cmp.Or(cmp.Compare(p.Boot, q.Boot), cmp.Compare(p.Seq, q.Seq))
+	})
+	return rows[max(0, len(rows)-n):]
+}
+
+func population(name string) workpaper.Table {
+	for _, t := range workpaper.Populations() {
+		if t.Name == name {
+			return t
+		}
+	}
+	panic("gateway: no population " + name)
+}
+
+// Allowed implements api.Questions.
+func (g *Gateway) Allowed(ctx context.Context, agent string, at api.Moment, _ evidence.By) (api.Table, error) {
+	registry, t, err := g.registryAt(ctx, at)
+	if err != nil {
+		return api.Table{}, err
+	}
+	if _, ok := registry.Agent(agent); !ok {
+		return api.Table{}, api.NotFound(fmt.Sprintf("there was no agent %q then", agent), "exhibit agent list shows all")
+	}
+	table := workpaper.Access(registry, t)
+	out := api.Table{Name: "allowed", Columns: allowedColumns, Rows: [][]string{}}
+	who := table.Column("agent_id")
+	for _, cells := range table.Rows {
+		if cells[who] != agent {
+			continue
+		}
+		row := make([]string, len(allowedColumns))
+		for i, c := range allowedColumns {
+			row[i] = cells[table.Column(c)]
+		}
+		out.Rows = append(out.Rows, row)
+	}
+	return out, nil
+}
+
+// registryAt folds the registry as it was at a moment, and returns the moment's
+// time.
+func (g *Gateway) registryAt(ctx context.Context, at api.Moment) (*decision.Registry, int64, error) {
+	if at.IsZero() {
+		return g.registry(), time.Now().UnixMicro(), nil
+	}
+	t := at.Time
+	if !at.Position.IsZero() {
+		var err error
+		if t, err = g.timeOf(ctx, at); err != nil {
+			return nil, 0, err
+		}
+	}
+	registry := decision.New()
+	err := g.sealer.ScanControl(ctx, func(r *evidence.Record) (err error) {
+		if at.Position.IsZero() && r.Head.Time > t.UnixMicro() || !at.Position.IsZero() && at.Position.Before(r.Head.Pos) {
+			return errFound
+		}
+		registry, err = registry.Apply(r.Head, r.Body)
+		return err
+	})
+	if err != nil && !errors.Is(err, errFound) {
+		return nil, 0, fmt.Errorf("reading the log: %w", err)
+	}
+	return registry, t.UnixMicro(), nil
+}
+
+// Explain implements api.Questions. It asks nothing of the upstream and records
+// nothing: nothing was asked for.
+func (g *Gateway) Explain(ctx context.Context, q api.Explain, _ evidence.By) (api.Explanation, error) {
+	registry := g.registry()
+	if _, err := g.agent(q.Agent); err != nil {
+		return api.Explanation{}, err
+	}
+	r, ok := registry.Resource(q.Resource)
+	if !ok {
+		return api.Explanation{}, api.NotFound(fmt.Sprintf("there is no resource %q", q.Resource), "exhibit config show lists resources")
+	}
+	shape, err := g.explain.Explain(ctx, q.Resource, q.Statement)
+	if err != nil {
+		return api.Explanation{}, err
+	}
+	e := registry.Explain(decision.Request{
+		Agent: q.Agent, Resource: q.Resource, Time: time.Now().UnixMicro(), Checks: shape.Checks,
+		Session: session.Facts(r.Protocol, session.Principal{Ticket: q.Ticket, Type: identity.Self}, true), Command: shape.Facts,
+	})
+	return api.Explanation{
+		Effect: string(e.Effect), Reason: e.Reason, Verb: shape.Verb, Parse: string(shape.Parse), Text: shape.Text,
+		Checks: shape.Checks, Facts: shape.Facts, Rules: e.Rules, Grants: e.Grants, Policy: e.Policy,
+	}, nil
+}

@@ -1,0 +1,282 @@
+package gateway
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/exhibit-gateway/exhibit/decision"
+	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/api"
+	"github.com/exhibit-gateway/exhibit/internal/session"
+)
+
+// control records one change of rights and lets it count at once, also for
+// sessions that are open.
+func (g *Gateway) control(ctx context.Context, h evidence.Head, body any) (evidence.Position, error) {
+	d := &evidence.Draft{Head: h, Body: evidence.EncodeBody(body)}
+	if err := g.recorder.Control(ctx, d); err != nil {
+		return evidence.Position{}, g.problem(err)
+	}
+	g.gate.Sweep()
+	return d.Head.Pos, nil
+}
+
+func (g *Gateway) registry() *decision.Registry { return g.recorder.State().Registry }
+
+// person returns the configured person with an id.
+func (g *Gateway) person(id string) (evidence.Person, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, p := range g.settings.People {
+		if p.ID == id {
+			return p, nil
+		}
+	}
+	return evidence.Person{}, api.Invalid(fmt.Sprintf("there is no person %q", id), "an owner is a named person: add them to `people` in the configuration, then `exhibit reload`")
+}
+
+// AddAgent implements api.Agents.
+func (g *Gateway) AddAgent(ctx context.Context, a api.NewAgent, by evidence.By) (api.Agent, error) {
+	owner, err := g.person(a.Owner)
+	if err != nil {
+		return api.Agent{}, err
+	}
+	var backup evidence.Person
+	if a.Backup != "" {
+		if backup, err = g.person(a.Backup); err != nil {
+			return api.Agent{}, err
+		}
+	}
+	_, err = g.control(ctx, evidence.Head{Type: evidence.AgentCreate, Agent: a.ID}, evidence.AgentBody{
+		Agent: a.ID, Name: a.Name, Purpose: a.Purpose, Owner: owner, Backup: backup,
+		Team: a.Team, Env: a.Env, Model: a.Model, Expires: micros(a.Expires), By: by,
+	})
+	if err != nil {
+		return api.Agent{}, err
+	}
+	return g.agent(a.ID)
+}
+
+// Agents implements api.Agents.
+func (g *Gateway) Agents(context.Context) ([]api.Agent, error) {
+	list := []api.Agent{}
+	for _, a := range g.registry().Agents() {
+		list = append(list, apiAgent(a))
+	}
+	return list, nil
+}
+
+// RetireAgent implements api.Agents.
+func (g *Gateway) RetireAgent(ctx context.Context, id, reason string, by evidence.By) (api.Agent, error) {
+	_, err := g.control(ctx, evidence.Head{Type: evidence.AgentDisable, Agent: known(g.registry(), id)},
+		evidence.DisableBody{Agent: id, Reason: reason, By: by})
+	if err != nil {
+		return api.Agent{}, err
+	}
+	return g.agent(id)
+}
+
+func (g *Gateway) agent(id string) (api.Agent, error) {
+	a, ok := g.registry().Agent(id)
+	if !ok {
+		return api.Agent{}, api.NotFound(fmt.Sprintf("there is no agent %q", id), "exhibit agent list shows all")
+	}
+	return apiAgent(a), nil
+}
+
+// known returns id when it names an agent: a head holds no other.
+func known(r *decision.Registry, id string) string {
+	if _, ok := r.Agent(id); ok {
+		return id
+	}
+	return ""
+}
+
+func apiAgent(a decision.Agent) api.Agent {
+	out := api.Agent{
+		ID: a.Agent, Name: a.Name, Purpose: a.Purpose, Owner: a.Owner, Backup: a.Backup,
+		Team: a.Team, Env: a.Env, Model: a.Model, Expires: moment(a.Expires), Status: "active",
+		Created: api.Change{Position: a.Created.String(), Time: moment(a.CreatedAt), By: a.By},
+	}
+	switch {
+	case !a.Disabled.IsZero():
+		out.Status = "retired"
+		out.Disabled = &api.Change{Position: a.Disabled.String(), Time: moment(a.DisabledAt), By: a.DisabledBy, Reason: a.DisabledFor}
+	case !a.Active(time.Now().UnixMicro()):
+		out.Status = "expired"
+	}
+	return out
+}
+
+// AddGrant implements api.Grants.
+func (g *Gateway) AddGrant(ctx context.Context, n api.NewGrant, by evidence.By) (api.Grant, error) {
+	head := evidence.Head{Type: evidence.GrantCreate, Agent: known(g.registry(), n.Agent)}
+	if r, ok := g.registry().Resource(n.Resource); ok {
+		head.Resource = r.Name
+	}
+	pos, err := g.control(ctx, head, evidence.GrantBody{
+		Agent: n.Agent, Role: n.Role, Resource: n.Resource, Ticket: n.Ticket, Reason: n.Reason,
+		Expires: micros(n.Expires), By: by,
+	})
+	if err != nil {
+		return api.Grant{}, err
+	}
+	return g.grant(pos.String())
+}
+
+// Grants implements api.Grants.
+func (g *Gateway) Grants(_ context.Context, agent string) ([]api.Grant, error) {
+	list := []api.Grant{}
+	for _, gr := range g.registry().Grants() {
+		if agent == "" || gr.Agent == agent {
+			list = append(list, apiGrant(gr))
+		}
+	}
+	return list, nil
+}
+
+// RevokeGrant implements api.Grants.
+func (g *Gateway) RevokeGrant(ctx context.Context, id, reason string, by evidence.By) (api.Grant, error) {
+	head := evidence.Head{Type: evidence.GrantRemove}
+	if gr, ok := g.registry().Grant(id); ok {
+		head.Agent, head.Resource = gr.Agent, gr.Resource
+	}
+	if _, err := g.control(ctx, head, evidence.RevokeBody{ID: id, Reason: reason, By: by}); err != nil {
+		return api.Grant{}, err
+	}
+	return g.grant(id)
+}
+
+func (g *Gateway) grant(id string) (api.Grant, error) {
+	gr, ok := g.registry().Grant(id)
+	if !ok {
+		return api.Grant{}, api.NotFound(fmt.Sprintf("there is no grant %q", id), "exhibit grant list shows all")
+	}
+	return apiGrant(gr), nil
+}
+
+func apiGrant(gr decision.Grant) api.Grant {
+	out := api.Grant{
+		ID: gr.ID, Agent: gr.Agent, Role: gr.Role, Resource: gr.Resource, Ticket: gr.Ticket,
+		Expires: moment(gr.Expires), Status: "active",
+		Created: api.Change{Position: gr.Created.String(), Time: moment(gr.CreatedAt), By: gr.By, Reason: gr.Reason},
+	}
+	switch {
+	case !gr.Removed.IsZero():
+		out.Status = "removed"
+		out.Removed = &api.Change{Position: gr.Removed.String(), Time: moment(gr.RemovedAt), By: gr.RemovedBy, Reason: gr.RemovedFor}
+	case !gr.Active(time.Now().UnixMicro()):
+		out.Status = "expired"
+	}
+	return out
+}
+
+// forever is the end of a key that has none: 9999-12-31, which every reader of
+// dates holds.
+var forever = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
+
+// EnrollKey implements api.Credentials.
+func (g *Gateway) EnrollKey(ctx context.Context, k api.NewKey, by evidence.By) (api.Credential, error) {
+	public, err := api.ParsePublicKey(k.PublicKey)
+	if err != nil {
+		return api.Credential{}, api.Invalid(err.Error(), "")
+	}
+	thumbprint := api.Thumbprint(public)
+	until := k.Expires
+	if until.IsZero() {
+		until = forever
+	}
+	id := "key_" + thumbprint
+	_, err = g.control(ctx, evidence.Head{Type: evidence.CredentialEnroll, Agent: known(g.registry(), k.Agent)}, evidence.CredentialBody{
+		ID: id, Agent: k.Agent, Kind: "key", Thumbprint: thumbprint, PublicKey: k.PublicKey,
+		Issuer: g.settings.Name, NotBefore: time.Now().UnixMicro(), NotAfter: micros(until), By: by,
+	})
+	if err != nil {
+		return api.Credential{}, err
+	}
+	return g.credential(id)
+}
+
+// Credentials implements api.Credentials.
+func (g *Gateway) Credentials(_ context.Context, agent string) ([]api.Credential, error) {
+	all := g.registry().Credentials()
+	slices.SortFunc(all, func(a, b decision.Credential) int {
+		return cmp.Or(cmp.Compare(a.EnrolledAt, b.EnrolledAt), cmp.Compare(a.ID, b.ID))
+	})
+	list := []api.Credential{}
+	for _, c := range all {
+		if agent == "" || c.Agent == agent {
+			list = append(list, g.apiCredential(c))
+		}
+	}
+	return list, nil
+}
+
+// RevokeCredential implements api.Credentials.
+func (g *Gateway) RevokeCredential(ctx context.Context, id, reason string, by evidence.By) (api.Credential, error) {
+	head := evidence.Head{Type: evidence.CredentialRevoke}
+	if c, ok := g.registry().Credential(id); ok {
+		head.Agent = c.Agent
+	}
+	if _, err := g.control(ctx, head, evidence.RevokeBody{ID: id, Reason: reason, By: by}); err != nil {
+		return api.Credential{}, err
+	}
+	return g.credential(id)
+}
+
+func (g *Gateway) credential(id string) (api.Credential, error) {
+	c, ok := g.registry().Credential(id)
+	if !ok {
+		return api.Credential{}, api.NotFound(fmt.Sprintf("there is no credential %q", id), "exhibit credential list shows all")
+	}
+	return g.apiCredential(c), nil
+}
+
+func (g *Gateway) apiCredential(c decision.Credential) api.Credential {
+	out := api.Credential{
+		ID: c.ID, Agent: c.Agent, Kind: c.Kind, Thumbprint: c.Thumbprint,
+		NotBefore: moment(c.NotBefore), NotAfter: moment(c.NotAfter), Status: "active", Audience: g.settings.Name,
+		Created: api.Change{Position: c.Enrolled.String(), Time: moment(c.EnrolledAt), By: c.By},
+	}
+	switch {
+	case !c.Revoked.IsZero():
+		out.Status = "revoked"
+		out.Revoked = &api.Change{Position: c.Revoked.String(), Time: moment(c.RevokedAt), By: c.RevokedBy, Reason: c.RevokedFor}
+	case !c.Active(time.Now().UnixMicro()):
+		out.Status = "expired"
+	}
+	return out
+}
+
+// Sessions implements api.Sessions.
+func (g *Gateway) Sessions(context.Context) ([]api.Session, error) {
+	live := g.gate.Sessions()
+	slices.SortFunc(live, func(a, b session.Live) int { return cmp.Compare(a.Since.UnixMicro(), b.Since.UnixMicro()) })
+	list := []api.Session{}
+	for _, s := range live {
+		list = append(list, api.Session{
+			ID: s.ID, Agent: s.Agent, Resource: s.Resource, Principal: s.Principal, Ticket: s.Ticket,
+			Client: s.Client, Since: s.Since, Commands: s.Commands, Denied: s.Denied,
+		})
+	}
+	return list, nil
+}
+
+// micros is t as records have it; the zero time is 0.
+func micros(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
+}
+
+// moment undoes micros.
+func moment(us int64) time.Time {
+	if us == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(us).UTC()
+}

@@ -1,0 +1,224 @@
+// Package pgserver runs a real PostgreSQL in a folder of its own, for the demo
+// and for tests. In flows a folder; out flows a server on a free loopback port
+// that asks for SCRAM-SHA-256 passwords, logs every statement, and is gone when
+// it is stopped.
+package pgserver
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Server is a running PostgreSQL.
+type Server struct {
+	Addr     string // host:port on loopback
+	User     string // a superuser
+	Password string
+	Log      string // path of the server's own log, with every statement
+	Version  string
+
+	cmd  *exec.Cmd
+	done chan struct{}
+}
+
+// ErrMissing means that this machine has no PostgreSQL server.
+var ErrMissing = errors.New("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
+
+// Start makes a cluster in dir, which must not exist, and starts it with extra
+// settings ("name=value").
+func Start(ctx context.Context, dir string, settings ...string) (_ *Server, err error) {
+	bin, err := binDir()
+	if err != nil {
+		return nil, err
+	}
+	cred, err := credential()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, err
+	}
+	s := &Server{User: "postgres", Password: rand.Text(), Log: filepath.Join(dir, "server.log"), done: make(chan struct{})}
+	if err := s.initdb(ctx, bin, dir, cred); err != nil {
+		return nil, err
+	}
+	if s.Addr, err = FreeAddr(); err != nil {
+		return nil, err
+	}
+	if err := s.launch(bin, dir, cred, settings); err != nil {
+		return nil, err
+	}
+	if err := s.wait(ctx); err != nil {
+		return nil, errors.Join(err, s.Stop())
+	}
+	return s, nil
+}
+
+func (s *Server) initdb(ctx context.Context, bin, dir string, cred *syscall.Credential) error {
+	pw := filepath.Join(dir, "pw")
+	if err := os.WriteFile(pw, []byte(s.Password+"\n"), 0o600); err != nil {
+		return err
+	}
+	defer os.Remove(pw)
+	data := filepath.Join(dir, "data")
+	if err := os.Mkdir(data, 0o700); err != nil {
+		return err
+	}
+	if cred != nil {
+		for _, name := range []string{pw, data} {
+			if err := os.Chown(name, int(cred.Uid), int(cred.Gid)); err != nil {
+				return err
+			}
+		}
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, "initdb"), "-D", data, "-U", s.User, "--pwfile="+pw,
+		"-A", "scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
+	cmd.Dir = data
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("initdb: %w: %s", err, out)
+	}
+	return nil
+}
+
+func (s *Server) launch(bin, dir string, cred *syscall.Credential, settings []string) error {
+	host, port, err := net.SplitHostPort(s.Addr)
+	if err != nil {
+		return err
+	}
+	data := filepath.Join(dir, "data")
+	argv := []string{"-D", data, "-k", "", "-h", host, "-p", port}
+	for _, setting := range append([]string{"log_statement=all", "log_line_prefix=%m [%p] ", "max_connections=300"}, settings...) {
+		argv = append(argv, "-c", setting)
+	}
+	log, err := os.OpenFile(s.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	// Not bound to a context: the server ends in good order, by Stop.
+	s.cmd = exec.Command(filepath.Join(bin, "postgres"), argv...)
+	s.cmd.Dir, s.cmd.Stdout, s.cmd.Stderr = data, log, log
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred, Setpgid: true}
+	if err := s.cmd.Start(); err != nil {
+		return fmt.Errorf("starting postgres: %w", err)
+	}
+	go func() {
+		defer close(s.done)
+		_ = s.cmd.Wait() // how it ended is in its log
+	}()
+	return nil
+}
+
+// wait waits until the server answers.
+func (s *Server) wait(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		c, err := pgx.Connect(ctx, s.URL("postgres"))
+		if err == nil {
+			defer c.Close(ctx)
+			return c.QueryRow(ctx, "show server_version").Scan(&s.Version)
+		}
+		select {
+		case <-s.done:
+			log, _ := os.ReadFile(s.Log)
+			return fmt.Errorf("postgres ended at once: %s", log)
+		case <-ctx.Done():
+			return fmt.Errorf("postgres does not answer: %w", err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// URL reaches a database directly, as the superuser.
+func (s *Server) URL(database string) string {
+	return fmt.Sprintf("postgres://%s:%s@%s/%s?sslmode=disable", s.User, s.Password, s.Addr, database)
+}
+
+// Exec runs statements directly, as the superuser.
+func (s *Server) Exec(ctx context.Context, database string, statements ...string) error {
+	c, err := pgx.Connect(ctx, s.URL(database))
+	if err != nil {
+		return err
+	}
+	defer c.Close(ctx)
+	for _, sql := range statements {
+		if _, err := c.Exec(ctx, sql); err != nil {
+			return fmt.Errorf("%.60s: %w", sql, err)
+		}
+	}
+	return nil
+}
+
+// Stop ends the server at once ("immediate": its folder is not used again).
+func (s *Server) Stop() error {
+	if err := s.cmd.Process.Signal(syscall.SIGQUIT); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case <-s.done:
+		return nil
+	case <-time.After(10 * time.Second):
+		return s.cmd.Process.Kill()
+	}
+}
+
+// FreeAddr is a loopback address where nothing listens.
+func FreeAddr() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
+}
+
+// credential is whom PostgreSQL runs as: it refuses root, so root uses the
+// user that Debian's package makes.
+func credential() (*syscall.Credential, error) {
+	if os.Getuid() != 0 {
+		return nil, nil
+	}
+	u, err := user.Lookup("postgres")
+	if err != nil {
+		return nil, fmt.Errorf("PostgreSQL refuses to run as root, and there is no user postgres: %w", err)
+	}
+	uid, err1 := strconv.ParseUint(u.Uid, 10, 32)
+	gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, errors.Join(err1, err2)
+}
+
+// binDir is where the server's programs are: Debian keeps them out of PATH. The
+// newest version wins.
+func binDir() (string, error) {
+	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
+	if err != nil {
+		return "", err
+	}
+	if len(found) > 0 {
+		version := func(path string) int {
+			n, _ := strconv.Atoi(strings.Split(path, "/")[4])
+			return n
+		}
+		return filepath.Dir(slices.MaxFunc(found, func(a, b string) int { return version(a) - version(b) })), nil
+	}
+	path, err := exec.LookPath("initdb")
+	if err != nil {
+		return "", ErrMissing
+	}
+	return filepath.Dir(path), nil
+}

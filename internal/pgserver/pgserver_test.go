@@ -1,0 +1,37 @@
+package pgserver
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestAServerStartsAnswersAndEnds(t *testing.T) {
+	dir, err := os.MkdirTemp("", "pgserver")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil { // postgres runs as another user
+		t.Fatal(err)
+	}
+	s, err := Start(t.Context(), filepath.Join(dir, "pg"))
+	if errors.Is(err, ErrMissing) && os.Getenv("CI") == "" {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Exec(t.Context(), "postgres", "create table t (a int)", "insert into t values (1)"); err != nil {
+		t.Error(err)
+	}
+	if err := s.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	log, err := os.ReadFile(s.Log)
+	if err != nil || !strings.Contains(string(log), "insert into t values (1)") {
+		t.Errorf("the server's log lacks the statement (%v)", err)
+	}
+}
