@@ -47,7 +47,7 @@ lint: fmt-check
 	"$$(scripts/tool.sh golangci-lint)" run ./...
 
 fmt-check:
-	@files=$$(git ls-files '*.go' | xargs -r gofmt -l); \
+	@files=$$(gofmt -l .); \
 	if [ -n "$$files" ]; then echo "gofmt would change:"; echo "$$files"; exit 1; fi
 
 ## tidy-check: go.mod and go.sum are what go mod tidy would write

@@ -27,7 +27,6 @@ have_cc() {
 
 missing=()
 have make || missing+=(make)
-have git || missing+=(git)
 have_cc || missing+=(gcc libc6-dev)
 have_postgres || missing+=(postgresql)
 have psql && have pgbench || missing+=(postgresql-client postgresql-contrib)
