@@ -26,15 +26,11 @@ type Block struct {
 // its records, sequence, boot, times and counts. What the block proves of other
 // blocks is for Follows and Tree. The block aliases b.
 func ParseBlock(b []byte) (*Block, error) {
-	line, rest, ok := bytes.Cut(b[:min(len(b), MaxHeader+1)], []byte("\n"))
-	if !ok {
-		return nil, fmt.Errorf("%w: no header line in its first %d bytes", ErrBlock, MaxHeader)
-	}
-	h, err := ParseHeader(line)
+	h, line, err := cutHeader(b)
 	if err != nil {
 		return nil, err
 	}
-	rest = b[len(line)+1:]
+	rest := b[len(line)+1:]
 	blk := &Block{Header: h, Encoded: line}
 	var sections [NumSections][]byte
 	for i, s := range h.Sections {
@@ -58,6 +54,16 @@ func ParseBlock(b []byte) (*Block, error) {
 		return nil, fmt.Errorf("%w: block %d: %w", ErrBlock, h.Block, err)
 	}
 	return blk, nil
+}
+
+// cutHeader parses the header line that begins a block file.
+func cutHeader(file []byte) (h Header, line []byte, err error) {
+	line, _, ok := bytes.Cut(file[:min(len(file), MaxHeader+1)], []byte("\n"))
+	if !ok {
+		return Header{}, nil, fmt.Errorf("%w: no header line in its first %d bytes", ErrBlock, MaxHeader)
+	}
+	h, err = ParseHeader(line)
+	return h, line, err
 }
 
 // parse fills Records from the sections that are present.
@@ -224,11 +230,7 @@ func Build(h Header, records []evidence.Record, chunks []Chunk) (Header, []byte,
 // Heads+1 withholds everything but heads, Hashes+1 the sealed parts. It aliases
 // file, which is not checked further than its header.
 func Cut(file []byte, sections int) ([]byte, error) {
-	line, _, ok := bytes.Cut(file[:min(len(file), MaxHeader+1)], []byte("\n"))
-	if !ok {
-		return nil, fmt.Errorf("%w: no header line in its first %d bytes", ErrBlock, MaxHeader)
-	}
-	h, err := ParseHeader(line)
+	h, line, err := cutHeader(file)
 	if err != nil {
 		return nil, err
 	}

@@ -56,7 +56,7 @@ func (f Fsck) Run(ctx context.Context) (*Report, error) {
 	k.openCheckpoint()
 	size := k.report.Checkpoint.Size
 	var prev *ledger.Header
-	for n := uint64(0); n < size; n++ {
+	for n := range size {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("checking the log: %w", err)
 		}

@@ -2,15 +2,52 @@ package seal
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/journal"
 	"github.com/exhibit-gateway/exhibit/ledger"
 )
+
+// treeState is where Tessera keeps the size of the tree.
+const treeState = ".state/treeState"
+
+// checkDir looks at the tree's directory before Tessera does, which signs and
+// publishes whatever it finds there, over the checkpoint that says otherwise:
+// that checkpoint must be ours, and not of more leaves than there are.
+func (c *Config) checkDir() error {
+	cp, err := published(c, os.DirFS(c.Dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var state struct {
+		Size uint64 `json:"size"`
+	}
+	text, err := os.ReadFile(filepath.Join(c.Dir, treeState))
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // as if it were empty, which is what Tessera would make of it
+	case err != nil:
+		return fmt.Errorf("reading the state of the log: %w", err)
+	default:
+		if err := json.Unmarshal(text, &state); err != nil {
+			return fmt.Errorf("reading the state of the log in %s: %w; move %s away: it is made anew from the archive", treeState, err, c.Dir)
+		}
+	}
+	if cp.Size > state.Size {
+		return fmt.Errorf("%w: the log has %d leaves and has published a checkpoint of %d: %s was put back from an older copy, or in part; "+
+			"put back a newer one, or move it away: it is made anew from the archive", ErrDiverged, state.Size, cp.Size, c.Dir)
+	}
+	return nil
+}
 
 // recover finds out how far the log is, from the tree's size alone, finishes
 // what a crash left between the archive and the journal's release, and checks
@@ -20,16 +57,9 @@ func (s *Sealer) recover(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("asking for the size of the log: %w", err)
 	}
-	cp, err := s.published()
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if cp.Size > size {
-		return fmt.Errorf("%w: the log has %d leaves and has published a checkpoint of %d: %s was put back from an older copy; "+
-			"put back a newer one, or move it away: it is made anew from the archive", ErrDiverged, size, cp.Size, s.cfg.Dir)
-	}
 	// A crash between integration and checkpoint: the tree publishes by itself.
-	if cp, err = s.awaitCheckpoint(ctx, size); err != nil {
+	cp, err := s.awaitCheckpoint(ctx, size)
+	if err != nil {
 		return err
 	}
 	s.sealed = sealed{blocks: size, checkpoint: cp, at: time.Now()}

@@ -92,8 +92,8 @@ func setDefault[T comparable](v *T, d T) {
 	}
 }
 
-// ErrDiverged: journal, archive and tree can't all be of one history. It is
-// never resolved by itself; the message says what to do.
+// ErrDiverged means that journal, archive and tree can't all be of one history.
+// It is never resolved by itself; the message says what to do.
 var ErrDiverged = errors.New("journal, archive and log do not fit together")
 
 // Sealer seals the journal of one gateway.
@@ -145,6 +145,9 @@ type failure struct {
 func Open(ctx context.Context, cfg Config, j Journal, a Archive, k Keys) (*Sealer, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
+		return nil, fmt.Errorf("opening the log: %w", err)
+	}
+	if err := cfg.checkDir(); err != nil {
 		return nil, fmt.Errorf("opening the log: %w", err)
 	}
 	tree, err := openTessera(ctx, cfg.Dir, cfg.Signer, cfg.Logger)
@@ -294,7 +297,7 @@ func (s *Sealer) awaitCheckpoint(ctx context.Context, size uint64) (ledger.Check
 	tick := time.NewTicker(checkpointInterval / 10)
 	defer tick.Stop()
 	for {
-		cp, err := s.published()
+		cp, err := published(&s.cfg, s.tree.FS())
 		if err == nil && cp.Size >= size || errors.Is(err, ErrDiverged) {
 			return cp, err
 		}
@@ -307,15 +310,15 @@ func (s *Sealer) awaitCheckpoint(ctx context.Context, size uint64) (ledger.Check
 }
 
 // published returns the checkpoint that is published, which must be ours.
-func (s *Sealer) published() (ledger.Checkpoint, error) {
-	msg, err := fs.ReadFile(s.tree.FS(), ledger.CheckpointPath)
+func published(c *Config, dir fs.FS) (ledger.Checkpoint, error) {
+	msg, err := fs.ReadFile(dir, ledger.CheckpointPath)
 	if err != nil {
 		return ledger.Checkpoint{}, fmt.Errorf("reading the checkpoint: %w", err)
 	}
-	cp, err := ledger.OpenCheckpoint(msg, []note.Verifier{resigner{s.cfg.Signer}}, nil, 0)
+	cp, err := ledger.OpenCheckpoint(msg, []note.Verifier{resigner{c.Signer}}, nil, 0)
 	if err != nil {
 		return ledger.Checkpoint{}, fmt.Errorf("%w: the checkpoint in %s is not signed by the key of %s: %w; "+
-			"put back the key that this log was begun with, or begin another log under another name", ErrDiverged, s.cfg.Dir, s.cfg.Origin, err)
+			"put back the key that this log was begun with, or begin another log under another name", ErrDiverged, c.Dir, c.Origin, err)
 	}
 	return cp, nil
 }
