@@ -223,9 +223,9 @@ func TestChangesCarryThePerson(t *testing.T) {
 		}, []any{"gw1.1.9", "a", Range{From: Moment{Position: evidence.Position{Gateway: "gw1", Boot: 1, Seq: 4}}, Limit: 1000}, by}},
 		{"explain", func() error { _, err := c.Explain(ctx, explain); return err }, []any{explain, by}},
 		{"pack", func() error {
-			_, err := c.CreatePack(ctx, PackRequest{From: Moment{Time: expires}, To: Moment{Time: expires}, Level: "L2", Purpose: "audit"}, io.Discard, nil)
+			_, err := c.CreatePack(ctx, PackRequest{From: Moment{Time: expires}, To: Moment{Time: expires}, Purpose: "audit"}, io.Discard, nil)
 			return err
-		}, []any{PackRequest{From: Moment{Time: expires}, To: Moment{Time: expires}, Level: "L2", Purpose: "audit"}, by}},
+		}, []any{PackRequest{From: Moment{Time: expires}, To: Moment{Time: expires}, Purpose: "audit"}, by}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			g.asked = nil

@@ -280,8 +280,8 @@ func (c *Client) Reload(ctx context.Context, dry bool) (Reload, error) {
 
 // CreatePack writes a pack to w.
 func (c *Client) CreatePack(ctx context.Context, r PackRequest, w io.Writer, progress func(Progress)) (Pack, error) {
-	in := map[string]string{"from": r.From.String(), "to": r.To.String(), "level": r.Level, "purpose": r.Purpose}
-	maps.DeleteFunc(in, func(key, v string) bool { return v == "" && key != "from" && key != "to" })
+	in := map[string]string{"from": r.From.String(), "to": r.To.String(), "purpose": r.Purpose}
+	maps.DeleteFunc(in, func(key, v string) bool { return v == "" && key == "purpose" })
 	e, err := c.events(ctx, "/v1/packs", in, w, progress)
 	if err != nil {
 		return Pack{}, err

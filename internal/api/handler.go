@@ -479,7 +479,6 @@ func (a *routes) registerControl() {
 type newPack struct {
 	From    string `json:"from" doc:"date, time (RFC 3339) or position; part of the pack"`
 	To      string `json:"to" doc:"date, time (RFC 3339) or position; just past the pack"`
-	Level   string `json:"level,omitempty" enum:"L0,L1,L2" default:"L1" doc:"L0 heads, L1 bodies too, L2 sealed parts too"`
 	Purpose string `json:"purpose,omitempty" maxLength:"1000" doc:"stands in the record of the export"`
 }
 
@@ -494,10 +493,7 @@ func (a *routes) registerPacks() {
 			if err != nil {
 				return err
 			}
-			r := PackRequest{From: from, To: to, Level: in.Body.Level, Purpose: in.Body.Purpose}
-			if r.Level == "" {
-				r.Level = "L1"
-			}
+			r := PackRequest{From: from, To: to, Purpose: in.Body.Purpose}
 			pack, err := a.Services.Packs.CreatePack(ctx, r, by(ctx), s, s.progress)
 			s.event = Event{Pack: &pack}
 			return err

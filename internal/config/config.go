@@ -37,6 +37,7 @@ type Config struct {
 	Limits       Limits     `yaml:"limits"`
 	Sealing      Sealing    `yaml:"sealing"`
 
+	file string
 	text []byte
 }
 
@@ -254,7 +255,7 @@ func Load(path string) (*Config, error) {
 // read: path stands in errors, and relative paths are relative to its folder.
 func Parse(path string, text []byte) (*Config, error) {
 	c := New()
-	c.text = text
+	c.file, c.text = path, text
 	d := decode(path, text, c)
 	if !d.broken {
 		c.complete(d, filepath.Dir(path))
@@ -265,6 +266,9 @@ func Parse(path string, text []byte) (*Config, error) {
 	}
 	return c, nil
 }
+
+// File returns the path of the file.
+func (c *Config) File() string { return c.file }
 
 // Text returns the exact content of the file. It holds no secret.
 func (c *Config) Text() string { return string(c.text) }

@@ -70,7 +70,7 @@ func TestFull(t *testing.T) {
 		Sealing:  Sealing{Interval: 500 * time.Millisecond, BlockBytes: 65536, MaxUnsealedAge: 30 * time.Minute, MaxUnsealedBytes: 64 << 20, Heartbeat: 30 * time.Second},
 	}
 	text := c.text
-	c.text = nil
+	c.text, c.file = nil, ""
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got  %+v\nwant %+v", c, want)
 	}

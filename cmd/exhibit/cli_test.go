@@ -1,0 +1,389 @@
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
+
+	"github.com/exhibit-gateway/exhibit/decision"
+	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/api"
+	"github.com/exhibit-gateway/exhibit/internal/identity"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"exhibit": main})
+}
+
+// The scripts run the real command line. Where they need a gateway, `gateway`
+// starts one that answers from memory, behind a real socket.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"gateway": startGateway,
+			"exits":   exits,
+			"free":    freeAddress,
+			"taken":   takenAddress,
+		},
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("UID", strconv.Itoa(os.Getuid()))
+			return nil
+		},
+	})
+}
+
+// exits CODE COMMAND... wants that exit code.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE COMMAND...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := 0
+	var exit *exec.ExitError
+	if err := ts.Exec(args[1], args[2:]...); errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// free NAME... sets variables to addresses that nothing listens at.
+func freeAddress(ts *testscript.TestScript, _ bool, names []string) {
+	for _, name := range names {
+		l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
+		ts.Check(err)
+		ts.Setenv(name, l.Addr().String())
+		ts.Check(l.Close())
+	}
+}
+
+// taken NAME sets a variable to an address that is in use.
+func takenAddress(ts *testscript.TestScript, _ bool, names []string) {
+	for _, name := range names {
+		l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
+		ts.Check(err)
+		ts.Setenv(name, l.Addr().String())
+		ts.Defer(func() { ts.Check(l.Close()) })
+	}
+}
+
+func startGateway(ts *testscript.TestScript, _ bool, args []string) {
+	// Not in $WORK: the path of a socket is short.
+	dir, err := os.MkdirTemp("", "exhibit-cli-")
+	ts.Check(err)
+	path := filepath.Join(dir, "s")
+	l, err := api.ListenUnix(context.Background(), path)
+	ts.Check(err)
+	g := newMemory(len(args) == 1 && args[0] == "stranger")
+	h, err := api.New(api.Options{
+		Services: api.Services{
+			Agents: g, Credentials: g, Tokens: g, Grants: g, Questions: g, Log: g, Control: g, Packs: g, Sessions: g,
+		},
+		People: g, ConfigFile: "/etc/exhibit/exhibit.yaml", Version: api.Version{Version: "v1", Gateway: "gw1", Origin: "example.com/gw1"},
+	})
+	ts.Check(err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- api.Serve(ctx, l, h) }()
+	ts.Setenv("EXHIBIT_SOCKET", path)
+	ts.Defer(func() {
+		cancel()
+		ts.Check(<-done)
+		ts.Check(os.RemoveAll(dir))
+	})
+}
+
+var (
+	alice = evidence.Person{ID: "alice@example.com", Name: "Alice Example"}
+	noon  = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+)
+
+// memory is a gateway without a log. Agents called "hostile" carry what a
+// terminal or a spreadsheet would obey.
+type memory struct {
+	strangers bool // nobody is known
+	mu        sync.Mutex
+	agents    []api.Agent
+	keys      map[string]api.Credential
+	public    map[string]string
+	grants    []api.Grant
+	asserted  *identity.Assertions
+}
+
+func newMemory(strangers bool) *memory {
+	return &memory{
+		strangers: strangers, keys: map[string]api.Credential{}, public: map[string]string{},
+		asserted: identity.NewAssertions("gw1", time.Now().Add(-time.Hour)),
+	}
+}
+
+func (g *memory) PersonByUID(uint32) (evidence.Person, bool) { return alice, !g.strangers }
+func (g *memory) PersonByCertificate(_, _ []string) (evidence.Person, bool) {
+	return evidence.Person{}, false
+}
+
+func (g *memory) change(by evidence.By, reason string) api.Change {
+	return api.Change{Position: "gw1.1.7", Time: noon, By: evidence.By{Person: by.Person, Via: "unix"}, Reason: reason}
+}
+
+func (g *memory) AddAgent(_ context.Context, n api.NewAgent, by evidence.By) (api.Agent, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, a := range g.agents {
+		if a.ID == n.ID {
+			return api.Agent{}, api.Conflict("there is an agent "+n.ID+" already", "ids are never used again")
+		}
+	}
+	a := api.Agent{ID: n.ID, Purpose: n.Purpose, Owner: evidence.Person{ID: n.Owner}, Team: n.Team, Expires: n.Expires, Status: "active", Created: g.change(by, "")}
+	g.agents = append(g.agents, a)
+	return a, nil
+}
+
+func (g *memory) Agents(context.Context) ([]api.Agent, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return append([]api.Agent(nil), g.agents...), nil
+}
+
+func (g *memory) RetireAgent(_ context.Context, id, reason string, by evidence.By) (api.Agent, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for i := range g.agents {
+		if a := &g.agents[i]; a.ID == id {
+			c := g.change(by, reason)
+			a.Status, a.Disabled = "retired", &c
+			return *a, nil
+		}
+	}
+	return api.Agent{}, api.NotFound("there is no agent "+id, "exhibit agent list shows all")
+}
+
+func (g *memory) EnrollKey(_ context.Context, k api.NewKey, by evidence.By) (api.Credential, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	public, err := base64.RawURLEncoding.DecodeString(k.PublicKey)
+	if err != nil {
+		return api.Credential{}, err
+	}
+	thumb := identity.Thumbprint(ed25519.PublicKey(public))
+	c := api.Credential{
+		ID: "key_1", Agent: k.Agent, Kind: "key", Thumbprint: thumb, NotAfter: k.Expires,
+		Status: "active", Audience: "gw1", Created: g.change(by, ""),
+	}
+	g.keys[thumb], g.public[thumb] = c, k.PublicKey
+	return c, nil
+}
+
+func (g *memory) Credentials(context.Context, string) (list []api.Credential, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, c := range g.keys {
+		list = append(list, c)
+	}
+	return list, nil
+}
+
+func (g *memory) RevokeCredential(_ context.Context, id, reason string, by evidence.By) (api.Credential, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for thumb, c := range g.keys {
+		if c.ID == id {
+			change := g.change(by, reason)
+			c.Status, c.Revoked = "revoked", &change
+			delete(g.public, thumb)
+			g.keys[thumb] = c
+			return c, nil
+		}
+	}
+	return api.Credential{}, api.NotFound("there is no credential "+id, "")
+}
+
+// Agent, Key and Revoked are what identity asks of the registry.
+func (g *memory) Agent(id string) (decision.Agent, bool) {
+	return decision.Agent{AgentBody: evidence.AgentBody{Agent: id}}, true
+}
+
+func (g *memory) Key(thumb string) (decision.Credential, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	public, ok := g.public[thumb]
+	return decision.Credential{CredentialBody: evidence.CredentialBody{
+		ID: "key_1", Agent: g.keys[thumb].Agent, Thumbprint: thumb, PublicKey: public, NotAfter: time.Now().Add(time.Hour).UnixMicro(),
+	}}, ok
+}
+
+func (g *memory) Revoked(string) bool { return false }
+
+func (g *memory) IssueToken(_ context.Context, r api.TokenRequest) (api.Token, error) {
+	a, err := g.asserted.Verify(r.Assertion, g, time.Now())
+	if err != nil {
+		return api.Token{}, api.Unauthorized("the assertion is not valid", "enroll the key: exhibit enroll")
+	}
+	token := strings.Join([]string{"token", a.Agent, r.Ticket, r.OnBehalfOf}, "|")
+	return api.Token{AccessToken: token, TokenType: "Bearer", ExpiresIn: 900, ID: "gw1.1.9"}, nil
+}
+
+func (g *memory) AddGrant(_ context.Context, n api.NewGrant, by evidence.By) (api.Grant, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if n.Role == "emperor" {
+		return api.Grant{}, api.Invalid("no policy has a role emperor", "exhibit policy show")
+	}
+	gr := api.Grant{
+		ID: fmt.Sprintf("gw1.1.%d", 20+len(g.grants)), Agent: n.Agent, Role: n.Role, Resource: n.Resource,
+		Expires: n.Expires, Ticket: n.Ticket, Status: "active", Created: g.change(by, n.Reason),
+	}
+	g.grants = append(g.grants, gr)
+	return gr, nil
+}
+
+func (g *memory) Grants(context.Context, string) ([]api.Grant, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return append([]api.Grant(nil), g.grants...), nil
+}
+
+func (g *memory) RevokeGrant(_ context.Context, id, reason string, by evidence.By) (api.Grant, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for i := range g.grants {
+		if gr := &g.grants[i]; gr.ID == id {
+			c := g.change(by, reason)
+			gr.Status, gr.Removed = "removed", &c
+			return *gr, nil
+		}
+	}
+	return api.Grant{}, api.NotFound("there is no grant "+id, "exhibit grant list shows all")
+}
+
+const hostile = "=1+1\x1b]0;owned\x07\u202e\u009b31m"
+
+func (g *memory) Who(_ context.Context, resource string, _ api.Range, _ evidence.By) (api.Table, error) {
+	t := api.Table{Name: "who", Columns: []string{"agent", "sessions"}}
+	switch resource {
+	case "orders":
+		t.Rows = [][]string{{"reporter", "3"}, {"migrator-with-a-name", "12"}}
+		t.More = true
+	case "hostile":
+		t.Rows = [][]string{{hostile, "1"}}
+	}
+	return t, nil
+}
+
+func (g *memory) Allowed(_ context.Context, agent string, at api.Moment, _ evidence.By) (api.Table, error) {
+	return api.Table{Name: "allowed", Columns: []string{"agent", "at"}, Rows: [][]string{{agent, at.String()}}}, nil
+}
+
+func (g *memory) Did(_ context.Context, session, agent string, r api.Range, _ evidence.By) (api.Table, error) {
+	return api.Table{
+		Name: "did", Columns: []string{"session", "agent", "from", "to", "limit"},
+		Rows: [][]string{{session, agent, r.From.String(), r.To.String(), strconv.Itoa(r.Limit)}},
+	}, nil
+}
+
+func (g *memory) Explain(_ context.Context, q api.Explain, _ evidence.By) (api.Explanation, error) {
+	e := api.Explanation{
+		Effect: "allow", Verb: "read", Parse: "full", Text: "SELECT * FROM customers", Policy: "abc",
+		Checks: []evidence.Check{{Action: "postgres:select", Object: "public.customers"}}, Rules: []string{"reader"}, Grants: []string{"gw1.1.20"},
+	}
+	if strings.Contains(q.Statement, "delete") {
+		e.Effect, e.Reason, e.Rules, e.Grants = "deny", "nothing permits it", nil, nil
+	}
+	return e, nil
+}
+
+func (g *memory) LogStatus(context.Context) (api.LogStatus, error) {
+	return api.LogStatus{Origin: "example.com/gw1", Blocks: 7, Published: noon, Position: "gw1.1.9", UnsealedBytes: 120, UnsealedAge: 0.5}, nil
+}
+
+func (g *memory) Fsck(context.Context, func(api.Progress)) (api.FsckReport, error) {
+	return api.FsckReport{Blocks: 7, Records: 120, Bytes: 9000, Root: "r", Problems: []api.Finding{{Where: "block 3", Message: "its digest differs"}}}, nil
+}
+
+func (g *memory) Config(context.Context) (api.Document, error) {
+	return api.Document{Digest: "c1", Files: []evidence.File{{Name: "exhibit.yaml", Text: "gateway: gw1\n"}}}, nil
+}
+
+func (g *memory) Policy(context.Context) (api.Document, error) {
+	return api.Document{Digest: "p1", Files: []evidence.File{{Name: "a.cedar", Text: "permit (\n\tprincipal);\n"}, {Name: "b.cedar", Text: "forbid\n"}}}, nil
+}
+
+func (g *memory) Reload(_ context.Context, dry bool, _ evidence.By) (api.Reload, error) {
+	return api.Reload{
+		Config: api.Diff{Before: "c1", After: "c1"}, Policy: api.Diff{Before: "p1", After: "p2", Diff: "-old\n+new\n"},
+		Applied: !dry, Restart: []string{"listeners"},
+	}, nil
+}
+
+func (g *memory) CreatePack(_ context.Context, r api.PackRequest, _ evidence.By, w io.Writer, progress func(api.Progress)) (api.Pack, error) {
+	if !r.From.Position.IsZero() {
+		return api.Pack{}, api.NotFound("there is no record "+r.From.String(), "")
+	}
+	progress(api.Progress{Stage: "packing blocks", Done: 1, Total: 2})
+	if _, err := w.Write([]byte("a pack")); err != nil {
+		return api.Pack{}, err
+	}
+	if r.Purpose == "break" {
+		return api.Pack{}, errors.New("block 3 is damaged")
+	}
+	return api.Pack{From: "gw1.1.0", To: "gw1.1.9", Records: 10, Blocks: 1, Bytes: 6, Digest: "d"}, nil
+}
+
+func (g *memory) Sessions(context.Context) ([]api.Session, error) {
+	return []api.Session{{ID: "gw1.1.30", Agent: "reporter", Resource: "orders", Client: "127.0.0.1:50000", Since: noon, Commands: 5}}, nil
+}
+
+// Every command says what it is for, and every one that takes arguments or
+// needs flags shows an example or is plain from its usage line.
+func TestEveryCommandExplainsItself(t *testing.T) {
+	var walk func(*cobra.Command)
+	walk = func(c *cobra.Command) {
+		if c.Short == "" || strings.HasSuffix(c.Short, ".") {
+			t.Errorf("%s: short help %q", c.CommandPath(), c.Short)
+		}
+		if c.HasParent() && c.Parent().HasParent() == false && c.GroupID == "" {
+			t.Errorf("%s stands in no group", c.CommandPath())
+		}
+		for _, sub := range c.Commands() {
+			walk(sub)
+		}
+	}
+	walk(newRoot(&app{out: io.Discard, err: io.Discard}))
+}
+
+// JSON that is shown on a terminal holds nothing that the terminal obeys, and
+// still means the same.
+func TestEscapeHidden(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain é 漢\n":  "plain é 漢\n",
+		"\u009b31m":    `\u009b31m`,
+		"\u202eabc":    `\u202eabc`,
+		"\U000e0041":   `\udb40\udc41`,
+		"a\u00a0b\x7f": `a\u00a0b\u007f`,
+	} {
+		if got := escapeHidden(in); got != want {
+			t.Errorf("%q: got %q, want %q", in, got, want)
+		}
+	}
+}

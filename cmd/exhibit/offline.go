@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/exhibit-gateway/exhibit/internal/api"
+	"github.com/exhibit-gateway/exhibit/internal/gateway"
+	"github.com/exhibit-gateway/exhibit/verify"
+)
+
+// exitCode ends the process with a code of a command's own.
+type exitCode int
+
+func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
+func newVerify(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "verify PACK --trust FILE [--json] [--remember]", Short: "Check an evidence pack offline", GroupID: groupEvidence,
+		DisableFlagParsing: true, // it is the command line of exhibit-verify, to the letter
+		RunE: func(_ *cobra.Command, args []string) error {
+			if code := verify.Main("exhibit verify", args, a.out, a.err); code != exitOK {
+				return exitCode(code)
+			}
+			return nil
+		},
+	}
+}
+
+func newFsck(a *app) *cobra.Command {
+	var offline bool
+	c := &cobra.Command{
+		Use: "fsck", Short: "Re-derive everything in the archive and the log", Args: exactly(),
+		Long: `Reads every block of the archive and derives the log from it again: digests,
+record hashes, sequences, tree and checkpoint. Exits with 1 when anything differs.
+
+With --offline the data folder is read without a gateway. That needs the right to
+read it, and can be done while the gateway runs.`,
+		Example: `  exhibit log fsck
+  exhibit log fsck --offline --data /var/lib/exhibit`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			progress, done := a.tracker()
+			report, err := a.fsck(cmd.Context(), offline, progress)
+			done()
+			if err != nil {
+				return err
+			}
+			return a.fsckReport(report)
+		},
+	}
+	c.Flags().BoolVar(&offline, "offline", false, "read the data folder instead of asking the gateway")
+	return c
+}
+
+func (a *app) fsck(ctx context.Context, offline bool, progress func(api.Progress)) (report api.FsckReport, err error) {
+	if !offline {
+		err = a.ask(func(c *api.Client) error {
+			report, err = c.Fsck(ctx, progress)
+			return err
+		})
+		return report, err
+	}
+	data := a.data
+	if data == "" {
+		c, err := a.loadConfig()
+		if err != nil {
+			return report, err
+		}
+		data = c.Data
+	}
+	report, err = gateway.Fsck(ctx, data, progress)
+	if errors.Is(err, gateway.ErrKeystore) {
+		err = hinted{err, "name the gateway's data folder with --data"}
+	}
+	return report, err
+}

@@ -1,0 +1,224 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/exhibit-gateway/exhibit/internal/api"
+	"github.com/exhibit-gateway/exhibit/workpaper"
+)
+
+// window is the flags of a range of the log.
+type window struct {
+	from, to string
+	limit    int
+}
+
+func (w *window) flags(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVar(&w.from, "from", "", "from this date, time (RFC 3339) or position on")
+	f.StringVar(&w.to, "to", "", "up to this date, time or position")
+	f.IntVar(&w.limit, "limit", 1000, "most rows; the newest are kept")
+}
+
+func (w *window) parse() (api.Range, error) {
+	from, err1 := api.ParseMoment(w.from)
+	to, err2 := api.ParseMoment(w.to)
+	if err := errors.Join(err1, err2); err != nil {
+		return api.Range{}, usage{err}
+	}
+	return api.Range{From: from, To: to, Limit: w.limit}, nil
+}
+
+// answer shows a table of the gateway's.
+func (a *app) answer(t api.Table, err error) error {
+	if err != nil {
+		return err
+	}
+	if err := a.show(t, asTable(t)); err != nil {
+		return err
+	}
+	if t.More && !a.json {
+		fmt.Fprintln(a.err, "older rows were left out: raise --limit, or narrow the range")
+	}
+	return nil
+}
+
+func newWho(a *app) *cobra.Command {
+	var w window
+	c := &cobra.Command{
+		Use: "who RESOURCE", Short: "Who accessed this system", GroupID: groupEvidence, Args: exactly("RESOURCE"),
+		Example: `  exhibit who orders
+  exhibit who orders --from 2026-11-01 --to 2026-12-01 --csv > november.csv`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := w.parse()
+			if err != nil {
+				return err
+			}
+			return a.ask(func(c *api.Client) error { return a.answer(c.Who(cmd.Context(), args[0], r)) })
+		},
+	}
+	w.flags(c)
+	return c
+}
+
+func newAllowed(a *app) *cobra.Command {
+	var at string
+	c := &cobra.Command{
+		Use: "allowed AGENT", Short: "What an agent is allowed to do", GroupID: groupEvidence, Args: exactly("AGENT"),
+		Example: `  exhibit allowed reporter
+  exhibit allowed reporter --at 2026-11-01T12:00:00Z
+  exhibit allowed reporter --at gw1.3.118`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			m, err := api.ParseMoment(at)
+			if err != nil {
+				return usage{err}
+			}
+			return a.ask(func(c *api.Client) error { return a.answer(c.Allowed(cmd.Context(), args[0], m)) })
+		},
+	}
+	c.Flags().StringVar(&at, "at", "", "at this date, time (RFC 3339) or position instead of now")
+	return c
+}
+
+func newDid(a *app) *cobra.Command {
+	var w window
+	var agent string
+	c := &cobra.Command{
+		Use: "did [SESSION]", Short: "What was done", GroupID: groupEvidence, Args: atMost("SESSION"),
+		Long: `Lists the commands of a session, of an agent, or all: what was asked, what was
+decided by which rule and grant, and how it ended.`,
+		Example: `  exhibit did gw1.3.118
+  exhibit did --agent reporter --from 2026-11-22`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := w.parse()
+			if err != nil {
+				return err
+			}
+			session := strings.Join(args, "")
+			return a.ask(func(c *api.Client) error { return a.answer(c.Did(cmd.Context(), session, agent, r)) })
+		},
+	}
+	c.Flags().StringVar(&agent, "agent", "", "only of this agent")
+	w.flags(c)
+	return c
+}
+
+func newExplain(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "explain AGENT RESOURCE STATEMENT", Short: "What would be decided of a statement, and why", GroupID: groupEvidence,
+		Long: `Says what would be decided if an agent asked for a statement now, by which rules
+and grants, and sends nothing. A statement of - is read from standard input.
+Exits with 1 when the statement would be refused.`,
+		Example: `  exhibit explain reporter orders "select * from customers"`,
+		Args:    exactly("AGENT", "RESOURCE", "STATEMENT"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			q := api.Explain{Agent: args[0], Resource: args[1], Statement: args[2]}
+			if q.Statement == "-" {
+				b, err := io.ReadAll(io.LimitReader(a.in, 1<<20))
+				if err != nil {
+					return fmt.Errorf("reading the statement: %w", err)
+				}
+				q.Statement = string(b)
+			}
+			return a.ask(func(c *api.Client) error {
+				e, err := c.Explain(cmd.Context(), q)
+				if err != nil {
+					return err
+				}
+				var checks []string
+				for _, k := range e.Checks {
+					checks = append(checks, strings.TrimSpace(k.Action+" "+k.Object))
+				}
+				if err := a.fields(e, "effect", e.Effect, "reason", e.Reason, "verb", e.Verb, "understood", e.Parse, "text", e.Text,
+					"checks", strings.Join(checks, ", "), "rules", strings.Join(e.Rules, ", "), "grants", strings.Join(e.Grants, ", "), "policy", e.Policy); err != nil {
+					return err
+				}
+				if e.Effect != "allow" {
+					return errSilent
+				}
+				return nil
+			})
+		},
+	}
+}
+
+func newSessions(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "sessions", Short: "Who is connected now", GroupID: groupEvidence, Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.ask(func(c *api.Client) error {
+				list, err := c.Sessions(cmd.Context())
+				if err != nil {
+					return err
+				}
+				t := workpaper.Table{Name: "sessions", Columns: columns("session", "agent", "resource", "client", "since", "commands", "denied", "ticket", "for")}
+				t.Columns[5].Kind, t.Columns[6].Kind = workpaper.Number, workpaper.Number
+				for _, s := range list {
+					t.Rows = append(t.Rows, []string{s.ID, s.Agent, s.Resource, s.Client, stamp(s.Since), fmt.Sprint(s.Commands), fmt.Sprint(s.Denied), s.Ticket, s.Principal})
+				}
+				return a.show(list, t)
+			})
+		},
+	}
+}
+
+func newPack(a *app) *cobra.Command {
+	var from, to, output, purpose string
+	create := &cobra.Command{
+		Use: "create --from WHEN --to WHEN -o FILE", Short: "Make an evidence pack", Args: exactly(),
+		Long: `Makes a pack of everything from one moment up to another: dates, times (RFC 3339)
+or positions. The export itself is recorded. An auditor checks the pack offline
+with exhibit verify, or with exhibit-verify.`,
+		Example: `  exhibit pack create --from 2026-01-01 --to 2026-07-01 -o h1.zip --purpose "SOC 2, first half"`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if from == "" || to == "" || output == "" {
+				return usagef("%s needs --from, --to and --output", cmd.CommandPath())
+			}
+			r, err := (&window{from: from, to: to}).parse()
+			if err != nil {
+				return err
+			}
+			req := api.PackRequest{From: r.From, To: r.To, Purpose: purpose}
+			return a.ask(func(c *api.Client) error { return a.createPack(cmd, c, req, output) })
+		},
+	}
+	f := create.Flags()
+	f.StringVar(&from, "from", "", "first moment of the pack: a date, a time or a position")
+	f.StringVar(&to, "to", "", "moment just past the pack")
+	f.StringVarP(&output, "output", "o", "", "file to write; must not exist")
+	f.StringVar(&purpose, "purpose", "", "what for; stands in the record of the export")
+	return group(groupEvidence, "pack", "Make evidence packs", create)
+}
+
+// createPack writes to a file beside the output and renames it at the end, so
+// that a pack that was cut off is never taken for one.
+func (a *app) createPack(cmd *cobra.Command, c *api.Client, r api.PackRequest, output string) (err error) {
+	if _, err := os.Lstat(output); err == nil {
+		return hinted{fmt.Errorf("%s exists", output), "a pack is never overwritten: choose another name"}
+	}
+	part := output + ".part"
+	w, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("creating the pack's file: %w", err)
+	}
+	progress, done := a.tracker()
+	p, err := c.CreatePack(cmd.Context(), r, w, progress)
+	done()
+	err = errors.Join(err, w.Sync(), w.Close())
+	if err == nil {
+		err = os.Rename(part, output)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(part))
+	}
+	a.say("Wrote %s: %s to %s, %d records in %d blocks, %d bytes", output, p.From, p.To, p.Records, p.Blocks, p.Bytes)
+	a.say("SHA-256 %s", p.Digest)
+	a.say("Check it: exhibit verify %s --trust trust.json", output)
+	return a.jsonOnly(p)
+}

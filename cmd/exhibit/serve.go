@@ -1,0 +1,318 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/cobra"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/api"
+	"github.com/exhibit-gateway/exhibit/internal/config"
+	"github.com/exhibit-gateway/exhibit/internal/gateway"
+	"github.com/exhibit-gateway/exhibit/internal/listener"
+	"github.com/exhibit-gateway/exhibit/internal/policy"
+	"github.com/exhibit-gateway/exhibit/internal/protocol"
+	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/grammar"
+	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/sql"
+	"github.com/exhibit-gateway/exhibit/internal/session"
+)
+
+func newServe(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "serve", Short: "Run the gateway", GroupID: groupGateway, Args: exactly(),
+		Long: `Runs the gateway until it is interrupted (SIGINT, SIGTERM), and then ends in
+good order: sessions are ended, everything is on record and sealed. SIGHUP reads
+configuration and policies again, as exhibit reload does.
+
+The log goes to standard error, one JSON object a line. It holds no secret and
+nothing that agents sent; what they did is in the evidence.`,
+		Example: `  exhibit serve --config /etc/exhibit/exhibit.yaml`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.serve(cmd.Context(), slog.New(slog.NewJSONHandler(a.err, nil)))
+		},
+	}
+}
+
+// serve joins the packages into a running gateway.
+func (a *app) serve(ctx context.Context, log *slog.Logger) (err error) {
+	file, err := a.configPath()
+	if err != nil {
+		return err
+	}
+	c, err := a.loadConfig()
+	if err != nil {
+		return err
+	}
+	settings, err := settingsOf(c)
+	if err != nil {
+		return err
+	}
+	var people atomic.Pointer[config.Config]
+	people.Store(c)
+	g, err := gateway.Open(ctx, settings, func() (gateway.Settings, error) {
+		c, err := a.loadConfig()
+		if err != nil {
+			return gateway.Settings{}, err
+		}
+		s, err := settingsOf(c)
+		if err == nil {
+			people.Store(c)
+		}
+		return s, err
+	}, log)
+	if err != nil {
+		return err
+	}
+	protocols, stop, err := protocolsOf(c, g, log)
+	if err != nil {
+		return errors.Join(err, g.Abandon())
+	}
+	defer stop()
+	if err := listen(c, g, protocols, log); err != nil {
+		return errors.Join(err, g.Abandon())
+	}
+	admin, err := a.admin(ctx, c, file, g, &people, log)
+	if err != nil {
+		return errors.Join(err, g.Abandon())
+	}
+	return g.Run(ctx, append(admin, reloadOnHangup(g, log))...)
+}
+
+// settingsOf turns the configuration into what the gateway is told.
+func settingsOf(c *config.Config) (gateway.Settings, error) {
+	bundle, err := policy.Load(c.Policies, sql.Actions)
+	if err != nil {
+		return gateway.Settings{}, hinted{fmt.Errorf("the policies cannot be used:\n%w", err), "nothing was put in force"}
+	}
+	recipients, err := c.Recipients()
+	if err != nil {
+		return gateway.Settings{}, err
+	}
+	binary, err := binaryDigest()
+	if err != nil {
+		return gateway.Settings{}, err
+	}
+	s := gateway.Settings{
+		Name: c.Gateway, Organisation: c.Organisation, Origin: c.Log.Origin, Data: c.Data,
+		Version: version(), Binary: binary, Recipients: recipients,
+		Config:   evidence.ConfigBody{Digest: c.Digest(), Text: c.Text(), Resources: c.EvidenceResources()},
+		Policy:   bundle,
+		Limits:   session.Limits{Sessions: c.Limits.Sessions, SessionsPerAgent: c.Limits.SessionsPerAgent},
+		TokenTTL: c.Limits.TokenTTL, Grace: c.Limits.ShutdownGrace, Heartbeat: c.Sealing.Heartbeat,
+		Sealing: gateway.Sealing{
+			Interval: c.Sealing.Interval, BlockBytes: int(c.Sealing.BlockBytes),
+			MaxUnsealedAge: c.Sealing.MaxUnsealedAge, MaxUnsealedBytes: int64(c.Sealing.MaxUnsealedBytes),
+		},
+		Listening: []string{c.Admin.Socket, c.Admin.HTTPS.Address, c.Metrics.Address},
+	}
+	for _, p := range c.People {
+		s.People = append(s.People, p.Evidence())
+	}
+	for _, l := range c.Listeners {
+		s.Listening = append(s.Listening, fmt.Sprintf("%+v", l))
+	}
+	for i, r := range c.EvidenceResources() {
+		up := c.Resources[i].Upstream
+		s.Resources = append(s.Resources, gateway.Resource{Resource: r, Upstream: func() (protocol.Upstream, error) { return resolveUpstream(up) }})
+	}
+	return s, nil
+}
+
+// binaryDigest is the SHA-256 of this program.
+var binaryDigest = sync.OnceValues(func() (string, error) {
+	path, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("finding this program: %w", err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("reading this program: %w", err)
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return "", fmt.Errorf("reading this program: %w", err)
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
+})
+
+// grammarPool starts the children that parse.
+func grammarPool(g *gateway.Gateway, log *slog.Logger) (*grammar.Pool, error) {
+	return grammar.Start(grammar.Config{
+		OnKill: func(reason string) {
+			log.Warn("a statement ended the grammar's process; it is opaque", "reason", reason)
+			g.Alert("grammar-killed", "medium", "a statement ended the process that parses: "+reason)
+		},
+		OnBare: func(reason string) {
+			log.Warn("the grammar's process is less confined than it could be", "reason", reason)
+		},
+	})
+}
+
+// listen opens the listeners of the configuration.
+func listen(c *config.Config, g *gateway.Gateway, protocols func(config.Listener, *tls.Config) (protocol.Protocol, error), log *slog.Logger) error {
+	for _, l := range c.Listeners {
+		t, err := listenTLS(l.TLS)
+		if err != nil {
+			return fmt.Errorf("listener %s: %w", l.Name, err)
+		}
+		p, err := protocols(l, t)
+		if err != nil {
+			return fmt.Errorf("listener %s: %w", l.Name, err)
+		}
+		ln, err := listener.Listen(listener.Config{
+			Name: l.Name, Address: l.Address, NegotiatesTLS: t != nil, Handshake: c.Limits.Handshake, Grace: c.Limits.ShutdownGrace,
+			// Sessions are limited by the gate, which puts a refusal on record;
+			// this bounds what hasn't come that far.
+			MaxConns: c.Limits.Sessions + 256, Log: log,
+		}, p, g.Gate())
+		if err != nil {
+			return err
+		}
+		g.Serve(ln)
+		log.Info("listening", "listener", l.Name, "protocol", l.Protocol, "address", ln.Addr().String())
+	}
+	return nil
+}
+
+func listenTLS(l config.ListenTLS) (*tls.Config, error) {
+	if l.Cert == "" {
+		return nil, nil
+	}
+	cert, err := tls.LoadX509KeyPair(l.Cert, l.Key)
+	if err != nil {
+		return nil, fmt.Errorf("reading the certificate: %w", err)
+	}
+	t := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}
+	if l.ClientCA != "" {
+		pem, err := os.ReadFile(l.ClientCA)
+		if err != nil {
+			return nil, fmt.Errorf("reading the agents' authority: %w", err)
+		}
+		t.ClientCAs, t.ClientAuth = x509.NewCertPool(), tls.VerifyClientCertIfGiven
+		if !t.ClientCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%s holds no certificate", l.ClientCA)
+		}
+	}
+	return t, nil
+}
+
+// admin opens the API and what operators' tools read, and returns what serves
+// them.
+func (a *app) admin(ctx context.Context, c *config.Config, file string, g *gateway.Gateway, people *atomic.Pointer[config.Config], log *slog.Logger) (serve []func(context.Context) error, err error) {
+	registry := prometheus.NewRegistry()
+	g.Metrics(registry)
+	handler, err := api.New(api.Options{
+		Services: g.Services(), People: livePeople{people},
+		Version:    api.Version{Version: version(), Gateway: c.Gateway, Origin: c.Log.Origin},
+		ConfigFile: file, Registerer: registry, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	on := func(l net.Listener, what string) {
+		log.Info("listening", "listener", what, "address", l.Addr().String())
+		h := handler
+		if what == "metrics" {
+			h = api.Ops(registry, g.Ready)
+		}
+		serve = append(serve, func(ctx context.Context) error { return api.Serve(ctx, l, h) })
+	}
+	socket := c.Admin.Socket
+	if a.socket != "" {
+		socket = a.socket
+	}
+	l, err := api.ListenUnix(ctx, socket)
+	if err != nil {
+		return nil, err
+	}
+	on(l, "admin")
+	if h := c.Admin.HTTPS; h.Address != "" {
+		l, err := listenHTTPS(ctx, h)
+		if err != nil {
+			return nil, err
+		}
+		on(l, "admin-https")
+	}
+	if c.Metrics.Address != "" {
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", c.Metrics.Address)
+		if err != nil {
+			return nil, fmt.Errorf("listening for metrics: %w", err)
+		}
+		on(l, "metrics")
+	}
+	return serve, nil
+}
+
+func listenHTTPS(ctx context.Context, h config.HTTPS) (net.Listener, error) {
+	cert, err := tls.LoadX509KeyPair(h.Cert, h.Key)
+	if err != nil {
+		return nil, fmt.Errorf("reading the API's certificate: %w", err)
+	}
+	ca, err := os.ReadFile(h.ClientCA)
+	if err != nil {
+		return nil, fmt.Errorf("reading the people's authority: %w", err)
+	}
+	t, err := api.TLSConfig(cert, ca)
+	if err != nil {
+		return nil, err
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", h.Address)
+	if err != nil {
+		return nil, fmt.Errorf("listening for the API: %w", err)
+	}
+	return tls.NewListener(l, t), nil
+}
+
+// livePeople are the people of the configuration in force.
+type livePeople struct {
+	c *atomic.Pointer[config.Config]
+}
+
+func (p livePeople) PersonByUID(uid uint32) (evidence.Person, bool) {
+	return p.c.Load().PersonByUID(uid)
+}
+
+func (p livePeople) PersonByCertificate(emails, uris []string) (evidence.Person, bool) {
+	return p.c.Load().PersonByCertificate(emails, uris)
+}
+
+// reloadOnHangup reloads on SIGHUP, in the name of nobody but the signal.
+func reloadOnHangup(g *gateway.Gateway, log *slog.Logger) func(context.Context) error {
+	return func(ctx context.Context) error {
+		hup := make(chan os.Signal, 1)
+		signal.Notify(hup, syscall.SIGHUP)
+		defer signal.Stop(hup)
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-hup:
+			}
+			if _, err := g.Reload(ctx, false, evidence.By{Via: "SIGHUP"}); err != nil {
+				log.Error("reloading: nothing was changed", "cause", err)
+				continue
+			}
+			log.Info("reloaded")
+		}
+	}
+}
+
+// keystoreDir is where doctor looks for the gateway's keys.
+func keystoreDir(data string) string { return filepath.Join(data, "keystore") }
