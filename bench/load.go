@@ -46,7 +46,7 @@ type workload struct {
 	Better string // "more" or "less"
 	rounds int
 	run    func(context.Context, *target) (values, error)
-	after  func(context.Context, *server) error // between rounds
+	writes bool // and leaves something to clean up
 }
 
 // values is what one run measured, by name. A workload of one figure uses "".
@@ -62,8 +62,7 @@ func workloads(p plan) []workload {
 	}
 	return append(w,
 		workload{Name: "TPC-B-like, " + count(p.writers, "client"), Unit: "transactions/s", Better: "more", rounds: p.rounds,
-			run:   throughput("-M", "prepared", "-c", strconv.Itoa(p.writers), "-T", strconv.Itoa(p.seconds)),
-			after: func(ctx context.Context, s *server) error { return s.settle(ctx) }},
+			run: throughput("-M", "prepared", "-c", strconv.Itoa(p.writers), "-T", strconv.Itoa(p.seconds)), writes: true},
 		workload{Name: "connect for each select, " + count(p.churn, "client"), Unit: "connections/s", Better: "more", rounds: p.rounds,
 			run: throughput("-C", "-S", "-c", strconv.Itoa(p.churn), "-T", strconv.Itoa(p.seconds))},
 		workload{Name: fmt.Sprintf("one result of %d MiB", p.bulkMiB), Unit: "MiB/s", Better: "more", rounds: p.bulkRound, run: bulk(p.bulkMiB)},

@@ -121,22 +121,11 @@ func measure(ctx context.Context, p plan, server *server, targets []*target, r *
 		progress("%s", w.Name)
 		for range w.rounds {
 			for _, t := range targets {
-				if err := t.refresh(ctx); err != nil {
-					return err
-				}
-				v, err := w.run(ctx, t)
-				if err != nil && t.gateway != nil {
-					err = fmt.Errorf("%w\n%s", err, t.proc.tail())
-				}
+				v, err := once(ctx, w, t, server)
 				if ctx.Err() != nil {
 					return ctx.Err()
 				}
 				r.add(w, t, v, err)
-			}
-			if w.after != nil {
-				if err := w.after(ctx, server); err != nil {
-					return err
-				}
 			}
 		}
 	}
@@ -152,6 +141,21 @@ func measure(ctx context.Context, p plan, server *server, targets []*target, r *
 		r.addEvidence(t, e, err)
 	}
 	return nil
+}
+
+// once puts one round of a workload through a target.
+func once(ctx context.Context, w workload, t *target, s *server) (values, error) {
+	if err := t.refresh(ctx); err != nil {
+		return nil, err
+	}
+	v, err := w.run(ctx, t)
+	if err != nil && t.gateway != nil {
+		err = fmt.Errorf("%w\n%s", err, t.proc.tail())
+	}
+	if err == nil && w.writes {
+		err = s.settle(ctx)
+	}
+	return v, err
 }
 
 func publish(o options, r *report) error {

@@ -61,7 +61,7 @@ func (s *server) stop() {
 	}
 }
 
-// settle puts the writes of one round to rest before the next.
+// settle puts writes to rest, so that nobody else's turn pays for them.
 func (s *server) settle(ctx context.Context) error {
 	return s.Exec(ctx, database, "vacuum pgbench_branches, pgbench_tellers", "checkpoint")
 }
