@@ -32,7 +32,7 @@ const (
 
 // verbs are the commands, in the order that help lists them.
 var verbs = []func(*app) *cobra.Command{
-	newInit, newDoctor, newReload,
+	newInit, newServe, newDoctor, newReload,
 	newAgent, newEnroll, newToken, newCredential, newGrant,
 	newWho, newAllowed, newDid, newExplain, newSessions,
 	newLog, newPack, newVerify,

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -110,7 +111,8 @@ decided by which rule and grant, and how it ended.`,
 }
 
 func newExplain(a *app) *cobra.Command {
-	return &cobra.Command{
+	var ticket string
+	c := &cobra.Command{
 		Use: "explain AGENT RESOURCE STATEMENT", Short: "What would be decided of a statement, and why", GroupID: groupEvidence,
 		Long: `Says what would be decided if an agent asked for a statement now, by which rules
 and grants, and sends nothing. A statement of - is read from standard input.
@@ -118,7 +120,7 @@ Exits with 1 when the statement would be refused.`,
 		Example: `  exhibit explain reporter orders "select * from customers"`,
 		Args:    exactly("AGENT", "RESOURCE", "STATEMENT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			q := api.Explain{Agent: args[0], Resource: args[1], Statement: args[2]}
+			q := api.Explain{Agent: args[0], Resource: args[1], Statement: args[2], Ticket: ticket}
 			if q.Statement == "-" {
 				b, err := io.ReadAll(io.LimitReader(a.in, 1<<20))
 				if err != nil {
@@ -131,21 +133,30 @@ Exits with 1 when the statement would be refused.`,
 				if err != nil {
 					return err
 				}
-				var checks []string
-				for _, k := range e.Checks {
-					checks = append(checks, strings.TrimSpace(k.Action+" "+k.Object))
-				}
-				if err := a.fields(e, "effect", e.Effect, "reason", e.Reason, "verb", e.Verb, "understood", e.Parse, "text", e.Text,
-					"checks", strings.Join(checks, ", "), "rules", strings.Join(e.Rules, ", "), "grants", strings.Join(e.Grants, ", "), "policy", e.Policy); err != nil {
-					return err
-				}
-				if e.Effect != "allow" {
-					return errSilent
-				}
-				return nil
+				return a.explanation(e)
 			})
 		},
 	}
+	c.Flags().StringVar(&ticket, "ticket", "", "as if the session carried this ticket")
+	return c
+}
+
+func (a *app) explanation(e api.Explanation) error {
+	var checks, facts []string
+	for _, k := range e.Checks {
+		checks = append(checks, strings.TrimSpace(k.Action+" "+k.Object))
+	}
+	for name, v := range e.Facts {
+		facts = append(facts, fmt.Sprintf("%s=%v", name, v))
+	}
+	slices.Sort(facts)
+	list := func(l []string) string { return strings.Join(l, ", ") }
+	err := a.fields(e, "effect", e.Effect, "reason", e.Reason, "verb", e.Verb, "understood", e.Parse, "text", e.Text,
+		"checks", list(checks), "facts", list(facts), "rules", list(e.Rules), "grants", list(e.Grants), "policy", e.Policy)
+	if err == nil && e.Effect != "allow" {
+		return errSilent
+	}
+	return err
 }
 
 func newSessions(a *app) *cobra.Command {

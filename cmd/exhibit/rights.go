@@ -197,16 +197,28 @@ func newGrantAdd(a *app) *cobra.Command {
 	var n api.NewGrant
 	var lasts, expires string
 	c := &cobra.Command{
-		Use: "add --agent AGENT --role ROLE --resource RESOURCE --for DURATION", Short: "Put an agent in a role on a resource for a while",
+		Use: "add AGENT ROLE RESOURCE --for DURATION", Short: "Put an agent in a role on a resource for a while",
 		Long: `Puts an agent in a role on a resource until the grant expires. A grant without
-end can't be made. What a role may do is said by the policies.`,
-		Example: `  exhibit grant add --agent reporter --role reader --resource orders --for 8h --ticket OPS-123
-  exhibit grant add --agent reporter --role reader --resource orders --expires 2026-12-31`,
-		Args: exactly(),
-		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+end can't be made. What a role may do is said by the policies.
+
+The three can also be given as --agent, --role and --resource.`,
+		Example: `  exhibit grant add reporter reader orders --for 8h --ticket OPS-123
+  exhibit grant add reporter reader orders --expires 2026-12-31
+  exhibit grant add --agent reporter --role reader --resource orders --for 8h`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if len(args) > 0 {
+				if err := exactly("AGENT", "ROLE", "RESOURCE")(cmd, args); err != nil {
+					return err
+				}
+				if n.Agent+n.Role+n.Resource != "" {
+					return usagef("%s wants arguments or flags, not both", cmd.CommandPath())
+				}
+				n.Agent, n.Role, n.Resource = args[0], args[1], args[2]
+			}
 			switch {
 			case n.Agent == "" || n.Role == "" || n.Resource == "":
-				return usagef("%s needs --agent, --role and --resource", cmd.CommandPath())
+				return usagef("%s needs AGENT, ROLE and RESOURCE", cmd.CommandPath())
 			case (lasts == "") == (expires == ""):
 				return usagef("%s needs one of --for, like 8h, and --expires, like 2026-12-31", cmd.CommandPath())
 			}

@@ -13,7 +13,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -71,9 +70,7 @@ func (a *app) serve(ctx context.Context, log *slog.Logger) (err error) {
 			return gateway.Settings{}, err
 		}
 		s, err := settingsOf(c)
-		if err == nil {
-			people.Store(c)
-		}
+		s.InForce = func() { people.Store(c) }
 		return s, err
 	}, log)
 	if err != nil {
@@ -313,6 +310,3 @@ func reloadOnHangup(g *gateway.Gateway, log *slog.Logger) func(context.Context) 
 		}
 	}
 }
-
-// keystoreDir is where doctor looks for the gateway's keys.
-func keystoreDir(data string) string { return filepath.Join(data, "keystore") }
