@@ -43,7 +43,9 @@ const (
 //
 // A frame is a length (4 bytes, big endian) and as many bytes: a text towards
 // the child, JSON Facts from it.
-func Main() {
+func Main() { mainFor(Parse) }
+
+func mainFor(parse func(string) *Facts) {
 	runtime.GOMAXPROCS(1)
 	debug.SetMemoryLimit(childMemory / 4)
 	debug.SetMaxStack(childMemory / 4)
@@ -54,13 +56,13 @@ func Main() {
 	// Read and written by system calls: a child does one thing at a time and
 	// needs no poller.
 	in, out := bufio.NewReader(fd(0)), bufio.NewWriter(fd(1))
-	if err := serve(in, out, hello); err != nil {
+	if err := serve(in, out, hello, parse); err != nil {
 		os.Exit(1)
 	}
 	os.Exit(0)
 }
 
-func serve(in *bufio.Reader, out *bufio.Writer, hello []byte) error {
+func serve(in *bufio.Reader, out *bufio.Writer, hello []byte, parse func(string) *Facts) error {
 	if err := writeFrame(out, hello); err != nil {
 		return err
 	}
@@ -72,7 +74,7 @@ func serve(in *bufio.Reader, out *bufio.Writer, hello []byte) error {
 		if err != nil {
 			return err
 		}
-		facts := Parse(string(text))
+		facts := parse(string(text))
 		facts.Last = processorTime() > childCPU
 		answer, err := json.Marshal(facts)
 		if err != nil {

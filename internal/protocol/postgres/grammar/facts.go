@@ -126,9 +126,7 @@ type Effect struct {
 // ArgumentsMatter are the functions of pg_catalog whose literal arguments say
 // what they act on. Their uses carry Args.
 var ArgumentsMatter = map[string][]string{
-	"nextval":                {"regclass"},
-	"setval":                 {"regclass", "value", "is_called"},
-	"currval":                {"regclass"},
-	"pg_get_serial_sequence": {"table", "column"},
-	"set_config":             {"setting_name", "new_value", "is_local"},
+	"nextval":    {"regclass"},
+	"setval":     {"regclass", "value", "is_called"},
+	"set_config": {"setting_name", "new_value", "is_local"},
 }

@@ -45,11 +45,14 @@ var needed = []string{
 	"futex", "nanosleep", "clock_nanosleep", "clock_gettime", "clock_getres", "gettimeofday", "time",
 	"sched_yield", "sched_getaffinity", "getpid", "gettid", "tgkill", "getrusage", "getrandom", "getcpu", "sysinfo", "uname",
 	"rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "restart_syscall",
-	"clone", "clone3", "set_robust_list", "rseq", "set_tid_address", "arch_prctl", "membarrier", "prctl",
+	"set_robust_list", "rseq", "set_tid_address", "arch_prctl", "membarrier", "prctl",
 	"epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "epoll_pwait2", "eventfd2", "fcntl", // the poller of the runtime
 	"timer_create", "timer_settime", "timer_delete", "setitimer",
 	"exit", "exit_group",
 }
+
+// threadsOnly lets clone make threads and no processes.
+var threadsOnly = []seccomp.Condition{{Argument: 0, Operation: seccomp.BitsSet, Value: unix.CLONE_THREAD}}
 
 func filter() error {
 	info, err := arch.GetInfo("")
@@ -65,7 +68,13 @@ func filter() error {
 		Flag:       seccomp.FilterFlagTSync,
 		Policy: seccomp.Policy{
 			DefaultAction: seccomp.ActionErrno, // EPERM
-			Syscalls:      []seccomp.SyscallGroup{{Names: names, Action: seccomp.ActionAllow}},
+			Syscalls: []seccomp.SyscallGroup{
+				{Names: names, Action: seccomp.ActionAllow},
+				{NamesWithCondtions: []seccomp.NameWithConditions{{Name: "clone", Conditions: threadsOnly}}, Action: seccomp.ActionAllow},
+				// Its flags lie in memory, out of a filter's sight; glibc falls
+				// back to clone when a kernel doesn't have it.
+				{Names: []string{"clone3"}, Action: seccomp.ActionErrno | seccomp.Action(unix.ENOSYS)},
+			},
 		},
 	})
 	if err != nil {

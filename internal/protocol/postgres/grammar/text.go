@@ -164,7 +164,7 @@ func (s *scrubber) set(m *pg.VariableSetStmt) string {
 // and the relations that it is about.
 func (s *scrubber) tag(st *Statement, n *pg.Node) string {
 	var b strings.Builder
-	b.WriteString(commandTag(nameOf(unwrap(n))))
+	b.WriteString(commandTag(unwrap(n)))
 	sep := " "
 	for _, u := range st.Uses {
 		if u.Name == "" || u.Kind != Relation && u.Kind != Creation && u.Kind != Routine || u.Action != st.Action {
@@ -177,10 +177,81 @@ func (s *scrubber) tag(st *Statement, n *pg.Node) string {
 	return b.String()
 }
 
+// tags are the statements whose names in the grammar aren't those in SQL.
+var tags = map[protoreflect.Name]string{
+	"CreateStmt": "CREATE TABLE", "IndexStmt": "CREATE INDEX", "RuleStmt": "CREATE RULE", "DefineStmt": "CREATE",
+	"CreateTrigStmt": "CREATE TRIGGER", "CreateEventTrigStmt": "CREATE EVENT TRIGGER", "CreatePLangStmt": "CREATE LANGUAGE",
+	"CreateSeqStmt": "CREATE SEQUENCE", "CreateStatsStmt": "CREATE STATISTICS", "CreatedbStmt": "CREATE DATABASE",
+	"CreateAmStmt": "CREATE ACCESS METHOD", "CreateFdwStmt": "CREATE FOREIGN DATA WRAPPER", "CreateForeignServerStmt": "CREATE SERVER",
+	"CompositeTypeStmt": "CREATE TYPE", "CreateEnumStmt": "CREATE TYPE", "CreateRangeStmt": "CREATE TYPE",
+	"CreateOpClassStmt": "CREATE OPERATOR CLASS", "CreateOpFamilyStmt": "CREATE OPERATOR FAMILY", "CreateTableSpaceStmt": "CREATE TABLESPACE",
+	"AlterSeqStmt": "ALTER SEQUENCE", "AlterStatsStmt": "ALTER STATISTICS", "AlterFdwStmt": "ALTER FOREIGN DATA WRAPPER",
+	"AlterForeignServerStmt": "ALTER SERVER", "AlterRoleSetStmt": "ALTER ROLE SET", "AlterDatabaseSetStmt": "ALTER DATABASE SET",
+	"AlterEventTrigStmt": "ALTER EVENT TRIGGER", "AlterOpFamilyStmt": "ALTER OPERATOR FAMILY", "AlterTableSpaceOptionsStmt": "ALTER TABLESPACE",
+	"DropdbStmt": "DROP DATABASE", "DropOwnedStmt": "DROP OWNED", "DropTableSpaceStmt": "DROP TABLESPACE",
+	"RefreshMatViewStmt": "REFRESH MATERIALIZED VIEW", "CheckPointStmt": "CHECKPOINT", "SecLabelStmt": "SECURITY LABEL",
+	"ConstraintsSetStmt": "SET CONSTRAINTS", "ClosePortalStmt": "CLOSE",
+}
+
 // commandTag makes "ALTER TABLE" of AlterTableStmt.
-func commandTag(name protoreflect.Name) string {
+func commandTag(m proto.Message) string {
+	switch m := m.(type) {
+	case *pg.DropStmt:
+		return "DROP " + objectKind(m.RemoveType)
+	case *pg.RenameStmt:
+		return "ALTER " + objectKind(m.RenameType) + " RENAME"
+	case *pg.AlterOwnerStmt:
+		return "ALTER " + objectKind(m.ObjectType) + " OWNER"
+	case *pg.AlterObjectSchemaStmt:
+		return "ALTER " + objectKind(m.ObjectType) + " SET SCHEMA"
+	case *pg.AlterTableStmt:
+		return "ALTER " + objectKind(m.Objtype)
+	case *pg.DefineStmt:
+		return "CREATE " + objectKind(m.Kind)
+	case *pg.CommentStmt:
+		return "COMMENT ON " + objectKind(m.Objtype)
+	case *pg.CreateFunctionStmt:
+		if m.IsProcedure {
+			return "CREATE PROCEDURE"
+		}
+	case *pg.GrantStmt:
+		if !m.IsGrant {
+			return "REVOKE"
+		}
+	case *pg.GrantRoleStmt:
+		if !m.IsGrant {
+			return "REVOKE ROLE"
+		}
+	case *pg.VacuumStmt:
+		if !m.IsVacuumcmd {
+			return "ANALYZE"
+		}
+	case *pg.FetchStmt:
+		if m.Ismove {
+			return "MOVE"
+		}
+	}
+	if tag, ok := tags[nameOf(m)]; ok {
+		return tag
+	}
+	return spaced(strings.TrimSuffix(string(nameOf(m)), "Stmt"))
+}
+
+// objectKind makes "MATERIALIZED VIEW" of OBJECT_MATVIEW.
+func objectKind(t pg.ObjectType) string {
+	switch t {
+	case pg.ObjectType_OBJECT_MATVIEW:
+		return "MATERIALIZED VIEW"
+	case pg.ObjectType_OBJECT_TABCONSTRAINT, pg.ObjectType_OBJECT_DOMCONSTRAINT:
+		return "CONSTRAINT"
+	}
+	return strings.ReplaceAll(strings.TrimPrefix(t.String(), "OBJECT_"), "_", " ")
+}
+
+// spaced makes "ALTER TABLE" of AlterTable.
+func spaced(name string) string {
 	var b strings.Builder
-	for i, c := range strings.TrimSuffix(string(name), "Stmt") {
+	for i, c := range name {
 		if i > 0 && c >= 'A' && c <= 'Z' {
 			b.WriteByte(' ')
 		}
@@ -243,9 +314,15 @@ func (s *scrubber) scrub(m proto.Message) bool {
 		return true
 	case *pg.TypeName:
 		m.Typmods = nil
-		if len(m.Names) == 2 && m.Names[0].GetString_().GetSval() == "pg_catalog" && grammarTypes[m.Names[1].GetString_().GetSval()] {
-			return s.scrubBounds(m)
+		for _, n := range m.ArrayBounds {
+			if i := n.GetInteger(); i != nil {
+				i.Ival = -1
+			}
 		}
+		if schema, name := qualified(m.Names); schema == "pg_catalog" && grammarTypes[name] {
+			return true
+		}
+		return s.scrubFields(m, "array_bounds")
 	case *pg.A_Expr:
 		return s.scrubOperator(m.Name) && s.scrubFields(m, "name")
 	case *pg.SubLink:
@@ -314,15 +391,6 @@ func (s *scrubber) scrubFields(m proto.Message, keep ...string) bool {
 		ok = ok && s.scrub(c)
 	})
 	return ok
-}
-
-func (s *scrubber) scrubBounds(m *pg.TypeName) bool {
-	for _, n := range m.ArrayBounds {
-		if i := n.GetInteger(); i != nil {
-			i.Ival = -1
-		}
-	}
-	return true
 }
 
 // scrubOperator keeps the operators of pg_catalog and the words that the

@@ -77,13 +77,16 @@ func (w *walker) utility(m proto.Message) {
 		w.is("create")
 		w.create(m.Into.GetRel())
 		w.statement(m.Query)
+		w.st.Limited = ""
 	case *pg.TransactionStmt:
 		w.transaction(m)
 	case *pg.VariableSetStmt:
 		w.set(m)
 	case *pg.VariableShowStmt:
 		w.is("show")
-		w.use(Use{Action: "show", Kind: Setting, Name: strings.ToLower(m.Name)})
+		if name := strings.ToLower(m.Name); name != "all" {
+			w.use(Use{Action: "show", Kind: Setting, Name: name})
+		}
 	case *pg.ConstraintsSetStmt:
 		w.is("set")
 	case *pg.DiscardStmt:
@@ -125,8 +128,6 @@ func (w *walker) explain(m *pg.ExplainStmt) {
 		outer, dry := w.reading, w.dry
 		w.reading, w.dry = "explain", true
 		defer func() { w.reading, w.dry = outer, dry }()
-	} else {
-		w.use(Use{Action: "explain"})
 	}
 	effects := len(w.st.Effects)
 	w.statement(m.Query)
@@ -278,7 +279,9 @@ func (w *walker) set(m *pg.VariableSetStmt) {
 	if name == "timezone" && e.Kind == EffectUnknowable {
 		e = Effect{Kind: EffectTransaction} // SET TIME ZONE INTERVAL ...
 	}
-	w.use(Use{Action: action, Kind: Setting, Name: name})
+	if m.Kind != pg.VariableSetKind_VAR_SET_MULTI && m.Kind != pg.VariableSetKind_VAR_RESET_ALL {
+		w.use(Use{Action: action, Kind: Setting, Name: name})
+	}
 	w.effect(e)
 }
 
@@ -355,13 +358,20 @@ func (w *walker) definition(m proto.Message) {
 			w.statement(n)
 		}
 		w.visitNode(m.WhereClause)
+		w.st.Limited = ""
 		return
 	case *pg.RenameStmt:
 		w.named(action, m.RenameType, m.Object)
+		w.relation(action, m.Relation)
+		return
 	case *pg.AlterOwnerStmt:
 		w.named(action, m.ObjectType, m.Object)
+		w.relation(action, m.Relation)
+		return
 	case *pg.AlterObjectSchemaStmt:
 		w.named(action, m.ObjectType, m.Object)
+		w.relation(action, m.Relation)
+		return
 	}
 	w.about(action, m)
 }
@@ -417,6 +427,9 @@ var relational = map[pg.ObjectType]int{
 
 // named is an object that a statement names by a list of names.
 func (w *walker) named(action string, kind pg.ObjectType, n *pg.Node) {
+	if n == nil {
+		return
+	}
 	switch m := unwrap(n).(type) {
 	case *pg.List:
 		skip, ok := relational[kind]

@@ -16,6 +16,9 @@ func Parse(text string) *Facts {
 	if err != nil {
 		return &Facts{Refused: err.Error()}
 	}
+	if len(tree.Stmts) > maxStatements {
+		return &Facts{Refused: "too many statements in one text"}
+	}
 	f := &Facts{}
 	scrub := newScrubber(f, tree.Version)
 	w := walker{text: text, plain: true}
@@ -30,6 +33,9 @@ func Parse(text string) *Facts {
 	f.Shareable = w.shareable()
 	return f
 }
+
+// maxStatements bounds the statements of one text: spelling each out costs.
+const maxStatements = 2000
 
 // walker collects the uses of one statement after another.
 type walker struct {
@@ -97,7 +103,12 @@ func (w *walker) use(u Use) {
 	w.st.Uses = append(w.st.Uses, u)
 }
 
-func (w *walker) effect(e Effect) { w.st.Effects = append(w.st.Effects, e) }
+func (w *walker) effect(e Effect) {
+	if e.Kind == EffectCatalogue && slices.ContainsFunc(w.st.Effects, func(o Effect) bool { return o.Kind == e.Kind }) {
+		return
+	}
+	w.st.Effects = append(w.st.Effects, e)
+}
 
 // statement walks a statement that stands by itself: of a text, or within an
 // EXPLAIN, PREPARE, COPY and the like.
@@ -266,7 +277,7 @@ func (w *walker) create(r *pg.RangeVar) {
 		return
 	}
 	schema := r.Schemaname
-	if r.Relpersistence == "t" {
+	if r.Relpersistence == "t" || isTemporary(schema) {
 		schema = "pg_temp"
 		w.effect(Effect{Kind: EffectTemporary, Name: r.Relname})
 	} else {
@@ -277,6 +288,12 @@ func (w *walker) create(r *pg.RangeVar) {
 		action = w.reading
 	}
 	w.use(Use{Action: action, Kind: Creation, Schema: schema, Name: r.Relname})
+}
+
+// isTemporary reports whether a schema is that of a session's temporary
+// relations.
+func isTemporary(schema string) bool {
+	return schema == "pg_temp" || strings.HasPrefix(schema, "pg_temp_")
 }
 
 func (w *walker) selectStmt(m *pg.SelectStmt) {
@@ -299,12 +316,11 @@ func (w *walker) selectStmt(m *pg.SelectStmt) {
 func (w *walker) insertStmt(m *pg.InsertStmt) {
 	defer w.with(m.WithClause)()
 	w.change("insert", m.Relation)
-	if c := m.OnConflictClause; c != nil {
-		if c.Action == pg.OnConflictAction_ONCONFLICT_UPDATE {
-			w.change("update", m.Relation)
-		}
-		w.relation(w.reading, m.Relation)
-	} else if len(m.ReturningList) > 0 {
+	if m.OnConflictClause.GetAction() == pg.OnConflictAction_ONCONFLICT_UPDATE {
+		w.change("update", m.Relation)
+	}
+	// As PostgreSQL has it, naming a column of the conflict reads it.
+	if m.OnConflictClause.GetInfer() != nil || len(m.ReturningList) > 0 {
 		w.relation(w.reading, m.Relation)
 	}
 	w.children(m, "with_clause", "relation")

@@ -30,10 +30,11 @@ var builtin = sync.OnceValue(func() *builtinNames {
 		words: map[string]bool{"pg_catalog": true, "information_schema": true, "pg_temp": true, "public": true},
 	}
 	var into map[string]bool
-	schema := ""
+	section, schema := "", ""
 	for line := range strings.Lines(builtinText) {
 		line = strings.TrimSpace(line)
-		if section, ok := strings.CutPrefix(line, "= "); ok {
+		if title, ok := strings.CutPrefix(line, "= "); ok {
+			section = title
 			into, schema = map[string]map[string]bool{
 				"pure": b.pure, "impure": b.impure, "helpers": b.helpers, "types": b.types, "settings": b.settings, "columns": {},
 			}[section], strings.TrimPrefix(section, "relations ")
@@ -49,7 +50,15 @@ var builtin = sync.OnceValue(func() *builtinNames {
 				into[name] = true
 			}
 			b.words[name] = true
+			if section == "settings" { // PostgreSQL folds their case
+				into[strings.ToLower(name)] = true
+				b.words[strings.ToLower(name)] = true
+			}
 		}
+	}
+	// The grammar's own names, and collations.
+	for _, name := range []string{"excluded", "old", "new", "default", "C", "POSIX", "ucs_basic"} {
+		b.words[name] = true
 	}
 	for _, name := range strings.Fields(newer) {
 		b.pure[name] = true

@@ -5,22 +5,9 @@ import (
 	"sync"
 )
 
-// cacheKey is what an entry is found by.
-type cacheKey struct{ text, path, env string }
+func hashOf(text string, env Env) uint64 { return maphash.String(seed, text) ^ env.hash }
 
-func hashOf(text, path string, env Env) uint64 {
-	return mix(maphash.String(seed, text), path, env)
-}
-
-func hashOfBytes(text []byte, path string, env Env) uint64 {
-	return mix(maphash.Bytes(seed, text), path, env)
-}
-
-func mix(h uint64, path string, env Env) uint64 {
-	h ^= env.hash
-	h *= 0x9E3779B97F4A7C15
-	return h ^ maphash.String(seed, path)
-}
+func hashOfBytes(text []byte, env Env) uint64 { return maphash.Bytes(seed, text) ^ env.hash }
 
 const shards = 16
 
@@ -41,7 +28,7 @@ type shard[V any] struct {
 type entry[V any] struct {
 	prev, next *entry[V]
 	hash       uint64
-	key        cacheKey
+	text, env  string // what it is found by
 	value      V
 	cost       int
 }
@@ -56,23 +43,23 @@ func newCache[V any](bytes int) *cache[V] {
 	return c
 }
 
-func (c *cache[V]) get(h uint64, k cacheKey) (v V, ok bool) {
+func (c *cache[V]) get(h uint64, text, env string) (v V, ok bool) {
 	s := &c.shards[h>>60]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e := s.entries[h]; e != nil && e.key == k {
+	if e := s.entries[h]; e != nil && e.text == text && e.env == env {
 		s.touch(e)
 		return e.value, true
 	}
 	return v, false
 }
 
-// getBytes is get for the key k with another text.
-func (c *cache[V]) getBytes(h uint64, text []byte, k cacheKey) (v V, ok bool) {
+// getBytes is get for a text that isn't a string yet.
+func (c *cache[V]) getBytes(h uint64, text []byte, env string) (v V, ok bool) {
 	s := &c.shards[h>>60]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e := s.entries[h]; e != nil && e.key.text == string(text) && e.key.path == k.path && e.key.env == k.env {
+	if e := s.entries[h]; e != nil && e.text == string(text) && e.env == env {
 		s.touch(e)
 		return e.value, true
 	}
@@ -80,18 +67,18 @@ func (c *cache[V]) getBytes(h uint64, text []byte, k cacheKey) (v V, ok bool) {
 }
 
 // put adds a value and returns it, or the one that was there before.
-func (c *cache[V]) put(h uint64, k cacheKey, v V, cost int) V {
+func (c *cache[V]) put(h uint64, text, env string, v V, cost int) V {
 	s := &c.shards[h>>60]
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e := s.entries[h]; e != nil {
-		if e.key == k && !stale(e.value) {
+		if e.text == text && e.env == env && !stale(e.value) {
 			s.touch(e)
 			return e.value
 		}
 		s.remove(e)
 	}
-	e := &entry[V]{hash: h, key: k, value: v, cost: cost + len(k.text) + 128}
+	e := &entry[V]{hash: h, text: text, env: env, value: v, cost: cost + len(text) + 128}
 	s.entries[h] = e
 	s.insert(e)
 	s.bytes += e.cost

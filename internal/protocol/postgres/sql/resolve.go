@@ -26,16 +26,16 @@ type resolver struct {
 }
 
 // resolve makes the Understanding of a text that the grammar accepts.
-func resolve(ix *index, env Env, path string, facts *grammar.Facts) *Understanding {
+func resolve(ix *index, env Env, facts *grammar.Facts) *Understanding {
 	r := &resolver{
 		ix: ix, env: env, facts: facts, paths: env.paths, any: len(env.paths) == 0,
 		checks: make(map[evidence.Check]struct{}), functions: make(map[string]struct{}), settings: make(map[string]struct{}),
 	}
-	u := &Understanding{Shape: &evidence.Shape{Path: path, Parse: evidence.ParseFull}}
+	u := &Understanding{Shape: &evidence.Shape{Path: paths[0], Parse: evidence.ParseFull}}
 	var bounded, limited grammar.Bound
 	for i := range facts.Statements {
 		st := &facts.Statements[i]
-		r.statement(st, path)
+		r.statement(st)
 		bounded, limited = bounded.And(st.Bounded), limited.And(st.Limited)
 	}
 	if len(facts.Statements) == 0 {
@@ -78,7 +78,7 @@ func (r *resolver) check(action, object string) {
 	r.checks[evidence.Check{Action: Prefix + action, Object: object}] = struct{}{}
 }
 
-func (r *resolver) statement(st *grammar.Statement, path string) {
+func (r *resolver) statement(st *grammar.Statement) {
 	for i := range st.Uses {
 		u := &st.Uses[i]
 		switch u.Kind {
@@ -108,13 +108,13 @@ func (r *resolver) statement(st *grammar.Statement, path string) {
 		}
 	}
 	for _, e := range st.Effects {
-		r.effect(Effect{Effect: e}, st, path)
+		r.effect(Effect{Effect: e}, st)
 	}
 }
 
 // effect notes an effect, and follows the search_path for the statements after
 // this one.
-func (r *resolver) effect(e Effect, st *grammar.Statement, path string) {
+func (r *resolver) effect(e Effect, st *grammar.Statement) {
 	switch e.Kind {
 	case grammar.EffectSet:
 		if e.Name == "search_path" {
@@ -142,7 +142,7 @@ func (r *resolver) effect(e Effect, st *grammar.Statement, path string) {
 			if r.any {
 				env = newEnv(nil, r.env.reset, r.env.user, r.env.raw)
 			}
-			e.Inner = resolve(r.ix, env, path, facts)
+			e.Inner = resolve(r.ix, env, facts)
 		}
 	case grammar.EffectExecute:
 		// What it runs isn't in the text: see Understander.Execute.
@@ -168,13 +168,19 @@ func (r *resolver) relation(action, schema, name string) {
 	}
 }
 
+// throughViews are the actions that reach what a view reads.
+var throughViews = map[string]bool{
+	"select": true, "explain": true, "copy_out": true, "select_for_update": true, "lock": true,
+	"insert": true, "update": true, "delete": true, "merge": true, "copy_in": true,
+}
+
 func (r *resolver) relationIn(action string, k key, seen map[key]bool) {
 	if seen[k] {
 		return
 	}
 	seen[k] = true
 	r.check(action, k.String())
-	if info := r.ix.relations[k]; info != nil {
+	if info := r.ix.relations[k]; info != nil && throughViews[action] {
 		for _, b := range info.Bases {
 			r.relationIn(action, key{b.Schema, b.Name}, seen)
 		}
@@ -369,7 +375,7 @@ func (r *resolver) specialFunction(name string, u *grammar.Use) {
 func (r *resolver) setConfig(u *grammar.Use) {
 	if len(u.Args) < 2 || !u.Args[0].Literal {
 		r.check("set_role", "setting.?")
-		r.effect(Effect{Effect: grammar.Effect{Kind: grammar.EffectUnknowable, Unsure: true}}, nil, "")
+		r.effect(Effect{Effect: grammar.Effect{Kind: grammar.EffectUnknowable, Unsure: true}}, nil)
 		return
 	}
 	name := strings.ToLower(u.Args[0].Value)
@@ -398,7 +404,7 @@ func (r *resolver) setConfig(u *grammar.Use) {
 		e.Local = local.Literal && isTrue(local.Value)
 		e.Unsure = e.Unsure || !local.Literal
 	}
-	r.effect(Effect{Effect: e}, nil, "")
+	r.effect(Effect{Effect: e}, nil)
 }
 
 func isTrue(s string) bool {
@@ -537,6 +543,11 @@ func (r *resolver) text() string {
 				return
 			}
 			switch name := r.facts.Names[n]; {
+			case isOperator(name.Text):
+				if !grammar.Operators[name.Text] && !r.ix.known(name.Text) {
+					name.Text = "?"
+				}
+				b.WriteString(name.Text)
 			case r.ix.known(name.Text):
 				b.WriteString(quote(name.Text))
 			case name.Local:
@@ -552,5 +563,7 @@ func (r *resolver) text() string {
 	}
 	return b.String()
 }
+
+func isOperator(name string) bool { return strings.Trim(name, "+-*/<>=~!@#%^&|`?") == "" }
 
 func (k key) String() string { return k.schema + "." + k.name }

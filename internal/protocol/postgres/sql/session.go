@@ -176,7 +176,9 @@ func changesLexing(e Effect) bool {
 	return false
 }
 
-func lexing(name string) bool { return name == "client_encoding" || name == "standard_conforming_strings" }
+func lexing(name string) bool {
+	return name == "client_encoding" || name == "standard_conforming_strings"
+}
 
 // readable reports whether texts are read as we read them when a setting has
 // that value.

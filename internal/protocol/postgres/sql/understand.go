@@ -34,7 +34,35 @@ type Understanding struct {
 	Reason string
 
 	shareable bool
-	retry     time.Time // when zero, never: asking again gives the same
+	retry     time.Time                  // when zero, never: asking again gives the same
+	family    *[len(paths)]Understanding // the same on every path
+}
+
+// paths are those that a text commonly comes on. What a text is on one of them
+// is remembered with the others.
+var paths = [...]string{"simple", "prepare", "extended", "execute", "fetch"}
+
+// On is the same Understanding for a text that came on another path.
+func (u *Understanding) On(path string) *Understanding {
+	if u.Shape.Path == path {
+		return u
+	}
+	if u.family != nil {
+		for i := range paths {
+			if paths[i] == path {
+				return &u.family[i]
+			}
+		}
+	}
+	other := *u
+	other.Shape = onPath(u.Shape, path)
+	return &other
+}
+
+func onPath(s *evidence.Shape, path string) *evidence.Shape {
+	other := *s
+	other.Path = path
+	return &other
 }
 
 // Effect is one effect on the session.
@@ -99,10 +127,10 @@ func (e Effect) String() string {
 var opaqueCheck = evidence.Check{Action: Prefix + "opaque"}
 
 // opaque is the understanding of what isn't understood.
-func opaque(path, reason string) *Understanding {
+func opaque(reason string) *Understanding {
 	return &Understanding{
 		Shape: &evidence.Shape{
-			Path: path, Parse: evidence.ParseOpaque, Verb: evidence.VerbOpaque,
+			Path: paths[0], Parse: evidence.ParseOpaque, Verb: evidence.VerbOpaque,
 			Checks: []evidence.Check{opaqueCheck}, Facts: evidence.Facts{},
 		},
 		Effects: []Effect{{Effect: grammar.Effect{Kind: grammar.EffectUnknowable, Unsure: true}}},
@@ -124,16 +152,14 @@ type state struct {
 	index     *index
 	texts     *cache[*Understanding] // by text
 	skeletons *cache[*Understanding] // by skeleton, those that all texts of it share
-	shapes    *cache[*evidence.Shape]
-	executed  *cache[*Understanding]
+	shapes    *cache[*[len(paths)]*evidence.Shape]
 }
 
-// The caches of one database hold this many bytes at most, all told.
+// The caches of one database hold this many bytes at most.
 const (
 	textBytes     = 32 << 20
 	skeletonBytes = 16 << 20
-	shapeBytes    = 8 << 20
-	executedBytes = 8 << 20
+	shapeBytes    = 16 << 20
 )
 
 // New returns an Understander by a catalogue, or by none: then only what every
@@ -151,7 +177,7 @@ func (u *Understander) SetCatalogue(c *Catalogue) {
 	u.state.Store(&state{
 		catalogue: c, index: newIndex(c),
 		texts: newCache[*Understanding](textBytes), skeletons: newCache[*Understanding](skeletonBytes),
-		shapes: newCache[*evidence.Shape](shapeBytes), executed: newCache[*Understanding](executedBytes),
+		shapes: newCache[*[len(paths)]*evidence.Shape](shapeBytes),
 	})
 }
 
@@ -166,57 +192,54 @@ const retryAfter = time.Minute
 // ...) and becomes the Shape's. It doesn't fail: what isn't understood is
 // opaque. It doesn't keep text.
 func (u *Understander) Understand(ctx context.Context, text, path string, env Env) *Understanding {
-	if env.raw {
-		return u.interned(opaque(path, "the session has changed how its texts are read"))
-	}
 	st := u.state.Load()
-	k := cacheKey{text: text, path: path, env: env.key}
-	h := hashOf(text, path, env)
-	if un, ok := st.texts.get(h, k); ok && (un.retry.IsZero() || time.Now().Before(un.retry)) {
+	if env.raw {
+		return st.intern(opaque("the session has changed how its texts are read")).On(path)
+	}
+	return u.lookup(ctx, st, text, env).On(path)
+}
+
+func (u *Understander) lookup(ctx context.Context, st *state, text string, env Env) *Understanding {
+	h := hashOf(text, env)
+	if un, ok := st.texts.get(h, text, env.key); ok && (un.retry.IsZero() || time.Now().Before(un.retry)) {
 		return un
 	}
 	var stack [1024]byte
 	skeleton, hasSkeleton := grammar.Skeleton(stack[:0], text, nil)
 	var hs uint64
 	if hasSkeleton {
-		hs = hashOfBytes(skeleton, path, env)
-		if un, ok := st.skeletons.getBytes(hs, skeleton, k); ok {
+		hs = hashOfBytes(skeleton, env)
+		if un, ok := st.skeletons.getBytes(hs, skeleton, env.key); ok {
 			return un
 		}
 	}
-	un, keep := u.ask(ctx, st, text, path, env)
+	un, keep := u.ask(ctx, st, text, env)
 	switch {
 	case !keep:
 	case hasSkeleton && un.shareable:
-		un = st.skeletons.put(hs, cacheKey{text: string(skeleton), path: path, env: env.key}, un, costOf(un))
+		un = st.skeletons.put(hs, string(skeleton), env.key, un, costOf(un))
 	default:
-		k.text = strings.Clone(text)
-		un = st.texts.put(h, k, un, costOf(un))
+		un = st.texts.put(h, strings.Clone(text), env.key, un, costOf(un))
 	}
 	return un
 }
 
 // ask understands a text that no cache knows. It reports whether the answer
 // may be kept.
-func (u *Understander) ask(ctx context.Context, st *state, text, path string, env Env) (*Understanding, bool) {
+func (u *Understander) ask(ctx context.Context, st *state, text string, env Env) (un *Understanding, keep bool) {
 	facts, err := u.grammar.Ask(ctx, text)
-	if err == nil && facts.Refused != "" {
-		err = errors.New(facts.Refused)
-		un := opaque(path, "PostgreSQL's grammar refuses it: "+facts.Refused)
+	switch {
+	case errors.Is(err, grammar.ErrKilled):
+		un = opaque(err.Error())
+		un.retry = time.Now().Add(retryAfter)
 		return st.intern(un), true
+	case err != nil:
+		return st.intern(opaque(err.Error())), false
+	case facts.Refused != "":
+		return st.intern(opaque("PostgreSQL's grammar refuses it: " + facts.Refused)), true
 	}
-	if err != nil {
-		un := st.intern(opaque(path, err.Error()))
-		killed := errors.Is(err, grammar.ErrKilled)
-		if killed {
-			un.retry = time.Now().Add(retryAfter)
-		}
-		return un, killed
-	}
-	return st.intern(resolve(st.index, env, path, facts)), true
+	return st.intern(resolve(st.index, env, facts)), true
 }
-
-func (u *Understander) interned(un *Understanding) *Understanding { return u.state.Load().intern(un) }
 
 // Execute puts into an Understanding what its EXECUTEs run. prepared returns
 // what a name was prepared as in this session, or nil. A name that isn't known
@@ -263,7 +286,7 @@ func (u *Understander) Execute(un *Understanding, prepared func(name string) *Un
 		shape.Parse = evidence.ParsePartial
 	}
 	out.Shape = &shape
-	return st.intern(out)
+	return st.intern(out).On(un.Shape.Path)
 }
 
 // mergeFacts puts the facts of a statement that is run into those of the one
@@ -288,17 +311,27 @@ func mergeFacts(into, from evidence.Facts) {
 	}
 }
 
-// intern gives equal shapes one address.
+// intern gives equal shapes one address, on each path, and un its family.
 func (st *state) intern(un *Understanding) *Understanding {
 	content := contentOf(un.Shape)
-	un.Shape = st.shapes.put(hashOf(content, "", Env{}), cacheKey{text: content}, un.Shape, 2*len(content))
-	return un
+	shapes := new([len(paths)]*evidence.Shape)
+	for i, path := range paths {
+		shapes[i] = onPath(un.Shape, path)
+	}
+	shapes = st.shapes.put(hashOf(content, Env{}), content, "", shapes, 1024+2*len(content))
+	family := new([len(paths)]Understanding)
+	for i := range paths {
+		family[i] = *un
+		family[i].Shape, family[i].family = shapes[i], family
+	}
+	return &family[0]
 }
 
-// contentOf is a text that two shapes share when they are equal.
+// contentOf is a text that two shapes share when they are equal but for the
+// path.
 func contentOf(s *evidence.Shape) string {
 	var b strings.Builder
-	for _, p := range []string{s.Path, string(s.Parse), s.Verb, s.Text} {
+	for _, p := range []string{string(s.Parse), s.Verb, s.Text} {
 		b.WriteString(p)
 		b.WriteByte(0)
 	}
@@ -312,7 +345,7 @@ func contentOf(s *evidence.Shape) string {
 }
 
 func costOf(un *Understanding) int {
-	n := 256 + len(un.Reason)
+	n := 1024 + len(un.Reason)
 	for _, e := range un.Effects {
 		n += 128 + len(e.Name)
 		for _, v := range e.Values {
