@@ -180,19 +180,19 @@ func (f *files) read(path string, limit int64) ([]byte, error) {
 }
 
 // rest reports the files that nothing asked for.
-func (f *files) rest() {
+func (f *files) rest(c *Check) {
 	for _, path := range sortedKeys(f.names) {
 		switch _, listed := f.manifest[path]; {
 		case path == ManifestFile || path == SignatureFile:
 		case !listed:
-			f.check.except("%.120q is in the pack and not in the manifest", path)
+			c.except("%.120q is in the pack and not in the manifest", path)
 		case !f.taken[path]:
-			f.check.except("%.120q is not part of a pack of these parameters", path)
+			c.except("%.120q is not part of a pack of these parameters", path)
 		}
 	}
 	for _, path := range sortedKeys(f.manifest) {
 		if !f.names[path] {
-			f.check.except("%.120q is in the manifest and not in the pack", path)
+			c.except("%.120q is in the manifest and not in the pack", path)
 		}
 	}
 }

@@ -107,7 +107,7 @@ func (v *verifier) run() {
 	if v.readRange() {
 		v.conclude()
 	}
-	v.files.rest()
+	v.files.rest(&v.c.files)
 }
 
 // manifest reads the manifest and its signature.

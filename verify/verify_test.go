@@ -4,13 +4,21 @@ import (
 	"archive/zip"
 	"bytes"
 	"context"
+	"errors"
+	"io"
+	"maps"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/mod/sumdb/note"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/pack"
 	"github.com/exhibit-gateway/exhibit/internal/pack/packtest"
 	"github.com/exhibit-gateway/exhibit/verify"
+	"github.com/exhibit-gateway/exhibit/workpaper"
 )
 
 // at is a time of the synthetic log, in seconds after noon.
@@ -57,6 +65,7 @@ func day() *packtest.Gateway {
 	g.Boot()
 	grant := g.Organise("billing-bot", "reader")
 	g.Organise("report-bot", "writer")
+	g.Cut()
 	early := g.Open("billing-bot", "orders")
 	early.Do("SELECT ?", "postgres:select", "public.orders")
 	carried, _ := early.Ask("SELECT pg_sleep(?)", "postgres:select", "public.orders")
@@ -83,29 +92,196 @@ func day() *packtest.Gateway {
 	g.Boot()
 	lost.Lost(open)
 	late := g.Open("report-bot", "orders")
-	late.Ask("SELECT ?", "postgres:select", "public.orders")
+	slow, _ := late.Ask("SELECT ?", "postgres:select", "public.orders")
 	g.Now = packtest.Noon + 150*packtest.Second
 	g.Beat()
 	g.Cut()
 	g.Now = packtest.Noon + 200*packtest.Second // here it ends
+	late.End(slow, evidence.OK)
 	late.Close()
 	g.Stop()
 	return g
 }
 
-func TestPackPasses(t *testing.T) {
-	g := day()
-	b := create(t, g, at(90), at(160))
-	r, err := verify.Pack(openZip(t, b), trust(t, g))
+func TestGoodPacksPass(t *testing.T) {
+	for name, c := range map[string]struct {
+		g        *packtest.Gateway
+		from, to int64
+	}{
+		"a whole log":         {day(), 0, 3600},
+		"a period within":     {day(), 90, 160},
+		"a period of silence": {day(), 45, 60},
+		"up to its end":       {day(), 125, 3600},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, err := verify.Pack(openZip(t, create(t, c.g, at(c.from), at(c.to))), trust(t, c.g))
+			if err != nil {
+				t.Fatal(err)
+			}
+			expect(t, r, "")
+		})
+	}
+}
+
+func TestPeriodWithoutRecordsIsNoPack(t *testing.T) {
+	_, err := pack.Create(context.Background(), day().Source(), pack.Params{From: at(7200), To: at(7300), Temp: t.TempDir()}, io.Discard)
+	if !errors.Is(err, pack.ErrNoRecords) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestEqualLogsGiveEqualPacks(t *testing.T) {
+	if !bytes.Equal(create(t, day(), at(90), at(160)), create(t, day(), at(90), at(160))) {
+		t.Error("two packs of the same log and period differ")
+	}
+}
+
+func TestErasedScopeIsReportedAsNotTested(t *testing.T) {
+	g, s := shop()
+	finish(g, s)
+	g.Erase(s)
+	r, err := verify.Pack(openZip(t, create(t, g, at(0), at(3600))), trust(t, g))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var text bytes.Buffer
-	if err := r.WriteText(&text); err != nil {
+	expect(t, r, "")
+	for _, c := range r.Checks {
+		if c.ID == "record.commitment" && !strings.Contains(c.Note, "erased") {
+			t.Errorf("its note is %q", c.Note)
+		}
+	}
+}
+
+func TestWitnessedPack(t *testing.T) {
+	g := finish(shop())
+	var b bytes.Buffer
+	witness := namedSigner(t, "witness.example.org", "witness")
+	if _, err := pack.Create(context.Background(), g.Source(witness), pack.Params{From: at(0), To: at(3600), By: packtest.Alice, Temp: t.TempDir()}, &b); err != nil {
 		t.Fatal(err)
 	}
-	if r.ExitCode() != verify.ExitPass {
-		t.Errorf("exit code %d", r.ExitCode())
+	tr := trust(t, g)
+	tr.Witnesses, tr.Quorum = []note.Verifier{namedVerifier(t, "witness.example.org", "witness")}, 1
+	r, err := verify.Pack(openZip(t, b.Bytes()), tr)
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Log(text.String())
+	expect(t, r, "")
+	if !strings.HasPrefix(r.Integrity, "witnessed by 1") {
+		t.Errorf("integrity: %s", r.Integrity)
+	}
+}
+
+func TestLogThatGrewFromAKnownCheckpoint(t *testing.T) {
+	g, s := shop()
+	old := g.Checkpoint()
+	finish(g, s)
+	f := verify.NewTrustFile(g.VerifierKey())
+	f.Remember(old)
+	tr, err := f.Trust()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := verify.Pack(openZip(t, create(t, g, at(0), at(3600))), tr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, r, "")
+	for _, c := range r.Checks {
+		if c.ID == "log.known" && c.State != workpaper.Pass {
+			t.Errorf("log.known is %s", c.State)
+		}
+	}
+}
+
+// Whatever byte of a pack is changed, the pack fails: as it is, and when the
+// operator makes the manifest true again and signs it.
+func TestFlippedBytes(t *testing.T) {
+	g := day()
+	good := unpack(t, create(t, g, at(90), at(160)))
+	tr := trust(t, g)
+	fails := func(u unpacked) bool {
+		r, err := verify.Pack(u.fs(), tr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.ExitCode() == verify.ExitFail
+	}
+	if fails(good) {
+		t.Fatal("the pack fails unchanged")
+	}
+	for name, data := range good {
+		for i, at := range regions(data) {
+			u := maps.Clone(good)
+			u[name] = bytes.Clone(data)
+			u[name][at] ^= 1 << (i % 8)
+			if !fails(u) {
+				t.Errorf("%s passes with byte %d changed", name, at)
+			}
+			if name == verify.ManifestFile || name == verify.SignatureFile {
+				continue
+			}
+			u.resign(t, g, nil)
+			if !fails(u) {
+				t.Errorf("%s passes with byte %d changed and the manifest signed again", name, at)
+			}
+		}
+	}
+}
+
+// regions picks bytes: the first and the last few, and some in between.
+func regions(data []byte) (list []int) {
+	n := len(data)
+	step := max(1, n/8)
+	for i := 0; i < n; i += step {
+		list = append(list, i)
+	}
+	for i := max(0, n-4); i < n; i++ {
+		list = append(list, i)
+	}
+	return list
+}
+
+func TestFilesCutShort(t *testing.T) {
+	g := day()
+	good := unpack(t, create(t, g, at(90), at(160)))
+	tr := trust(t, g)
+	for name, data := range good {
+		for _, keep := range []int{0, len(data) / 2, len(data) - 1} {
+			if keep < 0 || keep == len(data) {
+				continue // it is empty: nothing of that happened
+			}
+			u := maps.Clone(good)
+			u[name] = data[:keep]
+			if r, err := verify.Pack(u.fs(), tr); err != nil || r.ExitCode() != verify.ExitFail {
+				t.Errorf("%s cut to %d bytes passes: %v", name, keep, err)
+			}
+		}
+	}
+}
+
+// A zip of a few kilobytes that claims to hold gigabytes costs no memory and
+// stops at the first difference.
+func TestZipBomb(t *testing.T) {
+	g := finish(shop())
+	u := unpack(t, create(t, g, at(0), at(3600)))
+	bomb := make([]byte, 256<<20)
+	for _, name := range []string{"pop/commands.csv", verify.SeedsFile, u.blocks(), "log/checkpoint", verify.ReadmeFile, verify.SignatureFile} {
+		v := maps.Clone(u)
+		v[name] = bomb
+		if name != verify.SignatureFile {
+			v.resign(t, g, nil)
+		}
+		packed := v.zip(t)
+		z := openZip(t, packed)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		r, err := verify.Pack(z, trust(t, g))
+		runtime.ReadMemStats(&after)
+		if err != nil || r.ExitCode() != verify.ExitFail {
+			t.Errorf("%s: passes: %v", name, err)
+		}
+		if used := after.TotalAlloc - before.TotalAlloc; used > 64<<20 {
+			t.Errorf("%s: verifying allocated %d MiB", name, used>>20)
+		}
+	}
 }

@@ -116,13 +116,14 @@ func (f *Fold) intent(r *evidence.Record) error {
 	switch h.Outcome {
 	case "":
 		if h.Effect != evidence.Allow {
-			f.tests.writeAhead.Except(h.Pos, "has effect %q and did not end with its intent", h.Effect)
+			f.tests.denials.Population++
+			f.tests.denials.Except(h.Pos, "has effect %q and did not end with its intent", h.Effect)
 		}
 		return f.addCommand(&c)
 	case evidence.Denied, evidence.Skipped:
 		f.counts.commandsEnded++
 		if h.Outcome == evidence.Denied && h.Effect == evidence.Allow {
-			f.tests.writeAhead.Except(h.Pos, "was allowed, and its outcome is denied")
+			f.tests.denials.Except(h.Pos, "was allowed, and its outcome is denied")
 		}
 		if err := f.denial(r, s, in); err != nil {
 			return err

@@ -322,8 +322,12 @@ func (f *Fold) accounts(h *evidence.Head, s *session, b *evidence.SessionEndBody
 // retired marks the sessions that a retirement must end.
 func (f *Fold) retired(r *evidence.Record) {
 	f.tests.afterRevoke.Population++
+	var b evidence.DisableBody
+	if !f.decode(r, &b) {
+		return
+	}
 	for _, s := range f.sessions {
-		if s.agent == r.Head.Agent && s.active && s.retired == 0 {
+		if s.agent == b.Agent && s.active && s.retired == 0 {
 			s.retired = r.Head.Time
 		}
 	}

@@ -104,7 +104,7 @@ func newTests() *tests {
 
 		pairing:        Test{ID: "command.pairing", Of: "commands", Title: "Every command ended exactly once, or is open at the end of the range"},
 		sessionPairing: Test{ID: "session.pairing", Of: "sessions", Title: "Every session ended exactly once, or is open at the end of the range"},
-		writeAhead:     Test{ID: "command.order", Of: "commands", Title: "Every outcome stands after its intent; what was refused sent nothing upstream"},
+		writeAhead:     Test{ID: "command.order", Of: "commands", Title: "Every outcome is one that a command can have, in the boot that saw it"},
 		bytes:          Test{ID: "session.bytes", Of: "ended sessions", Title: "Bytes forwarded to the upstream are those of recorded frames"},
 
 		attribution: Test{ID: "session.attribution", Of: "records of sessions", Title: "Every record of a session is of its agent and resource"},
@@ -123,7 +123,7 @@ func newTests() *tests {
 		lag:         Test{ID: "access.lag", Of: "sessions open when their agent was retired", Title: "Sessions of a retired agent ended within two seconds"},
 
 		enforce:  Test{ID: "decision.enforced", Of: "sessions", Title: "Decisions were enforced, not only observed"},
-		denials:  Test{ID: "decision.denials", Of: "refusals", Title: "What was refused did not reach the upstream"},
+		denials:  Test{ID: "decision.denials", Of: "refusals", Title: "What was refused ended with its refusal, and did not reach the upstream"},
 		liveness: Test{ID: "gateway.liveness", Of: "records", Title: "While the gateway ran, it was never silent for longer than its heartbeat"},
 		gap:      Test{ID: "gateway.gaps", Of: "boots", Title: "Nothing passed unrecorded (recording.gap)"},
 		digests:  Test{ID: "gateway.digests", Of: "boots", Title: "Policy and configuration that a boot ran with are recorded changes"},

@@ -1,0 +1,759 @@
+package verify_test
+
+import (
+	"archive/zip"
+	"bytes"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"golang.org/x/mod/sumdb/note"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/pack/packtest"
+	"github.com/exhibit-gateway/exhibit/ledger"
+	"github.com/exhibit-gateway/exhibit/verify"
+	"github.com/exhibit-gateway/exhibit/workpaper"
+)
+
+var update = flag.Bool("update", false, "write testdata")
+
+// unpacked is a pack by its files.
+type unpacked map[string][]byte
+
+func unpack(t testing.TB, b []byte) unpacked {
+	t.Helper()
+	u := make(unpacked)
+	for _, f := range openZip(t, b).File {
+		r, err := f.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if u[f.Name], err = io.ReadAll(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return u
+}
+
+// fs is the pack as a folder.
+func (u unpacked) fs() fstest.MapFS {
+	m := make(fstest.MapFS, len(u))
+	for name, data := range u {
+		m[name] = &fstest.MapFile{Data: data}
+	}
+	return m
+}
+
+// entry is a file of a zip; names needn't be good or different.
+type entry struct {
+	name string
+	data []byte
+}
+
+// zip is the pack as a zip file, with more entries at its end.
+func (u unpacked) zip(t testing.TB, more ...entry) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := zip.NewWriter(&b)
+	add := func(name string, data []byte) {
+		f, err := w.CreateHeader(&zip.FileHeader{Name: name, Method: zip.Deflate})
+		if err == nil {
+			_, err = f.Write(data)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(u)) {
+		add(name, u[name])
+	}
+	for _, e := range more {
+		add(e.name, e.data)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// resign makes the manifest true again and signs it, as an operator could.
+func (u unpacked) resign(t testing.TB, g *packtest.Gateway, change func(*verify.Manifest)) {
+	t.Helper()
+	var m verify.Manifest
+	if err := json.Unmarshal(u[verify.ManifestFile], &m); err != nil {
+		t.Fatal(err)
+	}
+	rows := make(map[string]int64)
+	for _, f := range m.Files {
+		rows[f.Path] = f.Rows
+	}
+	m.Files = nil
+	for _, name := range slices.Sorted(maps.Keys(u)) {
+		if name == verify.ManifestFile || name == verify.SignatureFile {
+			continue
+		}
+		sum := sha256.Sum256(u[name])
+		m.Files = append(m.Files, verify.File{Path: name, Bytes: int64(len(u[name])), SHA256: hex.EncodeToString(sum[:]), Rows: rows[name]})
+	}
+	if change != nil {
+		change(&m)
+	}
+	encoded, err := m.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	u[verify.ManifestFile] = encoded
+	if u[verify.SignatureFile], err = note.Sign(&note.Note{Text: verify.SignedText(m.Origin, encoded)}, g.Signer()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// rename gives the one file of blocks of the range another name and content.
+func (u unpacked) blocks() (name string) {
+	for n := range u {
+		if strings.HasPrefix(n, "raw/") && n != verify.ContextFile && n != verify.EdgesFile {
+			return n
+		}
+	}
+	return ""
+}
+
+// split cuts a file of blocks.
+func split(t testing.TB, data []byte) (files [][]byte, headers []ledger.Header) {
+	t.Helper()
+	r := bytes.NewReader(data)
+	for r.Len() > 0 {
+		rest := data[len(data)-r.Len():]
+		line, _, _ := bytes.Cut(rest, []byte("\n"))
+		h, err := ledger.ParseHeader(line)
+		if err != nil {
+			t.Fatal(err)
+		}
+		size := verify.CutSize(&h)
+		files, headers = append(files, rest[:size]), append(headers, h)
+		r.Seek(int64(size), io.SeekCurrent)
+	}
+	return files, headers
+}
+
+// shop is a small log: rights first, then one session with some commands.
+func shop() (*packtest.Gateway, *packtest.Session) {
+	g := packtest.New()
+	g.PerBlock = 6
+	g.Boot()
+	g.Organise("billing-bot", "reader")
+	s := g.Open("billing-bot", "orders")
+	s.Do("SELECT ?", "postgres:select", "public.orders")
+	s.Do("DROP TABLE public.orders", "postgres:drop", "public.orders")
+	return g, s
+}
+
+// finish closes a session and stops the gateway.
+func finish(g *packtest.Gateway, s *packtest.Session) *packtest.Gateway {
+	if s != nil {
+		s.Close()
+	}
+	g.Stop()
+	return g
+}
+
+// lie is a log in which something is not as it should be, faithfully sealed
+// and packed.
+type lie struct {
+	finding string
+	name    string
+	log     func() *packtest.Gateway
+}
+
+// changing is the shop with every record put through change.
+func changing(change func(*evidence.Draft)) func() *packtest.Gateway {
+	return func() *packtest.Gateway {
+		g := packtest.New()
+		g.PerBlock = 6
+		g.Change = change
+		g.Boot()
+		g.Organise("billing-bot", "reader")
+		s := g.Open("billing-bot", "orders")
+		s.Do("SELECT ?", "postgres:select", "public.orders")
+		s.Do("DROP TABLE public.orders", "postgres:drop", "public.orders")
+		return finish(g, s)
+	}
+}
+
+// edit decodes the body of records of a type, changes it and encodes it again.
+func edit[T any](typ evidence.Type, change func(*evidence.Head, *T)) func() *packtest.Gateway {
+	return changing(func(d *evidence.Draft) {
+		if d.Head.Type != typ {
+			return
+		}
+		var b T
+		if err := evidence.DecodeBody(d.Body, &b); err != nil {
+			panic(err)
+		}
+		change(&d.Head, &b)
+		d.Body = evidence.EncodeBody(b)
+	})
+}
+
+var lies = []lie{
+	{"record.body", "unknown-field", changing(func(d *evidence.Draft) {
+		if d.Head.Type == evidence.SessionEnd {
+			d.Body = []byte(`{"reason":"terminate","commands":2,"denied":1,"mood":"good"}`)
+		}
+	})},
+	{"record.ordinal", "hole", changing(func(d *evidence.Draft) {
+		if d.Head.Type == evidence.SessionEnd {
+			d.Head.N++
+		}
+	})},
+	{"gateway.boots", "forgotten-record", func() *packtest.Gateway {
+		g, s := shop()
+		s.Close()
+		g.Change = func(d *evidence.Draft) {
+			if d.Head.Type == evidence.GatewayStart {
+				d.Body = bytes.Replace(d.Body, []byte(`"previous":"gw1.1.`), []byte(`"previous":"gw1.1.9`), 1)
+			}
+		}
+		g.Boot()
+		return finish(g, nil)
+	}},
+	{"command.pairing", "no-outcome", func() *packtest.Gateway {
+		g, s := shop()
+		s.Ask("SELECT ?", "postgres:select", "public.orders")
+		return finish(g, s)
+	}},
+	{"command.pairing", "two-outcomes", func() *packtest.Gateway {
+		g, s := shop()
+		p, _ := s.Ask("SELECT ?", "postgres:select", "public.orders")
+		s.End(p, evidence.OK)
+		s.End(p, evidence.Failed)
+		return finish(g, s)
+	}},
+	{"session.pairing", "end-of-another", changing(func(d *evidence.Draft) {
+		if d.Head.Type == evidence.SessionEnd {
+			d.Head.Of.Seq--
+		}
+	})},
+	{"command.order", "ok-after-a-crash", func() *packtest.Gateway {
+		g, s := shop()
+		p, _ := s.Ask("SELECT ?", "postgres:select", "public.orders")
+		g.Boot()
+		s.End(p, evidence.OK)
+		s.Lost()
+		return finish(g, nil)
+	}},
+	{"session.bytes", "unaccounted", changing(func(d *evidence.Draft) {
+		if d.Head.Type == evidence.SessionEnd {
+			d.Head.Bytes += 17
+		}
+	})},
+	{"session.totals", "commands-uncounted", edit(evidence.SessionEnd, func(_ *evidence.Head, b *evidence.SessionEndBody) { b.Commands-- })},
+	{"session.attribution", "another-agent", changing(func(d *evidence.Draft) {
+		if d.Head.Type == evidence.SessionEnd {
+			d.Head.Agent = "other-bot"
+		}
+	})},
+	{"session.upstream", "shared-connection", func() *packtest.Gateway {
+		g, s := shop()
+		g.Change = func(d *evidence.Draft) {
+			d.Body = bytes.Replace(d.Body, []byte("198.51.100.1:1026"), []byte("198.51.100.1:1025"), 1)
+		}
+		g.Open("billing-bot", "orders").Close()
+		return finish(g, s)
+	}},
+	{"agent.registered", "unregistered", changing(func(d *evidence.Draft) {
+		if d.Head.Type == evidence.SessionStart {
+			d.Head.Agent = "ghost-bot"
+			d.Body = bytes.Replace(d.Body, []byte(`"agent":"billing-bot"`), []byte(`"agent":"ghost-bot"`), 1)
+		}
+	})},
+	{"agent.owner", "another-owner", edit(evidence.SessionStart, func(_ *evidence.Head, b *evidence.SessionStartBody) { b.Owner.ID = "team@example.com" })},
+	{"authn.cited", "no-authentication", edit(evidence.SessionStart, func(_ *evidence.Head, b *evidence.SessionStartBody) { b.Authn = "gw1.1.1" })},
+	{"authn.credential", "unknown-key", edit(evidence.Authn, func(_ *evidence.Head, b *evidence.AuthnBody) { b.Key = "nobody's" })},
+	{"authn.credential", "revoked-key", func() *packtest.Gateway {
+		g, s := shop()
+		g.Own(evidence.CredentialRevoke, evidence.RevokeBody{ID: "billing-bot-key", Reason: "leaked", By: packtest.Alice})
+		g.Open("billing-bot", "orders").Close()
+		return finish(g, s)
+	}},
+	{"change.valid", "orphan-grant", func() *packtest.Gateway {
+		g, s := shop()
+		g.Own(evidence.GrantCreate, evidence.GrantBody{Agent: "ghost-bot", Role: "reader", Resource: "orders", Expires: g.Now + packtest.Hour, By: packtest.Alice})
+		return finish(g, s)
+	}},
+	{"decision.policy", "another-policy", edit(evidence.CommandIntent, func(_ *evidence.Head, b *evidence.IntentBody) { b.Policy = strings.Repeat("0", 64) })},
+	{"decision.grants", "no-grant", edit(evidence.CommandIntent, func(_ *evidence.Head, b *evidence.IntentBody) { b.Grants = nil })},
+	{"decision.replay", "allowed-though-forbidden", edit(evidence.CommandIntent, func(h *evidence.Head, b *evidence.IntentBody) {
+		if h.Outcome == evidence.Denied { // as if it had been let through
+			h.Outcome, h.Effect, b.Effect, b.Reason = evidence.Skipped, evidence.Allow, evidence.Allow, ""
+			b.Rules, b.Grants = []string{"reader"}, []string{"gw1.1.5"}
+		}
+	})},
+	{"decision.replay", "another-rule", edit(evidence.CommandIntent, func(_ *evidence.Head, b *evidence.IntentBody) {
+		if b.Effect == evidence.Allow {
+			b.Rules = []string{"writer"}
+		}
+	})},
+	{"decision.denials", "passed-on", changing(func(d *evidence.Draft) {
+		if d.Head.Outcome == evidence.Denied {
+			d.Head.Outcome = ""
+		}
+	})},
+	{"decision.enforced", "observe-only", edit(evidence.SessionStart, func(_ *evidence.Head, b *evidence.SessionStartBody) { b.Mode = "observe" })},
+	{"access.revoked", "after-removal", func() *packtest.Gateway {
+		g, s := shop()
+		registry := g.Registry
+		g.Own(evidence.GrantRemove, evidence.RevokeBody{ID: "gw1.1.5", Reason: "no longer needed", By: packtest.Alice})
+		removed := g.Registry
+		g.Registry = registry // the gateway goes on as if nothing had happened
+		s.Do("SELECT ?", "postgres:select", "public.orders")
+		g.Registry = removed
+		return finish(g, s)
+	}},
+	{"access.revoked", "after-retirement", func() *packtest.Gateway {
+		g, s := shop()
+		registry := g.Registry
+		g.Own(evidence.AgentDisable, evidence.DisableBody{Agent: "billing-bot", Reason: "retired", By: packtest.Alice})
+		g.Registry = registry
+		s.Do("SELECT ?", "postgres:select", "public.orders")
+		return finish(g, s)
+	}},
+	{"access.lag", "outlived", func() *packtest.Gateway {
+		g, s := shop()
+		g.Own(evidence.AgentDisable, evidence.DisableBody{Agent: "billing-bot", Reason: "retired", By: packtest.Alice})
+		g.Now += 5 * packtest.Second
+		return finish(g, s)
+	}},
+	{"gateway.liveness", "weekend-off", func() *packtest.Gateway {
+		g, s := shop()
+		s.Close()
+		g.Now += 2 * packtest.Hour
+		g.Beat()
+		return finish(g, nil)
+	}},
+	{"gateway.gaps", "recording-gap", func() *packtest.Gateway {
+		g, s := shop()
+		g.Own(evidence.RecordingGap, evidence.GapBody{Cause: "disk full", Sessions: []evidence.Position{s.ID()}})
+		return finish(g, s)
+	}},
+	{"gateway.digests", "hot-edit", edit(evidence.GatewayStart, func(_ *evidence.Head, b *evidence.GatewayStartBody) { b.Config = "config-2" })},
+}
+
+// forgery is a good pack that someone changed.
+type forgery struct {
+	finding string
+	name    string
+	change  func(t testing.TB, g *packtest.Gateway, u unpacked) []entry // more entries, for names that a map can't hold
+}
+
+var forgeries = []forgery{
+	{"pack.files", "stowaway", func(_ testing.TB, _ *packtest.Gateway, u unpacked) []entry {
+		u["pop/extra.csv"] = []byte("a,b\n")
+		return nil
+	}},
+	{"pack.files", "stowaway-in-the-manifest", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		u["auditor-opinion.md"] = []byte("all is well\n")
+		u.resign(t, g, nil)
+		return nil
+	}},
+	{"pack.files", "missing", func(_ testing.TB, _ *packtest.Gateway, u unpacked) []entry {
+		delete(u, "pop/denials.csv")
+		return nil
+	}},
+	{"pack.files", "twice", func(_ testing.TB, _ *packtest.Gateway, u unpacked) []entry {
+		return []entry{{"pop/denials.csv", []byte("nothing was denied\n")}}
+	}},
+	{"pack.files", "path-upwards", func(_ testing.TB, _ *packtest.Gateway, u unpacked) []entry {
+		return []entry{{"../../etc/cron.d/x", []byte("boom\n")}}
+	}},
+	{"pack.manifest", "unsigned", func(_ testing.TB, _ *packtest.Gateway, u unpacked) []entry {
+		delete(u, verify.SignatureFile)
+		return nil
+	}},
+	{"pack.manifest", "reworded", func(_ testing.TB, _ *packtest.Gateway, u unpacked) []entry {
+		u[verify.ManifestFile] = bytes.Replace(u[verify.ManifestFile], []byte("Example Ltd"), []byte("Exemplary Ltd"), 1)
+		return nil
+	}},
+	{"pack.manifest", "another-spelling", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		u[verify.ManifestFile] = append(u[verify.ManifestFile], ' ')
+		signed, err := note.Sign(&note.Note{Text: verify.SignedText(packtest.Origin, u[verify.ManifestFile])}, g.Signer())
+		if err != nil {
+			t.Fatal(err)
+		}
+		u[verify.SignatureFile] = signed
+		return nil
+	}},
+	{"pack.manifest", "fewer-records", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		u.resign(t, g, func(m *verify.Manifest) { m.Range.Records-- })
+		return nil
+	}},
+	{"pack.digests", "changed", func(_ testing.TB, _ *packtest.Gateway, u unpacked) []entry {
+		u[verify.TestsFile] = append(u[verify.TestsFile], '\n')
+		return nil
+	}},
+	{"log.checkpoint", "another-key", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		cp := g.Checkpoint()
+		signed, err := note.Sign(&note.Note{Text: cp.Text()}, namedSigner(t, packtest.Origin, "somebody else"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		u["log/checkpoint"] = signed
+		u.resign(t, g, nil)
+		return nil
+	}},
+	{"log.tree", "changed-tile", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		for name := range u {
+			if strings.HasPrefix(name, "log/tile/0/") {
+				u[name][0] ^= 1
+			}
+		}
+		u.resign(t, g, nil)
+		return nil
+	}},
+	{"log.leaf", "another-block", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		other, s := shop() // the same but for one more command
+		s.Do("SELECT ?", "postgres:select", "public.orders")
+		finish(other, s)
+		theirs := unpack(t, create(t, other, at(0), at(3600)))
+		files, _ := split(t, u[u.blocks()])
+		forged, _ := split(t, theirs[theirs.blocks()])
+		files[len(files)-1] = forged[len(files)-1]
+		u[u.blocks()] = bytes.Join(files, nil)
+		u.resign(t, g, nil)
+		return nil
+	}},
+	{"log.block", "cut-short", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		name := u.blocks()
+		u[name] = u[name][:len(u[name])-1]
+		u.resign(t, g, nil)
+		return nil
+	}},
+	{"log.block", "changed-body", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		files, headers := split(t, u[u.blocks()])
+		at := bytes.IndexByte(files[0], '\n') + 1 + int(headers[0].Sections[ledger.Heads].Size) + 40
+		files[0][at] ^= 1
+		u.resign(t, g, nil)
+		return nil
+	}},
+	{"log.follows", "left-out", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		name := u.blocks()
+		files, _ := split(t, u[name])
+		u[name] = bytes.Join(files[:len(files)-1], nil)
+		u.resign(t, g, nil)
+		return nil
+	}},
+	{"record.commitment", "another-seed", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		line, rest, _ := bytes.Cut(u[verify.SeedsFile], []byte("\n"))
+		var s verify.Seed
+		if err := json.Unmarshal(line, &s); err != nil {
+			t.Fatal(err)
+		}
+		s.Seed[0] ^= 1
+		u[verify.SeedsFile] = append(s.Encode(), rest...)
+		u.resign(t, g, nil)
+		return nil
+	}},
+	{"record.commitment", "no-seed", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		_, u[verify.SeedsFile], _ = bytes.Cut(u[verify.SeedsFile], []byte("\n"))
+		u.resign(t, g, nil)
+		return nil
+	}},
+	{"pack.tables", "row-left-out", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		lines := bytes.SplitAfter(u["pop/commands.csv"], []byte("\n"))
+		u["pop/commands.csv"] = bytes.Join(slices.Delete(lines, 1, 2), nil)
+		u.resign(t, g, nil)
+		return nil
+	}},
+	{"pack.tables", "row-made-up", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		u["pop/grants.jsonl"] = append(u["pop/grants.jsonl"], "{}\n"...)
+		u.resign(t, g, nil)
+		return nil
+	}},
+	{"pack.tables", "test-passed", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		u[verify.TestsFile] = bytes.Replace(u[verify.TestsFile], []byte(`"not_tested"`), []byte(`"pass"`), 1)
+		u.resign(t, g, nil)
+		return nil
+	}},
+	{"pack.tables", "readme", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		u[verify.ReadmeFile] = append(u[verify.ReadmeFile], "Certified.\n"...)
+		u.resign(t, g, nil)
+		return nil
+	}},
+	{"pack.tables", "policy-text", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		for name := range u {
+			if strings.HasPrefix(name, "policies/") {
+				u[name] = append(u[name], "// harmless\n"...)
+			}
+		}
+		u.resign(t, g, nil)
+		return nil
+	}},
+}
+
+// cutForgeries are of a pack whose period is not the whole log.
+var cutForgeries = []forgery{
+	{"log.control", "change-left-out", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		files, headers := split(t, u[verify.ContextFile])
+		for i, h := range headers {
+			if h.Control {
+				u[verify.ContextFile] = bytes.Join(slices.Delete(files, i, i+1), nil)
+				break
+			}
+		}
+		u.resign(t, g, nil)
+		return nil
+	}},
+	{"pack.context", "out-of-order", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		files, _ := split(t, u[verify.ContextFile])
+		slices.Reverse(files)
+		u[verify.ContextFile] = bytes.Join(files, nil)
+		u.resign(t, g, nil)
+		return nil
+	}},
+	{"pack.range", "period-narrowed", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		u.resign(t, g, func(m *verify.Manifest) { m.Params.From = workpaper.FormatTime(packtest.Noon) })
+		return nil
+	}},
+	{"pack.range", "no-edges", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		delete(u, verify.EdgesFile)
+		u.resign(t, g, nil)
+		return nil
+	}},
+	{"session.attribution", "session-left-out", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		// The block with the start of a session that the period goes on with.
+		files, headers := split(t, u[verify.ContextFile])
+		for i, h := range headers {
+			if !h.Control && h.First > 0 {
+				u[verify.ContextFile] = bytes.Join(slices.Delete(files, i, i+1), nil)
+				break
+			}
+		}
+		u.resign(t, g, nil)
+		return nil
+	}},
+}
+
+func namedSigner(t testing.TB, name, seed string) note.Signer {
+	t.Helper()
+	key := seedOf(seed)
+	s, err := note.NewSigner(fmt.Sprintf("PRIVATE+KEY+%s+%08x+%s", name, namedVerifier(t, name, seed).KeyHash(), base64.StdEncoding.EncodeToString(append([]byte{1}, key...))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func namedVerifier(t testing.TB, name, seed string) note.Verifier {
+	t.Helper()
+	v, err := note.NewVerifier(verifierKey(t, name, seed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func verifierKey(t testing.TB, name, seed string) string {
+	t.Helper()
+	vkey, err := note.NewEd25519VerifierKey(name, ed25519.NewKeyFromSeed(seedOf(seed)).Public().(ed25519.PublicKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return vkey
+}
+
+func seedOf(s string) []byte {
+	sum := sha256.Sum256([]byte(s))
+	return sum[:]
+}
+
+// vector is a line of testdata/vectors.json: what any verifier must say.
+type vector struct {
+	Pack    string            `json:"pack"`
+	Trust   *verify.TrustFile `json:"trust,omitempty"` // default: testdata/trust.json
+	Finding string            `json:"finding"`         // "" when the pack is good
+	Also    string            `json:"also,omitempty"`  // a finding of integrity that comes with it
+}
+
+// vectors makes every pack of testdata.
+func vectors(t testing.TB) (list []vector, packs map[string][]byte) {
+	packs = make(map[string][]byte)
+	add := func(name, finding string, trust *verify.TrustFile, b []byte) {
+		packs[name] = b
+		v := vector{Pack: name, Trust: trust, Finding: finding}
+		if strings.HasSuffix(name, "-session-left-out.zip") {
+			v.Also = "pack.tables"
+		}
+		list = append(list, v)
+	}
+	good := finish(shop())
+	whole := create(t, good, at(0), at(3600))
+	cut := day()
+	part := create(t, cut, at(90), at(160))
+	add("good.zip", "", nil, whole)
+	add("good-part.zip", "", nil, part)
+	for _, l := range lies {
+		add(l.finding+"-"+l.name+".zip", l.finding, nil, create(t, l.log(), at(0), at(36000)))
+	}
+	for _, set := range []struct {
+		g         *packtest.Gateway
+		pack      []byte
+		forgeries []forgery
+	}{{good, whole, forgeries}, {cut, part, cutForgeries}} {
+		for _, f := range set.forgeries {
+			u := unpack(t, set.pack)
+			more := f.change(t, set.g, u)
+			add(f.finding+"-"+f.name+".zip", f.finding, nil, u.zip(t, more...))
+		}
+	}
+	other := finish(shop()).Checkpoint()
+	other.Size = 1
+	known := verify.NewTrustFile(good.VerifierKey())
+	known.Remember(other)
+	add("log.known-rewritten.zip", "log.known", known, whole)
+	witness := verify.NewTrustFile(good.VerifierKey())
+	witness.Witnesses, witness.Quorum = []string{verifierKey(t, "witness.example.org", "witness")}, 1
+	add("log.witnesses-none.zip", "log.witnesses", witness, whole)
+	return list, packs
+}
+
+func TestVectors(t *testing.T) {
+	if *update {
+		writeVectors(t)
+	}
+	text, err := os.ReadFile("testdata/vectors.json")
+	if err != nil {
+		t.Fatalf("%v\nhint: go test ./verify -run TestVectors -update", err)
+	}
+	var list []vector
+	if err := json.Unmarshal(text, &list); err != nil {
+		t.Fatal(err)
+	}
+	text, err = os.ReadFile("testdata/trust.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	usual, err := verify.ParseTrustFile(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range list {
+		t.Run(strings.TrimSuffix(v.Pack, ".zip"), func(t *testing.T) {
+			if v.Trust == nil {
+				v.Trust = usual
+			}
+			tr, err := v.Trust.Trust()
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, c, err := verify.Open(filepath.Join("testdata", v.Pack))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			r, err := verify.Pack(p, tr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			expect(t, r, v.Finding, "decision.replay", v.Also)
+		})
+	}
+}
+
+// expect wants one finding. If that is one of control, no check of integrity
+// may fail but those named.
+func expect(t *testing.T, r *verify.Report, finding string, also ...string) {
+	t.Helper()
+	var found, all []string
+	integrity := false
+	for _, c := range r.Failed() {
+		all = append(all, c.ID)
+		if c.ID == finding {
+			found = append(found, c.ID)
+			integrity = c.Kind == verify.Integrity
+		}
+	}
+	if finding == "" && len(all) > 0 || finding != "" && len(found) == 0 {
+		var b bytes.Buffer
+		_ = r.WriteText(&b)
+		t.Errorf("found %q, want %q\n%s", all, finding, b.String())
+	}
+	for _, c := range r.Failed() {
+		if !integrity && c.Kind == verify.Integrity && !slices.Contains(also, c.ID) {
+			t.Errorf("a lie told in good form fails %s: %v", c.ID, c.Exceptions)
+		}
+	}
+}
+
+func writeVectors(t *testing.T) {
+	list, packs := vectors(t)
+	old, err := filepath.Glob("testdata/*.zip")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range old {
+		if err := os.Remove(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll("testdata", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write := func(name string, b []byte) {
+		if err := os.WriteFile(filepath.Join("testdata", name), b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, b := range packs {
+		write(name, b)
+	}
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	if err := e.Encode(list); err != nil {
+		t.Fatal(err)
+	}
+	write("vectors.json", b.Bytes())
+	trust, err := verify.NewTrustFile(packtest.New().VerifierKey()).Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("trust.json", trust)
+}
+
+// Every kind of finding that a pack can have has a pack that has it.
+func TestEveryFindingHasAVector(t *testing.T) {
+	g := finish(shop())
+	r, err := verify.Pack(openZip(t, create(t, g, at(0), at(3600))), trust(t, g))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile("testdata/vectors.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range r.Checks {
+		if c.State == workpaper.NotTested && c.ID != "log.witnesses" && c.ID != "log.known" {
+			continue // nothing can be found by what isn't tested
+		}
+		if c.ID == "record.sequence" {
+			continue // blocks can't hold it; the tests of workpaper have it
+		}
+		if !bytes.Contains(text, []byte(`"finding": "`+c.ID+`"`)) {
+			t.Errorf("no vector has the finding %s", c.ID)
+		}
+	}
+}
