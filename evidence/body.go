@@ -32,8 +32,8 @@ type GatewayStartBody struct {
 	Clean     bool     `json:"clean"`    // the boot before ended with gateway.stop
 	Version   string   `json:"version"`
 	Binary    string   `json:"binary"` // sha256 of the executable, hex
-	Config    string   `json:"config"` // digest of the configuration in force
-	Policy    string   `json:"policy"` // digest of the policy bundle in force
+	Config    string   `json:"config"` // digest of the configuration it will run with; a change follows where it is new
+	Policy    string   `json:"policy"` // digest of the policy bundle, likewise
 	FailMode  string   `json:"fail_mode"`
 	Heartbeat int64    `json:"heartbeat_s"` // longest silence, seconds
 	Host      string   `json:"host"`

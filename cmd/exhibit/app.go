@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -185,13 +186,23 @@ func newRoot(a *app) *cobra.Command {
 	return root
 }
 
+// targets are the flags that say which gateway is meant, the most specific
+// first.
+var targets = []string{"url", "socket", "data", "config"}
+
 // check looks at what all verbs share, and takes from the environment what the
-// command line doesn't set.
+// command line doesn't set. A target on the command line outranks more specific
+// ones in the environment: who names a gateway means that one.
 func (a *app) check(cmd *cobra.Command) error {
 	var err error
-	cmd.Root().PersistentFlags().VisitAll(func(f *pflag.Flag) {
+	flags := cmd.Root().PersistentFlags()
+	outranked := func(name string) bool {
+		i := slices.Index(targets, name)
+		return i >= 0 && slices.ContainsFunc(targets[i:], flags.Changed)
+	}
+	flags.VisitAll(func(f *pflag.Flag) {
 		name := "EXHIBIT_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
-		if v := os.Getenv(name); v != "" && !f.Changed && f.Name != "help" {
+		if v := os.Getenv(name); v != "" && !f.Changed && !outranked(f.Name) {
 			if e := f.Value.Set(v); e != nil {
 				err = usagef("%s: %w", name, e)
 			}

@@ -28,8 +28,11 @@ func (g *Gateway) putInForce(ctx context.Context, s Settings, by evidence.By) er
 		resources[r.Name] = r
 	}
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	g.settings, g.resources = s, resources
+	g.mu.Unlock()
+	if s.InForce != nil {
+		s.InForce()
+	}
 	return nil
 }
 

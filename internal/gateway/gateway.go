@@ -21,6 +21,7 @@ import (
 
 	"github.com/exhibit-gateway/exhibit/decision"
 	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/api"
 	"github.com/exhibit-gateway/exhibit/internal/archive"
 	"github.com/exhibit-gateway/exhibit/internal/identity"
 	"github.com/exhibit-gateway/exhibit/internal/journal"
@@ -47,6 +48,8 @@ type Settings struct {
 	Config     evidence.ConfigBody
 	Policy     evidence.PolicyBody
 	Resources  []Resource
+
+	InForce func() // called once the settings are in force; may be nil
 
 	Limits    session.Limits
 	Listening []string // addresses, to say what a reload can't change
@@ -238,7 +241,7 @@ func (g *Gateway) boot(ctx context.Context, past *recorder.Past, registry *decis
 	err = g.record(ctx, evidence.Power, evidence.GatewayStart, evidence.GatewayStartBody{
 		Previous: past.Last, Clean: past.Clean || past.Last.IsZero(),
 		Version: g.settings.Version, Binary: g.settings.Binary,
-		Config: registry.Config(), Policy: registry.Policy(), FailMode: "closed",
+		Config: g.settings.Config.Digest, Policy: g.settings.Policy.Digest, FailMode: "closed",
 		Heartbeat: int64(g.settings.Heartbeat / time.Second), Host: host,
 		Origin: g.settings.Origin, LogKey: g.material.verifier,
 	})
@@ -267,11 +270,12 @@ var stopCause = errors.New("the gateway is shutting down")
 
 // Run serves until ctx is done, then ends in good order: no new sessions, the
 // open ones ended, everything on record and sealed.
-func (g *Gateway) Run(ctx context.Context) error {
+// With them it runs the other servers it is given.
+func (g *Gateway) Run(ctx context.Context, others ...func(context.Context) error) error {
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	var tasks sync.WaitGroup
-	failed := make(chan error, 2+len(g.listeners))
+	failed := make(chan error, 3+len(g.listeners)+len(others))
 	start := func(run func(context.Context) error, ctx context.Context) *sync.WaitGroup {
 		var done sync.WaitGroup
 		done.Add(1)
@@ -286,11 +290,14 @@ func (g *Gateway) Run(ctx context.Context) error {
 	start(g.sealer.Run, background)
 	start(func(ctx context.Context) error { g.gate.Run(ctx); return nil }, background)
 	start(g.heartbeat, background)
-	serving := make([]*sync.WaitGroup, len(g.listeners))
 	accept, refuse := context.WithCancel(ctx)
 	defer refuse()
-	for i, l := range g.listeners {
-		serving[i] = start(l.Run, accept)
+	var serving []*sync.WaitGroup
+	for _, l := range g.listeners {
+		serving = append(serving, start(l.Run, accept))
+	}
+	for _, run := range others {
+		serving = append(serving, start(run, accept))
 	}
 	var cause error
 	select {
@@ -298,7 +305,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	case cause = <-failed:
 		g.log.Error("the gateway stops", "cause", cause)
 	}
-	open := len(g.gate.Sessions())
+	open := g.gate.OpenSessions()
 	g.gate.Stop(stopCause)
 	refuse()
 	for _, s := range serving {
@@ -308,6 +315,17 @@ func (g *Gateway) Run(ctx context.Context) error {
 	cancel()
 	tasks.Wait()
 	return errors.Join(cause, stop, g.close())
+}
+
+// Abandon ends a gateway that never ran.
+func (g *Gateway) Abandon() error {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- g.sealer.Run(ctx) }()
+	stop := g.stop(ctx, 0, errors.New("could not start"))
+	cancel()
+	<-done // it was told to end
+	return errors.Join(stop, g.close())
 }
 
 // stop writes the last record of the boot and seals it.
@@ -372,10 +390,42 @@ func (g *Gateway) heartbeat(ctx context.Context) error {
 		}
 		beat = now
 		if err := g.record(ctx, evidence.Process, evidence.Heartbeat, evidence.HeartbeatBody{
-			Sessions: len(g.gate.Sessions()), Mono: now.Sub(g.began).Microseconds(), Accepted: g.accepted(),
+			Sessions: g.gate.OpenSessions(), Mono: now.Sub(g.began).Microseconds(), Accepted: g.accepted(),
 		}); err != nil {
 			return err
 		}
+	}
+}
+
+// Ready is nil while the gateway takes new sessions.
+func (g *Gateway) Ready() error {
+	if err := g.journal.Err(); err != nil {
+		return err
+	}
+	return g.sealer.Ready()
+}
+
+// Alert records that a person should look.
+func (g *Gateway) Alert(rule, severity, text string) {
+	err := g.record(context.Background(), evidence.Process, evidence.Alert, evidence.AlertBody{Rule: rule, Severity: severity, Text: text})
+	if err != nil {
+		g.log.Error("an alert cannot be recorded", "rule", rule, "cause", err)
+	}
+}
+
+// RecordImport records a snapshot of something outside.
+func (g *Gateway) RecordImport(ctx context.Context, resource string, b evidence.ImportBody) error {
+	_, err := g.recorder.Own().Record(ctx, 0, evidence.Process, &evidence.Draft{
+		Head: evidence.Head{Type: evidence.ImportSnapshot, Resource: resource}, Body: evidence.EncodeBody(b),
+	})
+	return err
+}
+
+// Services is what the API answers with.
+func (g *Gateway) Services() api.Services {
+	return api.Services{
+		Agents: g, Credentials: g, Tokens: g, Grants: g, Questions: g,
+		Log: g, Control: g, Packs: g, Sessions: g,
 	}
 }
 

@@ -176,6 +176,9 @@ func removeStale(path string) error {
 	return err
 }
 
+// Name is the listener's name, for the log and for metrics.
+func (l *Listener) Name() string { return l.c.Name }
+
 // Addr is where it listens.
 func (l *Listener) Addr() net.Addr { return l.listener.Addr() }
 

@@ -103,6 +103,13 @@ func (r *Recorder) Last() evidence.Position {
 	return evidence.Position{Gateway: r.gateway, Boot: r.boot, Seq: r.seq - 1}
 }
 
+// Count is the number of records of this boot.
+func (r *Recorder) Count() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.seq
+}
+
 // NewChain returns the chain of a new session.
 func (r *Recorder) NewChain() (*Chain, error) {
 	scope, err := r.keys.New()

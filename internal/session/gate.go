@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/exhibit-gateway/exhibit/decision"
@@ -83,6 +84,8 @@ type Config struct {
 // Gate opens sessions and knows those that are open.
 type Gate struct {
 	Config
+
+	commands, refused atomic.Uint64
 
 	mu       sync.Mutex
 	sessions map[string]*Session // by id
@@ -322,6 +325,19 @@ func (g *Gate) leave(s *Session) {
 	g.mu.Unlock()
 	g.release(s.agent)
 }
+
+// OpenSessions is the number of open sessions.
+func (g *Gate) OpenSessions() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.sessions)
+}
+
+// Commands is the number of commands asked for so far.
+func (g *Gate) Commands() uint64 { return g.commands.Load() }
+
+// Refused is the number of commands that policy refused so far.
+func (g *Gate) Refused() uint64 { return g.refused.Load() }
 
 // Live describes an open session.
 type Live struct {

@@ -168,6 +168,7 @@ func (s *Session) begun(batch []exchange) []protocol.Exchange {
 		x.pos = x.draft.Head.Pos
 		x.draft.Sealed = nil
 		s.commands.Add(1)
+		s.gate.commands.Add(1)
 		switch x.draft.Head.Outcome {
 		case "":
 			if s.open == nil {
@@ -176,6 +177,7 @@ func (s *Session) begun(batch []exchange) []protocol.Exchange {
 			s.open[x] = struct{}{}
 		case evidence.Denied:
 			s.denied.Add(1)
+			s.gate.refused.Add(1)
 		}
 		out[i] = x
 	}

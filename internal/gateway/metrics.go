@@ -1,0 +1,39 @@
+package gateway
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+)
+
+// Metrics registers what an operator watches. Labels name listeners and never
+// agents, who could make as many as they like.
+func (g *Gateway) Metrics(r prometheus.Registerer) {
+	gauge := func(name, help string, value func() float64) {
+		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "exhibit", Name: name, Help: help}, value))
+	}
+	counter := func(name, help, label string, value func() float64) {
+		o := prometheus.CounterOpts{Namespace: "exhibit", Name: name, Help: help}
+		if label != "" {
+			o.ConstLabels = prometheus.Labels{"listener": label}
+		}
+		r.MustRegister(prometheus.NewCounterFunc(o, value))
+	}
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	gauge("sessions", "Sessions open.", func() float64 { return float64(g.gate.OpenSessions()) })
+	gauge("log_blocks", "Blocks sealed in the log.", func() float64 { return float64(g.sealer.Status().Blocks) })
+	gauge("log_unsealed_bytes", "Bytes of the journal that wait for their blocks.", func() float64 { return float64(g.sealer.Status().UnsealedBytes) })
+	gauge("log_unsealed_seconds", "Age of the oldest record that waits for its block.", func() float64 { return g.sealer.Status().UnsealedAge.Seconds() })
+	gauge("ready", "1 while new sessions are taken.", func() float64 {
+		if g.Ready() != nil {
+			return 0
+		}
+		return 1
+	})
+	counter("records_total", "Records written in this boot.", "", func() float64 { return float64(g.recorder.Count()) })
+	counter("commands_total", "Commands asked for in this boot.", "", func() float64 { return float64(g.gate.Commands()) })
+	counter("commands_refused_total", "Commands that policy refused in this boot.", "", func() float64 { return float64(g.gate.Refused()) })
+	for _, l := range g.listeners {
+		counter("connections_total", "Connections accepted.", l.Name(), func() float64 { return float64(l.Stats().Accepted) })
+		counter("connections_refused_total", "Connections over a limit.", l.Name(), func() float64 { return float64(l.Stats().Refused) })
+	}
+}
