@@ -140,7 +140,7 @@ func TestKill(t *testing.T) {
 // killOne runs a child for a while and returns what it called durable.
 func killOne(t *testing.T, dir, skey string, after time.Duration) (durable []string) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run=^TestKillChild$", "-test.v")
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKillChild$", "-test.v")
 	cmd.Env = append(os.Environ(), killDir+"="+dir, killKey+"="+skey)
 	out, err := cmd.StdoutPipe()
 	check(t, err)

@@ -22,7 +22,7 @@ const treeState = ".state/treeState"
 // publishes whatever it finds there, over the checkpoint that says otherwise:
 // that checkpoint must be ours, and not of more leaves than there are.
 func (c *Config) checkDir() error {
-	cp, err := published(c, os.DirFS(c.Dir))
+	cp, _, err := published(c, os.DirFS(c.Dir))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -58,11 +58,11 @@ func (s *Sealer) recover(ctx context.Context) error {
 		return fmt.Errorf("asking for the size of the log: %w", err)
 	}
 	// A crash between integration and checkpoint: the tree publishes by itself.
-	cp, err := s.awaitCheckpoint(ctx, size)
+	cp, at, err := s.awaitCheckpoint(ctx, size)
 	if err != nil {
 		return err
 	}
-	s.sealed = sealed{blocks: size, checkpoint: cp, at: time.Now()}
+	s.sealed = sealed{blocks: size, checkpoint: cp, at: at}
 	var last *ledger.Block
 	if size > 0 {
 		if last, err = s.newest(ctx, cp); err != nil {

@@ -172,7 +172,7 @@ type Status struct {
 	Blocks     uint64            // sealed
 	Last       evidence.Position // newest sealed record; zero before the first
 	Checkpoint ledger.Checkpoint // newest published
-	Published  time.Time         // when it was first seen
+	Published  time.Time         // when it was
 
 	UnsealedBytes int64         // of the journal
 	UnsealedAge   time.Duration // of the oldest record that waits
@@ -200,9 +200,15 @@ func (s *Sealer) Status() Status {
 
 // age is how long the oldest record has waited: by its own clock, so that a
 // restart doesn't make it young, or by ours, so that a clock set back doesn't.
-// The caller holds mu.
+// When the journal could not even be read, it is as old as that failure. The
+// caller holds mu.
 func (s *Sealer) age(end journal.LSN) time.Duration {
-	if s.oldest.t == 0 || s.sealed.upTo >= end {
+	switch {
+	case s.sealed.upTo >= end:
+		return 0
+	case s.oldest.t == 0 && s.failure.err != nil:
+		return time.Since(s.failure.since)
+	case s.oldest.t == 0:
 		return 0
 	}
 	return max(time.Since(time.UnixMicro(s.oldest.t)), time.Since(s.oldest.seen), 0)

@@ -126,7 +126,7 @@ type sealed struct {
 	last       *ledger.Header // nil before the first block
 	upTo       journal.LSN    // the journal's frames below it are in blocks
 	checkpoint ledger.Checkpoint
-	at         time.Time // when the checkpoint was seen
+	at         time.Time // when the checkpoint was published
 }
 
 type oldest struct {
@@ -203,7 +203,7 @@ func (s *Sealer) sealBlocks(ctx context.Context, run []*cutBlock) error {
 	// after a crash here. What it has published is what others will hold us
 	// to, so it is checked before anything depends on it: that we signed it,
 	// that it continues the checkpoint before, and that these blocks are in it.
-	cp, err := s.awaitCheckpoint(ctx, last.header.Block+1)
+	cp, at, err := s.awaitCheckpoint(ctx, last.header.Block+1)
 	if err != nil {
 		return err
 	}
@@ -213,7 +213,7 @@ func (s *Sealer) sealBlocks(ctx context.Context, run []*cutBlock) error {
 
 	// 4. The blocks count as sealed, for readers and for those to come. A crash
 	// here loses nothing: Open finds the same by the size of the tree.
-	s.setSealed(cp, &last.header, last.end)
+	s.setSealed(sealed{last.header.Block + 1, &last.header, last.end, cp, at})
 
 	// 5. The journal may forget. A crash before it leaves records in both; Open
 	// skips those in the journal, by their positions.
@@ -290,37 +290,42 @@ func diverged(err error, what string) error {
 // checkpointInterval.
 const publishWait = 10 * time.Second
 
-// awaitCheckpoint waits for a published checkpoint of at least size leaves.
-func (s *Sealer) awaitCheckpoint(ctx context.Context, size uint64) (ledger.Checkpoint, error) {
+// awaitCheckpoint waits for a published checkpoint of at least size leaves, and
+// returns it with the time of its publication.
+func (s *Sealer) awaitCheckpoint(ctx context.Context, size uint64) (ledger.Checkpoint, time.Time, error) {
 	ctx, cancel := context.WithTimeout(ctx, publishWait)
 	defer cancel()
 	tick := time.NewTicker(checkpointInterval / 10)
 	defer tick.Stop()
 	for {
-		cp, err := published(&s.cfg, s.tree.FS())
+		cp, at, err := published(&s.cfg, s.tree.FS())
 		if err == nil && cp.Size >= size || errors.Is(err, ErrDiverged) {
-			return cp, err
+			return cp, at, err
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return ledger.Checkpoint{}, fmt.Errorf("waiting for a checkpoint of %d blocks: %w", size, errors.Join(ctx.Err(), err))
+			return ledger.Checkpoint{}, at, fmt.Errorf("waiting for a checkpoint of %d blocks: %w", size, errors.Join(ctx.Err(), err))
 		}
 	}
 }
 
 // published returns the checkpoint that is published, which must be ours.
-func published(c *Config, dir fs.FS) (ledger.Checkpoint, error) {
+func published(c *Config, dir fs.FS) (cp ledger.Checkpoint, at time.Time, err error) {
 	msg, err := fs.ReadFile(dir, ledger.CheckpointPath)
 	if err != nil {
-		return ledger.Checkpoint{}, fmt.Errorf("reading the checkpoint: %w", err)
+		return cp, at, fmt.Errorf("reading the checkpoint: %w", err)
 	}
-	cp, err := ledger.OpenCheckpoint(msg, []note.Verifier{resigner{c.Signer}}, nil, 0)
+	info, err := fs.Stat(dir, ledger.CheckpointPath)
 	if err != nil {
-		return ledger.Checkpoint{}, fmt.Errorf("%w: the checkpoint in %s is not signed by the key of %s: %w; "+
+		return cp, at, fmt.Errorf("reading the checkpoint: %w", err)
+	}
+	cp, err = ledger.OpenCheckpoint(msg, []note.Verifier{resigner{c.Signer}}, nil, 0)
+	if err != nil {
+		return cp, at, fmt.Errorf("%w: the checkpoint in %s is not signed by the key of %s: %w; "+
 			"put back the key that this log was begun with, or begin another log under another name", ErrDiverged, c.Dir, c.Origin, err)
 	}
-	return cp, nil
+	return cp, info.ModTime(), nil
 }
 
 // resigner verifies what a signer signed by signing it again: signatures of
@@ -352,10 +357,10 @@ func (s *Sealer) state() sealed {
 	return s.sealed
 }
 
-func (s *Sealer) setSealed(cp ledger.Checkpoint, last *ledger.Header, upTo journal.LSN) {
+func (s *Sealer) setSealed(st sealed) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.sealed = sealed{last.Block + 1, last, upTo, cp, time.Now()}
+	s.sealed = st
 	s.broadcast()
 }
 

@@ -673,6 +673,19 @@ func TestALongFailureHoldsUpSealingOnly(t *testing.T) {
 	check(t, w.sealer.Ready())
 }
 
+func TestReadyCountsAJournalThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.config.MaxUnsealedAge = 100 * time.Millisecond
+	w.open()
+	w.checkLog()
+	w.faults.set("read", &fault{at: 1, times: 1 << 30})
+	w.work(1)
+	w.wait("too old a record", func() bool { return w.sealer.Ready() != nil })
+	w.checkLog()
+	check(t, w.sealer.Ready())
+}
+
 func TestReadyCountsTheOldestRecordsAge(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
