@@ -299,9 +299,14 @@ func (a *app) loadConfig() (*config.Config, error) {
 		return nil, err
 	}
 	if a.data != "" {
-		if c.Data, err = filepath.Abs(a.data); err != nil {
+		data, err := filepath.Abs(a.data)
+		if err != nil {
 			return nil, fmt.Errorf("finding the data folder: %w", err)
 		}
+		if c.Admin.Socket == filepath.Join(c.Data, "admin.sock") {
+			c.Admin.Socket = filepath.Join(data, "admin.sock")
+		}
+		c.Data = data
 	}
 	return c, nil
 }

@@ -45,7 +45,10 @@ func newInit(a *app) *cobra.Command {
     --organisation "Example Ltd" --origin evidence.example.com/gw1 \
     --person alice@example.com --resource orders --upstream db.example.com:5432 \
     --database orders --user exhibit --password-file /etc/exhibit/orders.password`,
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flag("config").Changed {
+				return usagef("exhibit init writes FOLDER/exhibit.yaml; --config has no place here")
+			}
 			s.dir = "."
 			if len(args) == 1 {
 				s.dir = args[0]
@@ -80,9 +83,6 @@ func (a *app) init(s setup) error {
 		return fmt.Errorf("finding the folder: %w", err)
 	}
 	file, data := filepath.Join(dir, "exhibit.yaml"), filepath.Join(dir, "data")
-	if a.configFile != "" {
-		return usagef("exhibit init writes FOLDER/exhibit.yaml; --config has no place here")
-	}
 	if a.data != "" {
 		if data, err = filepath.Abs(a.data); err != nil {
 			return fmt.Errorf("finding the data folder: %w", err)
