@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/exhibit-gateway/exhibit/internal/pgserver"
+	"github.com/exhibit-gateway/exhibit/verify"
 )
 
 // gateway is one running Exhibit, driven as its operator would: by the command
@@ -30,13 +31,14 @@ func (g *gateway) cli(ctx context.Context, args ...string) (string, error) {
 	return command(ctx, g.exhibit, append([]string{"--config", g.file("exhibit.yaml")}, args...)...)
 }
 
-// command runs a program and returns what it printed, or its complaint.
+// command runs a program and returns what it printed. Its complaint is in the
+// error.
 func command(ctx context.Context, name string, args ...string) (string, error) {
 	var stdout, stderr strings.Builder
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("%s %s: %w: %.1000s%.1000s", filepath.Base(name), strings.Join(args, " "), err, stderr.String(), stdout.String())
+		return stdout.String(), fmt.Errorf("%s %s: %w: %.1000s", filepath.Base(name), strings.Join(args, " "), err, stderr.String())
 	}
 	return strings.TrimSpace(stdout.String()), nil
 }
@@ -102,7 +104,7 @@ limits: {sessions: %[9]d, sessions_per_agent: %[9]d}
 func (g *gateway) admit(ctx context.Context) error {
 	for _, args := range [][]string{
 		{"agent", "add", benchUser, "--purpose", "puts load on the gateway", "--owner", "bench@example.com"},
-		{"grant", "add", benchUser, "writer", database, "--expires", "24h"},
+		{"grant", "add", "--agent", benchUser, "--role", "writer", "--resource", database, "--for", "24h"},
 		{"enroll", benchUser, "--key", g.file("agent.key")},
 	} {
 		if _, err := g.cli(ctx, args...); err != nil {
@@ -163,20 +165,14 @@ func (g *gateway) prove(ctx context.Context, e *evidence) error {
 	begin = time.Now()
 	out, err := command(ctx, filepath.Join(filepath.Dir(g.exhibit), "exhibit-verify"), pack, "--trust", g.file("trust.json"), "--json")
 	e.VerifySeconds = time.Since(begin).Seconds()
-	if err != nil {
+	var r verify.Report
+	if err := errors.Join(json.Unmarshal([]byte(out), &r), err); err != nil {
+		for _, c := range r.Failed() {
+			err = fmt.Errorf("%w\n%s: %s: %+v", err, c.ID, c.Title, c.Exceptions)
+		}
 		return err
 	}
-	var report struct {
-		Pack struct {
-			Range struct {
-				Records int `json:"records"`
-			} `json:"range"`
-		} `json:"pack"`
-	}
-	if err := json.Unmarshal([]byte(out), &report); err != nil {
-		return fmt.Errorf("reading the verifier's report: %w", err)
-	}
-	e.Records = report.Pack.Range.Records
+	e.Records = int(r.Pack.Range.Records)
 	e.RecordsPerSecond = float64(e.Records) / e.VerifySeconds
 	return nil
 }
