@@ -2,15 +2,23 @@ package main
 
 import (
 	"context"
+	"crypto"
 	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/base64"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -88,14 +96,12 @@ func takenAddress(ts *testscript.TestScript, _ bool, names []string) {
 	}
 }
 
+// gateway [stranger|https] starts a gateway that answers from memory. To a
+// stranger nobody is known; with https, alice.pem and eve.pem are clients'
+// certificates, of which it knows one.
 func startGateway(ts *testscript.TestScript, _ bool, args []string) {
-	// Not in $WORK: the path of a socket is short.
-	dir, err := os.MkdirTemp("", "exhibit-cli-")
-	ts.Check(err)
-	path := filepath.Join(dir, "s")
-	l, err := api.ListenUnix(context.Background(), path)
-	ts.Check(err)
-	g := newMemory(len(args) == 1 && args[0] == "stranger")
+	how := strings.Join(args, " ")
+	g := newMemory(how == "stranger")
 	h, err := api.New(api.Options{
 		Services: api.Services{
 			Agents: g, Credentials: g, Tokens: g, Grants: g, Questions: g, Log: g, Control: g, Packs: g, Sessions: g,
@@ -103,15 +109,75 @@ func startGateway(ts *testscript.TestScript, _ bool, args []string) {
 		People: g, ConfigFile: "/etc/exhibit/exhibit.yaml", Version: api.Version{Version: "v1", Gateway: "gw1", Origin: "example.com/gw1"},
 	})
 	ts.Check(err)
+	listen := listenSocket
+	if how == "https" {
+		listen = listenHTTPSFor
+	}
+	l := listen(ts)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- api.Serve(ctx, l, h) }()
-	ts.Setenv("EXHIBIT_SOCKET", path)
 	ts.Defer(func() {
 		cancel()
 		ts.Check(<-done)
-		ts.Check(os.RemoveAll(dir))
 	})
+}
+
+func listenSocket(ts *testscript.TestScript) net.Listener {
+	// Not in $WORK: the path of a socket is short.
+	dir, err := os.MkdirTemp("", "exhibit-cli-")
+	ts.Check(err)
+	ts.Defer(func() { ts.Check(os.RemoveAll(dir)) })
+	path := filepath.Join(dir, "s")
+	l, err := api.ListenUnix(context.Background(), path)
+	ts.Check(err)
+	ts.Setenv("EXHIBIT_SOCKET", path)
+	return l
+}
+
+func listenHTTPSFor(ts *testscript.TestScript) net.Listener {
+	ca := issue(ts, "authority", nil)
+	server := issue(ts, "localhost", ca)
+	issue(ts, "alice", ca)
+	issue(ts, "eve", ca)
+	pem, err := os.ReadFile(ts.MkAbs("authority.pem"))
+	ts.Check(err)
+	config, err := api.TLSConfig(*server, pem)
+	ts.Check(err)
+	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	ts.Check(err)
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	ts.Check(err)
+	ts.Setenv("EXHIBIT_URL", "https://localhost:"+port)
+	ts.Setenv("EXHIBIT_CA", "authority.pem")
+	return tls.NewListener(l, config)
+}
+
+// issue makes NAME.pem and NAME.key, signed by an authority or, without one,
+// by itself.
+func issue(ts *testscript.TestScript, name string, by *tls.Certificate) *tls.Certificate {
+	public, key, err := ed25519.GenerateKey(rand.Reader)
+	ts.Check(err)
+	t := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour),
+		DNSNames: []string{name}, EmailAddresses: []string{name + "@example.com"},
+		IsCA: by == nil, BasicConstraintsValid: true,
+	}
+	parent, signer := t, crypto.Signer(key)
+	if by != nil {
+		parent, signer = by.Leaf, by.PrivateKey.(crypto.Signer)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, parent, public, signer)
+	ts.Check(err)
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	ts.Check(err)
+	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
+	ts.Check(os.WriteFile(ts.MkAbs(name+".pem"), certPEM, 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs(name+".key"), keyPEM, 0o600))
+	pair, err := tls.X509KeyPair(certPEM, keyPEM)
+	ts.Check(err)
+	return &pair
 }
 
 var (
@@ -139,8 +205,8 @@ func newMemory(strangers bool) *memory {
 }
 
 func (g *memory) PersonByUID(uint32) (evidence.Person, bool) { return alice, !g.strangers }
-func (g *memory) PersonByCertificate(_, _ []string) (evidence.Person, bool) {
-	return evidence.Person{}, false
+func (g *memory) PersonByCertificate(emails, _ []string) (evidence.Person, bool) {
+	return alice, slices.Contains(emails, alice.ID)
 }
 
 func (g *memory) change(by evidence.By, reason string) api.Change {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -26,14 +27,35 @@ func (a *app) show(v any, t workpaper.Table) error {
 		return w.Flush()
 	}
 	if len(t.Rows) == 0 {
-		fmt.Fprintln(a.err, "nothing")
+		fmt.Fprintln(a.err, "nothing to show")
 		return nil
 	}
+	t = dense(t)
 	w := bufio.NewWriter(a.out)
 	if err := t.WriteText(w, a.cellWidth(len(t.Columns))); err != nil {
 		return fmt.Errorf("writing: %w", err)
 	}
 	return w.Flush()
+}
+
+// dense is t without the columns that are empty in every row: people look at
+// text, and programs, which count columns, read the other forms.
+func dense(t workpaper.Table) workpaper.Table {
+	out := workpaper.Table{Name: t.Name, Rows: make([][]string, len(t.Rows))}
+	for i, c := range t.Columns {
+		if !slices.ContainsFunc(t.Rows, func(r []string) bool { return i < len(r) && r[i] != "" }) {
+			continue
+		}
+		out.Columns = append(out.Columns, c)
+		for j, r := range t.Rows {
+			cell := ""
+			if i < len(r) {
+				cell = r[i]
+			}
+			out.Rows[j] = append(out.Rows[j], cell)
+		}
+	}
+	return out
 }
 
 // cellWidth is the most that a cell may take on a terminal: a long one must not

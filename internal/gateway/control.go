@@ -148,17 +148,22 @@ func restarts(old, s Settings) (keys []string) {
 
 // invalid says that what was asked can't be done as asked.
 func invalid(err error) error {
-	return api.Invalid(err.Error(), "nothing was changed; mend it and try again", details(err)...)
+	message, rest, _ := strings.Cut(err.Error(), "\n")
+	return api.Invalid(message, "nothing was changed; mend it and try again", details(rest)...)
 }
 
-// details are the single errors of a joined one.
-func details(err error) (list []api.Detail) {
-	lines := strings.Split(err.Error(), "\n")
-	if len(lines) < 2 {
-		return nil
-	}
-	for _, l := range lines {
-		list = append(list, api.Detail{Message: l})
+// details are the single errors of a joined one, a line each, with the hints
+// that stand below them.
+func details(lines string) (list []api.Detail) {
+	for l := range strings.Lines(lines) {
+		l = strings.TrimSpace(l)
+		hint, ok := strings.CutPrefix(l, "hint: ")
+		switch {
+		case ok && len(list) > 0:
+			list[len(list)-1].Hint = hint
+		case l != "":
+			list = append(list, api.Detail{Message: l})
+		}
 	}
 	return list
 }
