@@ -111,17 +111,20 @@ decided by which rule and grant, and how it ended.`,
 }
 
 func newExplain(a *app) *cobra.Command {
-	var ticket string
+	var q api.Explain
 	c := &cobra.Command{
-		Use: "explain AGENT RESOURCE STATEMENT", Short: "What would be decided of a statement, and why", GroupID: groupEvidence,
+		Use: "explain --agent AGENT --resource RESOURCE STATEMENT", Short: "What would be decided of a statement, and why", GroupID: groupEvidence,
 		Long: `Says what would be decided if an agent asked for a statement now, by which rules
 and grants, and sends nothing. A statement of - is read from standard input.
 Exits with 1 when the statement would be refused.`,
-		Example: `  exhibit explain reporter orders "select * from customers"`,
-		Args:    exactly("AGENT", "RESOURCE", "STATEMENT"),
+		Example: `  exhibit explain --agent reporter --resource orders "select * from customers"
+  exhibit explain --agent biller --resource orders --ticket OPS-2 - < migration.sql`,
+		Args: exactly("STATEMENT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			q := api.Explain{Agent: args[0], Resource: args[1], Statement: args[2], Ticket: ticket}
-			if q.Statement == "-" {
+			if q.Agent == "" || q.Resource == "" {
+				return usagef("%s needs --agent and --resource", cmd.CommandPath())
+			}
+			if q.Statement = args[0]; q.Statement == "-" {
 				b, err := io.ReadAll(io.LimitReader(a.in, 1<<20))
 				if err != nil {
 					return fmt.Errorf("reading the statement: %w", err)
@@ -137,7 +140,9 @@ Exits with 1 when the statement would be refused.`,
 			})
 		},
 	}
-	c.Flags().StringVar(&ticket, "ticket", "", "as if the session carried this ticket")
+	c.Flags().StringVar(&q.Agent, "agent", "", "who would ask")
+	c.Flags().StringVar(&q.Resource, "resource", "", "of what")
+	c.Flags().StringVar(&q.Ticket, "ticket", "", "as if the session carried this ticket")
 	return c
 }
 
