@@ -57,6 +57,7 @@ var layout = map[string]string{
 	"internal/api":          "the operator's interface",
 	"internal/console":      "the embedded web console",
 	"examples/...":          "policies to begin with, embedded",
+	"internal/demo":         "all of it in one go, for who looks at it first",
 	"e2e":                   "real servers and clients",
 	"bench":                 "Exhibit beside its peers, measured",
 }
