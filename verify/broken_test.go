@@ -149,18 +149,6 @@ func split(t testing.TB, data []byte) (files [][]byte, headers []ledger.Header) 
 	return files, headers
 }
 
-// shop is a small log: rights first, then one session with some commands.
-func shop() (*packtest.Gateway, *packtest.Session) {
-	g := packtest.New()
-	g.PerBlock = 6
-	g.Boot()
-	g.Organise("billing-bot", "reader")
-	s := g.Open("billing-bot", "orders")
-	s.Do("SELECT ?", "postgres:select", "public.orders")
-	s.Do("DROP TABLE public.orders", "postgres:drop", "public.orders")
-	return g, s
-}
-
 // finish closes a session and stops the gateway.
 func finish(g *packtest.Gateway, s *packtest.Session) *packtest.Gateway {
 	if s != nil {
@@ -220,7 +208,7 @@ var lies = []lie{
 		}
 	})},
 	{"gateway.boots", "forgotten-record", func() *packtest.Gateway {
-		g, s := shop()
+		g, s := packtest.Shop()
 		s.Close()
 		g.Change = func(d *evidence.Draft) {
 			if d.Head.Type == evidence.GatewayStart {
@@ -231,12 +219,12 @@ var lies = []lie{
 		return finish(g, nil)
 	}},
 	{"command.pairing", "no-outcome", func() *packtest.Gateway {
-		g, s := shop()
+		g, s := packtest.Shop()
 		s.Ask("SELECT ?", "postgres:select", "public.orders")
 		return finish(g, s)
 	}},
 	{"command.pairing", "two-outcomes", func() *packtest.Gateway {
-		g, s := shop()
+		g, s := packtest.Shop()
 		p, _ := s.Ask("SELECT ?", "postgres:select", "public.orders")
 		s.End(p, evidence.OK)
 		s.End(p, evidence.Failed)
@@ -248,7 +236,7 @@ var lies = []lie{
 		}
 	})},
 	{"command.order", "ok-after-a-crash", func() *packtest.Gateway {
-		g, s := shop()
+		g, s := packtest.Shop()
 		p, _ := s.Ask("SELECT ?", "postgres:select", "public.orders")
 		g.Boot()
 		s.End(p, evidence.OK)
@@ -267,7 +255,7 @@ var lies = []lie{
 		}
 	})},
 	{"session.upstream", "shared-connection", func() *packtest.Gateway {
-		g, s := shop()
+		g, s := packtest.Shop()
 		g.Change = func(d *evidence.Draft) {
 			d.Body = bytes.Replace(d.Body, []byte("198.51.100.1:1026"), []byte("198.51.100.1:1025"), 1)
 		}
@@ -284,13 +272,13 @@ var lies = []lie{
 	{"authn.cited", "no-authentication", edit(evidence.SessionStart, func(_ *evidence.Head, b *evidence.SessionStartBody) { b.Authn = "gw1.1.1" })},
 	{"authn.credential", "unknown-key", edit(evidence.Authn, func(_ *evidence.Head, b *evidence.AuthnBody) { b.Key = "nobody's" })},
 	{"authn.credential", "revoked-key", func() *packtest.Gateway {
-		g, s := shop()
+		g, s := packtest.Shop()
 		g.Own(evidence.CredentialRevoke, evidence.RevokeBody{ID: "billing-bot-key", Reason: "leaked", By: packtest.Alice})
 		g.Open("billing-bot", "orders").Close()
 		return finish(g, s)
 	}},
 	{"change.valid", "orphan-grant", func() *packtest.Gateway {
-		g, s := shop()
+		g, s := packtest.Shop()
 		g.Own(evidence.GrantCreate, evidence.GrantBody{Agent: "ghost-bot", Role: "reader", Resource: "orders", Expires: g.Now + packtest.Hour, By: packtest.Alice})
 		return finish(g, s)
 	}},
@@ -314,7 +302,7 @@ var lies = []lie{
 	})},
 	{"decision.enforced", "observe-only", edit(evidence.SessionStart, func(_ *evidence.Head, b *evidence.SessionStartBody) { b.Mode = "observe" })},
 	{"access.revoked", "after-removal", func() *packtest.Gateway {
-		g, s := shop()
+		g, s := packtest.Shop()
 		registry := g.Registry
 		g.Own(evidence.GrantRemove, evidence.RevokeBody{ID: "gw1.1.5", Reason: "no longer needed", By: packtest.Alice})
 		removed := g.Registry
@@ -324,7 +312,7 @@ var lies = []lie{
 		return finish(g, s)
 	}},
 	{"access.revoked", "after-retirement", func() *packtest.Gateway {
-		g, s := shop()
+		g, s := packtest.Shop()
 		registry := g.Registry
 		g.Own(evidence.AgentDisable, evidence.DisableBody{Agent: "billing-bot", Reason: "retired", By: packtest.Alice})
 		g.Registry = registry
@@ -332,20 +320,20 @@ var lies = []lie{
 		return finish(g, s)
 	}},
 	{"access.lag", "outlived", func() *packtest.Gateway {
-		g, s := shop()
+		g, s := packtest.Shop()
 		g.Own(evidence.AgentDisable, evidence.DisableBody{Agent: "billing-bot", Reason: "retired", By: packtest.Alice})
 		g.Now += 5 * packtest.Second
 		return finish(g, s)
 	}},
 	{"gateway.liveness", "weekend-off", func() *packtest.Gateway {
-		g, s := shop()
+		g, s := packtest.Shop()
 		s.Close()
 		g.Now += 2 * packtest.Hour
 		g.Beat()
 		return finish(g, nil)
 	}},
 	{"gateway.gaps", "recording-gap", func() *packtest.Gateway {
-		g, s := shop()
+		g, s := packtest.Shop()
 		g.Own(evidence.RecordingGap, evidence.GapBody{Cause: "disk full", Sessions: []evidence.Position{s.ID()}})
 		return finish(g, s)
 	}},
@@ -424,7 +412,7 @@ var forgeries = []forgery{
 		return nil
 	}},
 	{"log.leaf", "another-block", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
-		other, s := shop() // the same but for one more command
+		other, s := packtest.Shop() // the same but for one more command
 		s.Do("SELECT ?", "postgres:select", "public.orders")
 		finish(other, s)
 		theirs := unpack(t, create(t, other, at(0), at(3600)))
@@ -598,9 +586,9 @@ func vectors(t testing.TB) (list []vector, packs map[string][]byte) {
 		}
 		list = append(list, v)
 	}
-	good := finish(shop())
+	good := finish(packtest.Shop())
 	whole := create(t, good, at(0), at(3600))
-	cut := day()
+	cut := packtest.Day()
 	part := create(t, cut, at(90), at(160))
 	add("good.zip", "", nil, whole)
 	add("good-part.zip", "", nil, part)
@@ -618,7 +606,7 @@ func vectors(t testing.TB) (list []vector, packs map[string][]byte) {
 			add(f.finding+"-"+f.name+".zip", f.finding, nil, u.zip(t, more...))
 		}
 	}
-	other := finish(shop()).Checkpoint()
+	other := finish(packtest.Shop()).Checkpoint()
 	other.Size = 1
 	known := verify.NewTrustFile(good.VerifierKey())
 	known.Remember(other)
@@ -736,7 +724,7 @@ func writeVectors(t *testing.T) {
 
 // Every kind of finding that a pack can have has a pack that has it.
 func TestEveryFindingHasAVector(t *testing.T) {
-	g := finish(shop())
+	g := finish(packtest.Shop())
 	r, err := verify.Pack(openZip(t, create(t, g, at(0), at(3600))), trust(t, g))
 	if err != nil {
 		t.Fatal(err)

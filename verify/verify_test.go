@@ -14,7 +14,6 @@ import (
 
 	"golang.org/x/mod/sumdb/note"
 
-	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/pack"
 	"github.com/exhibit-gateway/exhibit/internal/pack/packtest"
 	"github.com/exhibit-gateway/exhibit/verify"
@@ -57,61 +56,15 @@ func openZip(t testing.TB, b []byte) *zip.Reader {
 	return z
 }
 
-// day writes a day of a gateway: changes of rights before the period, sessions
-// across both of its ends, a refusal, a crash, a retirement.
-func day() *packtest.Gateway {
-	g := packtest.New()
-	g.PerBlock = 8
-	g.Boot()
-	grant := g.Organise("billing-bot", "reader")
-	g.Organise("report-bot", "writer")
-	g.Cut()
-	early := g.Open("billing-bot", "orders")
-	early.Do("SELECT ?", "postgres:select", "public.orders")
-	carried, _ := early.Ask("SELECT pg_sleep(?)", "postgres:select", "public.orders")
-	g.Now = packtest.Noon + 50*packtest.Second
-	g.Beat()
-
-	g.Now = packtest.Noon + 100*packtest.Second // here the period begins
-	early.End(carried, evidence.OK)
-	s := g.Open("report-bot", "orders")
-	for range 20 {
-		s.Do("INSERT INTO public.orders VALUES (?)", "postgres:insert", "public.orders")
-	}
-	early.Do("DROP TABLE public.orders", "postgres:drop", "public.orders")
-	early.Do("SELECT ?", "postgres:select", "public.orders")
-	s.Close()
-	g.Own(evidence.GrantRemove, evidence.RevokeBody{ID: grant.String(), Reason: "no longer needed", By: packtest.Alice})
-	early.Do("SELECT ?", "postgres:select", "public.orders")
-	early.Close()
-	g.Open("billing-bot", "orders") // refused: its grant is gone
-	lost := g.Open("report-bot", "orders")
-	open, _ := lost.Ask("SELECT ?", "postgres:select", "public.orders")
-
-	g.Now = packtest.Noon + 130*packtest.Second // killed here
-	g.Boot()
-	lost.Lost(open)
-	late := g.Open("report-bot", "orders")
-	slow, _ := late.Ask("SELECT ?", "postgres:select", "public.orders")
-	g.Now = packtest.Noon + 150*packtest.Second
-	g.Beat()
-	g.Cut()
-	g.Now = packtest.Noon + 200*packtest.Second // here it ends
-	late.End(slow, evidence.OK)
-	late.Close()
-	g.Stop()
-	return g
-}
-
 func TestGoodPacksPass(t *testing.T) {
 	for name, c := range map[string]struct {
 		g        *packtest.Gateway
 		from, to int64
 	}{
-		"a whole log":         {day(), 0, 3600},
-		"a period within":     {day(), 90, 160},
-		"a period of silence": {day(), 45, 60},
-		"up to its end":       {day(), 125, 3600},
+		"a whole log":         {packtest.Day(), 0, 3600},
+		"a period within":     {packtest.Day(), 90, 160},
+		"a period of silence": {packtest.Day(), 45, 60},
+		"up to its end":       {packtest.Day(), 125, 3600},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, err := verify.Pack(openZip(t, create(t, c.g, at(c.from), at(c.to))), trust(t, c.g))
@@ -124,20 +77,20 @@ func TestGoodPacksPass(t *testing.T) {
 }
 
 func TestPeriodWithoutRecordsIsNoPack(t *testing.T) {
-	_, err := pack.Create(context.Background(), day().Source(), pack.Params{From: at(7200), To: at(7300), Temp: t.TempDir()}, io.Discard)
+	_, err := pack.Create(context.Background(), packtest.Day().Source(), pack.Params{From: at(7200), To: at(7300), Temp: t.TempDir()}, io.Discard)
 	if !errors.Is(err, pack.ErrNoRecords) {
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestEqualLogsGiveEqualPacks(t *testing.T) {
-	if !bytes.Equal(create(t, day(), at(90), at(160)), create(t, day(), at(90), at(160))) {
+	if !bytes.Equal(create(t, packtest.Day(), at(90), at(160)), create(t, packtest.Day(), at(90), at(160))) {
 		t.Error("two packs of the same log and period differ")
 	}
 }
 
 func TestErasedScopeIsReportedAsNotTested(t *testing.T) {
-	g, s := shop()
+	g, s := packtest.Shop()
 	finish(g, s)
 	g.Erase(s)
 	r, err := verify.Pack(openZip(t, create(t, g, at(0), at(3600))), trust(t, g))
@@ -153,7 +106,7 @@ func TestErasedScopeIsReportedAsNotTested(t *testing.T) {
 }
 
 func TestWitnessedPack(t *testing.T) {
-	g := finish(shop())
+	g := finish(packtest.Shop())
 	var b bytes.Buffer
 	witness := namedSigner(t, "witness.example.org", "witness")
 	if _, err := pack.Create(context.Background(), g.Source(witness), pack.Params{From: at(0), To: at(3600), By: packtest.Alice, Temp: t.TempDir()}, &b); err != nil {
@@ -172,7 +125,7 @@ func TestWitnessedPack(t *testing.T) {
 }
 
 func TestLogThatGrewFromAKnownCheckpoint(t *testing.T) {
-	g, s := shop()
+	g, s := packtest.Shop()
 	old := g.Checkpoint()
 	finish(g, s)
 	f := verify.NewTrustFile(g.VerifierKey())
@@ -196,7 +149,7 @@ func TestLogThatGrewFromAKnownCheckpoint(t *testing.T) {
 // Whatever byte of a pack is changed, the pack fails: as it is, and when the
 // operator makes the manifest true again and signs it.
 func TestFlippedBytes(t *testing.T) {
-	g := day()
+	g := packtest.Day()
 	good := unpack(t, create(t, g, at(90), at(160)))
 	tr := trust(t, g)
 	fails := func(u unpacked) bool {
@@ -242,7 +195,7 @@ func regions(data []byte) (list []int) {
 }
 
 func TestFilesCutShort(t *testing.T) {
-	g := day()
+	g := packtest.Day()
 	good := unpack(t, create(t, g, at(90), at(160)))
 	tr := trust(t, g)
 	for name, data := range good {
@@ -262,7 +215,7 @@ func TestFilesCutShort(t *testing.T) {
 // A zip of a few kilobytes that claims to hold gigabytes costs no memory and
 // stops at the first difference.
 func TestZipBomb(t *testing.T) {
-	g := finish(shop())
+	g := finish(packtest.Shop())
 	u := unpack(t, create(t, g, at(0), at(3600)))
 	bomb := make([]byte, 256<<20)
 	for _, name := range []string{"pop/commands.csv", verify.SeedsFile, u.blocks(), "log/checkpoint", verify.ReadmeFile, verify.SignatureFile} {

@@ -133,8 +133,12 @@ func (f *Fold) Opening(r *evidence.Record) error {
 			s.carried = true
 			return f.addSession(s)
 		}
+	case h.Type == evidence.SessionEnd:
+		delete(f.sessions, h.Session)
 	case h.Type == evidence.CommandIntent && h.Outcome == "":
 		return f.addCommand(&command{head: *h, intent: f.bodies.intent(r), carried: true})
+	case h.Type == evidence.CommandResult:
+		delete(f.commands, h.Of)
 	}
 	return nil
 }

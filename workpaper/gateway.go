@@ -58,7 +58,7 @@ func (f *Fold) gatewayStart(r *evidence.Record) error {
 	case f.records > 1 && b.body.Previous != f.before:
 		f.tests.boot.Except(h.Pos, "names %q as the last record before it, it was %s", b.body.Previous, f.before)
 	}
-	if f.boot != nil {
+	if f.boot != nil && f.boot.records > 0 {
 		b.down = max(0, h.Time-f.boot.lastTime)
 		if b.body.Clean != (f.boot.end != "") && f.records > 1 {
 			f.tests.boot.Except(h.Pos, "says that the boot before ended in good order: %t", b.body.Clean)

@@ -1,0 +1,84 @@
+package packtest
+
+import (
+	"fmt"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/ledger"
+)
+
+// Day writes a day of a gateway: changes of rights before the period, sessions
+// across both of its ends, a refusal, a crash, a retirement.
+func Day() *Gateway {
+	g := New()
+	g.PerBlock = 8
+	g.Boot()
+	grant := g.Organise("billing-bot", "reader")
+	g.Organise("report-bot", "writer")
+	g.Cut()
+	early := g.Open("billing-bot", "orders")
+	early.Do("SELECT ?", "postgres:select", "public.orders")
+	carried, _ := early.Ask("SELECT pg_sleep(?)", "postgres:select", "public.orders")
+	g.Now = Noon + 50*Second
+	g.Beat()
+
+	g.Now = Noon + 100*Second // here the period begins
+	early.End(carried, evidence.OK)
+	s := g.Open("report-bot", "orders")
+	for range 20 {
+		s.Do("INSERT INTO public.orders VALUES (?)", "postgres:insert", "public.orders")
+	}
+	early.Do("DROP TABLE public.orders", "postgres:drop", "public.orders")
+	early.Do("SELECT ?", "postgres:select", "public.orders")
+	s.Close()
+	g.Own(evidence.GrantRemove, evidence.RevokeBody{ID: grant.String(), Reason: "no longer needed", By: Alice})
+	early.Do("SELECT ?", "postgres:select", "public.orders")
+	early.Close()
+	g.Open("billing-bot", "orders") // refused: its grant is gone
+	lost := g.Open("report-bot", "orders")
+	open, _ := lost.Ask("SELECT ?", "postgres:select", "public.orders")
+
+	g.Now = Noon + 130*Second // killed here
+	g.Boot()
+	lost.Lost(open)
+	late := g.Open("report-bot", "orders")
+	slow, _ := late.Ask("SELECT ?", "postgres:select", "public.orders")
+	g.Now = Noon + 150*Second
+	g.Beat()
+	g.Cut()
+	g.Now = Noon + 200*Second // here it ends
+	late.End(slow, evidence.OK)
+	late.Close()
+	g.Stop()
+	return g
+}
+
+// Shop is a small log: rights first, then one session with some commands.
+func Shop() (*Gateway, *Session) {
+	g := New()
+	g.PerBlock = 6
+	g.Boot()
+	g.Organise("billing-bot", "reader")
+	s := g.Open("billing-bot", "orders")
+	s.Do("SELECT ?", "postgres:select", "public.orders")
+	s.Do("DROP TABLE public.orders", "postgres:drop", "public.orders")
+	return g, s
+}
+
+// Records calls fn for every record of the log, in order, as a pack of level L1
+// has it.
+func (g *Gateway) Records(fn func(*evidence.Record) error) error {
+	g.Cut()
+	for i := range g.headers {
+		b, err := ledger.ParseBlock(g.blocks[ledger.BlockPath(uint64(i))].Data)
+		if err != nil {
+			return fmt.Errorf("block %d: %w", i, err)
+		}
+		for j := range b.Records {
+			if err := fn(&b.Records[j]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,352 @@
+package workpaper_test
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/pack/packtest"
+	"github.com/exhibit-gateway/exhibit/workpaper"
+)
+
+var update = flag.Bool("update", false, "write testdata")
+
+// collect keeps the rows of a fold.
+type collect map[string]*workpaper.Table
+
+func newCollect() collect {
+	c := make(collect)
+	for _, t := range workpaper.Populations() {
+		c[t.Name] = &t
+	}
+	return c
+}
+
+func (c collect) Row(table string, cells []string) error {
+	c[table].Rows = append(c[table].Rows, append([]string(nil), cells...))
+	return nil
+}
+
+// cell is the cell of a row under a column.
+func (c collect) cell(t *testing.T, table string, row int, column string) string {
+	t.Helper()
+	i := c[table].Column(column)
+	if i < 0 || row >= len(c[table].Rows) {
+		t.Fatalf("%s has no column %q or no row %d", table, column, row)
+	}
+	return c[table].Rows[row][i]
+}
+
+// total is a control total.
+func (c collect) total(t *testing.T, table, measure string) uint64 {
+	t.Helper()
+	for _, r := range c["totals"].Rows {
+		if r[0] == table && r[1] == measure {
+			n, err := strconv.ParseUint(r[2], 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+	}
+	t.Fatalf("no total %s, %s", table, measure)
+	return 0
+}
+
+// fold folds the log from the record at which the period begins.
+func fold(t *testing.T, g *packtest.Gateway, from evidence.Position) (collect, *workpaper.Summary) {
+	t.Helper()
+	c := newCollect()
+	f := workpaper.NewFold(c)
+	err := g.Records(func(r *evidence.Record) error {
+		if r.Head.Pos.Before(from) {
+			return f.Opening(r)
+		}
+		return f.Record(r)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := f.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, s
+}
+
+func failed(s *workpaper.Summary) (ids []string) {
+	for _, t := range s.Tests {
+		if t.State == workpaper.Fail {
+			ids = append(ids, t.ID)
+		}
+	}
+	return ids
+}
+
+// middle is where Day's second minute begins.
+var middle = evidence.Position{Gateway: "gw1", Boot: 1, Seq: 17}
+
+func TestTables(t *testing.T) {
+	c, s := fold(t, packtest.Day(), middle)
+	if ids := failed(s); len(ids) > 0 {
+		t.Errorf("tests with exceptions: %v", ids)
+	}
+	for _, l := range s.Listings {
+		c[l.Name] = &l
+	}
+	for name, table := range c {
+		var b bytes.Buffer
+		if err := table.WriteCSV(&b); err != nil {
+			t.Fatal(err)
+		}
+		golden(t, name+".csv", b.Bytes())
+	}
+	var b bytes.Buffer
+	if err := workpaper.WriteTests(&b, s.Tests); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "tests.jsonl", b.Bytes())
+}
+
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("%v\nhint: go test ./workpaper -update", err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s is\n%s\nwant\n%s", name, got, want)
+	}
+}
+
+// Whatever is carried in and added is ended or carried out, wherever the period
+// is cut.
+func TestTotalsRollForward(t *testing.T) {
+	g := packtest.Day()
+	var positions []evidence.Position
+	if err := g.Records(func(r *evidence.Record) error {
+		positions = append(positions, r.Head.Pos)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, from := range positions {
+		c, s := fold(t, g, from)
+		for _, table := range []string{"sessions", "commands"} {
+			added := "started (+)"
+			if table == "commands" {
+				added = "asked (+)"
+			}
+			if c.total(t, table, "carried in")+c.total(t, table, added) != c.total(t, table, "ended (-)")+c.total(t, table, "open at closing (=)") {
+				t.Errorf("from %s: %s don't add up: %v", from, table, c["totals"].Rows)
+			}
+		}
+		rows := c.total(t, "commands", "carried in") + c.total(t, "commands", "asked (+)")
+		if uint64(len(c["commands"].Rows)) != rows {
+			t.Errorf("from %s: %d rows of commands, totals say %d", from, len(c["commands"].Rows), rows)
+		}
+		for _, table := range []struct{ name, opening, added, closing string }{
+			{"agents", "in service at opening", "registered (+)", "in service at closing (=)"},
+			{"grants", "standing at opening", "made (+)", "standing at closing (=)"},
+		} {
+			total := func(m string) uint64 { return c.total(t, table.name, m) }
+			removed := "removed (-)"
+			if table.name == "agents" {
+				removed = "retired (-)"
+			}
+			if total(table.opening)+total(table.added) != total(removed)+total("expired (-)")+total(table.closing) {
+				t.Errorf("from %s: %s don't roll forward: %v", from, table.name, c["totals"].Rows)
+			}
+		}
+		for _, l := range s.Listings {
+			for _, row := range l.Rows {
+				if row[l.Column("effect")] == "" || row[l.Column("policy_digest")] == "" {
+					t.Errorf("from %s: %s has a row without effect or policy: %q", from, l.Name, row)
+				}
+			}
+		}
+		// A period that begins within a boot lacks its gateway.start only if the
+		// opening does.
+		if ids := failed(s); len(ids) > 0 {
+			t.Errorf("from %s: %v", from, ids)
+		}
+	}
+}
+
+func TestHolesAreFound(t *testing.T) {
+	g := packtest.Day()
+	gone := evidence.Position{Gateway: "gw1", Boot: 1, Seq: 40}
+	c := newCollect()
+	f := workpaper.NewFold(c)
+	if err := g.Records(func(r *evidence.Record) error {
+		if r.Head.Pos == gone {
+			return nil
+		}
+		return f.Record(r)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := f.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := strings.Join(failed(s), " ")
+	if !strings.Contains(ids, "record.sequence") || !strings.Contains(ids, "record.ordinal") {
+		t.Errorf("a record left out is found by %q", ids)
+	}
+}
+
+func TestStatesOfATest(t *testing.T) {
+	for _, c := range []struct {
+		test workpaper.Test
+		want workpaper.State
+	}{
+		{workpaper.Test{Population: 3}, workpaper.Pass},
+		{workpaper.Test{}, workpaper.NoOccurrence},
+		{workpaper.Test{Population: 3, Failed: 1}, workpaper.Fail},
+		{workpaper.Test{State: workpaper.NotTested}, workpaper.NotTested},
+		{workpaper.Test{State: workpaper.NotTested, Failed: 1}, workpaper.Fail},
+	} {
+		if c.test.Conclude(); c.test.State != c.want {
+			t.Errorf("%+v, want %s", c.test, c.want)
+		}
+	}
+}
+
+func TestExceptionsAreCountedBeyondTheirList(t *testing.T) {
+	var test workpaper.Test
+	for range workpaper.MaxExceptions + 5 {
+		test.Except(middle, "again")
+	}
+	if test.Failed != workpaper.MaxExceptions+5 || len(test.Exceptions) != workpaper.MaxExceptions {
+		t.Errorf("%d counted, %d listed", test.Failed, len(test.Exceptions))
+	}
+}
+
+func TestEmptyRangeIsNoRange(t *testing.T) {
+	if _, err := workpaper.NewFold(newCollect()).Close(); !errors.Is(err, workpaper.ErrEmpty) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestRowsThatCannotBeWrittenEndTheFold(t *testing.T) {
+	full := errors.New("disk full")
+	f := workpaper.NewFold(workpaper.OutFunc(func(string, []string) error { return full }))
+	if err := packtest.Day().Records(f.Record); !errors.Is(err, full) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestWho(t *testing.T) {
+	w := workpaper.NewWho("orders", workpaper.Period{})
+	if err := packtest.Day().Records(w.Record); err != nil {
+		t.Fatal(err)
+	}
+	list, err := w.Answer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(list) != 2 || list[0].Agent != "billing-bot" || list[0].Sessions != 1 || list[0].Refused != 1 || list[0].Denied != 2 ||
+		list[1].Agent != "report-bot" || list[1].Sessions != 3 || list[1].Commands != 22 || list[1].Owner != "alice@example.com" {
+		t.Errorf("got %+v", list)
+	}
+	if table := workpaper.AccessorTable(list); len(table.Rows) != 2 || len(table.Rows[0]) != len(table.Columns) {
+		t.Errorf("its table is %q", table.Rows)
+	}
+}
+
+func TestWhoOfAPeriodCountsWhatFallsIntoIt(t *testing.T) {
+	w := workpaper.NewWho("", workpaper.Period{From: packtest.Noon + 140*packtest.Second, To: packtest.Noon + 199*packtest.Second})
+	if err := packtest.Day().Records(w.Record); err != nil {
+		t.Fatal(err)
+	}
+	list, err := w.Answer()
+	if err != nil || len(list) != 0 { // only a heartbeat fell into it
+		t.Errorf("got %+v, %v", list, err)
+	}
+}
+
+func TestAllowed(t *testing.T) {
+	actions := func(at int64) (list []string) {
+		a := workpaper.NewAllowed("billing-bot", at)
+		if err := packtest.Day().Records(a.Record); err != nil {
+			t.Fatal(err)
+		}
+		if len(a.Table().Rows) != len(a.Answer()) {
+			t.Error("table and answer differ")
+		}
+		for _, row := range a.Answer() {
+			list = append(list, row.Action)
+		}
+		return list
+	}
+	if got := strings.Join(actions(packtest.Noon+60*packtest.Second), " "); got != "postgres:connect postgres:select" {
+		t.Errorf("before its grant was removed: %q", got)
+	}
+	if got := actions(packtest.Noon + 130*packtest.Second); got != nil {
+		t.Errorf("after its grant was removed: %q", got)
+	}
+}
+
+func TestDid(t *testing.T) {
+	var deeds []workpaper.Deed
+	d := workpaper.NewDid("", "billing-bot", workpaper.Period{}, func(d workpaper.Deed) error {
+		deeds = append(deeds, d)
+		return nil
+	})
+	if err := packtest.Day().Records(d.Record); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, d := range deeds {
+		got = append(got, d.What+" "+d.Outcome)
+		if len(d.Cells()) != len(workpaper.DeedColumns()) {
+			t.Error("cells and columns of a deed differ")
+		}
+	}
+	want := "command ok, command ok, command denied, command ok, command denied, session ended, session refused"
+	if strings.Join(got, ", ") != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// A hostile body must not get a fold off its feet.
+func FuzzFold(f *testing.F) {
+	for _, typ := range []evidence.Type{evidence.SessionStart, evidence.CommandIntent, evidence.CommandResult, evidence.PolicyChange, evidence.Authn, evidence.GatewayStart, evidence.CredentialIssue} {
+		f.Add(string(typ), []byte(`{}`), uint64(3), uint64(2))
+	}
+	f.Fuzz(func(t *testing.T, typ string, body []byte, seq, of uint64) {
+		fold := workpaper.NewFold(newCollect())
+		for i, outcome := range []evidence.OutcomeClass{"", evidence.OK, evidence.Denied, evidence.InDoubt} {
+			p := evidence.Position{Gateway: "gw1", Boot: 1, Seq: seq + uint64(i)}
+			r := evidence.Record{Body: body, Head: evidence.Head{
+				Pos: p, Type: evidence.Type(typ), Time: int64(seq) * 7919, N: of, Session: evidence.Position{Gateway: "gw1", Boot: 1, Seq: seq},
+				Of: evidence.Position{Gateway: "gw1", Boot: 1, Seq: of}, Outcome: outcome, Effect: evidence.Allow, HasBody: len(body) > 0,
+			}}
+			if err := fold.Record(&r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := fold.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
