@@ -164,8 +164,12 @@ func (s *scrubber) set(m *pg.VariableSetStmt) string {
 // and the relations that it is about.
 func (s *scrubber) tag(st *Statement, n *pg.Node) string {
 	var b strings.Builder
-	b.WriteString(commandTag(unwrap(n)))
+	m := unwrap(n)
+	b.WriteString(commandTag(m))
 	sep := " "
+	if standsOn[nameOf(m)] {
+		sep = " ON "
+	}
 	for _, u := range st.Uses {
 		if u.Name == "" || u.Kind != Relation && u.Kind != Creation && u.Kind != Routine || u.Action != st.Action {
 			continue
@@ -191,6 +195,12 @@ var tags = map[protoreflect.Name]string{
 	"DropdbStmt": "DROP DATABASE", "DropOwnedStmt": "DROP OWNED", "DropTableSpaceStmt": "DROP TABLESPACE",
 	"RefreshMatViewStmt": "REFRESH MATERIALIZED VIEW", "CheckPointStmt": "CHECKPOINT", "SecLabelStmt": "SECURITY LABEL",
 	"ConstraintsSetStmt": "SET CONSTRAINTS", "ClosePortalStmt": "CLOSE",
+}
+
+// standsOn are the statements that say ON before the relation.
+var standsOn = map[protoreflect.Name]bool{
+	"IndexStmt": true, "CreateTrigStmt": true, "RuleStmt": true, "CreatePolicyStmt": true, "AlterPolicyStmt": true,
+	"CreateStatsStmt": true, "CreatePublicationStmt": true, "GrantStmt": true, "SecLabelStmt": true,
 }
 
 // commandTag makes "ALTER TABLE" of AlterTableStmt.

@@ -2,8 +2,22 @@ package sql
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	"pgregory.net/rapid"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/grammar"
 )
 
@@ -17,32 +31,435 @@ func startGrammar(t testing.TB) *grammar.Pool {
 	return p
 }
 
-func TestTry(t *testing.T) {
-	u := New(startGrammar(t), nil)
-	env := NewSession("app", `"$user", public`).Env()
-	for _, q := range []string{"SELECT a.relname AS foo, 'secret' FROM pg_class a JOIN t ON true WHERE a.oid = 12 /* hi */", "set search_path to x; select * from t", "select set_config('role','x',false), nextval('s.a'), lo_unlink(1)",
-		"prepare a as update t set x=1; execute a", "execute b", "select (x).pg_read_file from t", "copy t to program 'x'", "select $$"} {
-		t.Logf("%s\n%s", q, u.Understand(context.Background(), q, "simple", env))
+// inProcess asks the grammar in this process and counts.
+type inProcess struct{ asked atomic.Int64 }
+
+func (g *inProcess) Ask(_ context.Context, text string) (*grammar.Facts, error) {
+	g.asked.Add(1)
+	return grammar.Parse(text), nil
+}
+
+var testEnv = PathEnv(`"$user", public`, "app_user")
+
+// corpus is every statement of the goldens.
+func corpus(t testing.TB) []string {
+	t.Helper()
+	files, err := filepath.Glob("testdata/*.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var texts []string
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var cases []golden
+		if err := json.Unmarshal(b, &cases); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range cases {
+			texts = append(texts, c.SQL)
+		}
+	}
+	return texts
+}
+
+func understand(u *Understander, text string) *Understanding {
+	return u.Understand(context.Background(), text, "simple", testEnv)
+}
+
+// Equal statements have the very same shape, and so have those that differ in
+// plain constants only; the grammar is asked once.
+func TestSameShape(t *testing.T) {
+	g := &inProcess{}
+	u := New(g, shop())
+	first := understand(u, "SELECT abalance FROM pgbench_accounts WHERE aid = 12345;")
+	for _, text := range []string{
+		"SELECT abalance FROM pgbench_accounts WHERE aid = 12345;",
+		"SELECT abalance FROM pgbench_accounts WHERE aid = 7;",
+		"SELECT abalance FROM pgbench_accounts WHERE aid = 999999999999999999;",
+	} {
+		if got := understand(u, text); got.Shape != first.Shape {
+			t.Errorf("%q has a shape of its own", text)
+		}
+	}
+	if n := g.asked.Load(); n != 1 {
+		t.Errorf("the grammar was asked %d times", n)
+	}
+	for _, text := range []string{ // other texts, equal shapes
+		"SELECT abalance FROM pgbench_accounts WHERE aid = 1 -- x",
+		"SELECT  abalance FROM PGBENCH_accounts WHERE aid = 1.5",
+		"SELECT abalance FROM pgbench_accounts WHERE aid = E'1'",
+	} {
+		if got := understand(u, text); got.Shape != first.Shape {
+			t.Errorf("%q has a shape of its own: %s", text, got)
+		}
+	}
+	if got := first.On("extended").Shape; got.Path != "extended" || got != understand(u, "SELECT abalance FROM pgbench_accounts WHERE aid = 8").On("extended").Shape {
+		t.Error("the same on another path has a shape of its own")
+	}
+}
+
+// Statements whose facts depend on a constant don't share.
+func TestConstantsThatMatter(t *testing.T) {
+	u := New(&inProcess{}, shop())
+	for _, pair := range [][2]string{
+		{"SELECT set_config('role', 'a', true)", "SELECT set_config('work_mem', 'a', true)"},
+		{"SELECT nextval('order_ids')", "SELECT nextval('app.other')"},
+		{"DELETE FROM orders WHERE note LIKE '%'", "DELETE FROM orders WHERE note LIKE 'a'"},
+		{"EXPLAIN (ANALYZE 0) DELETE FROM orders", "EXPLAIN (ANALYZE 1) DELETE FROM orders"},
+		{"SET search_path TO 'app'", "SET search_path TO 'public'"},
+		{"COPY orders TO '/a'", "COPY orders TO STDOUT"},
+		{"SELECT CAST('1' AS float(5))", "SELECT CAST('1' AS float(50))"},
+	} {
+		a, b := understand(u, pair[0]), understand(u, pair[1])
+		if reflect.DeepEqual(a.Shape, b.Shape) && reflect.DeepEqual(a.Effects, b.Effects) {
+			t.Errorf("%q and %q are understood alike", pair[0], pair[1])
+		}
+	}
+}
+
+// Whatever constants a text is given, what the cache says of it is what the
+// grammar says.
+func TestTemplatesAgreeWithGrammar(t *testing.T) {
+	texts := corpus(t)
+	u := New(&inProcess{}, shop())
+	ix := newIndex(shop())
+	rapid.Check(t, func(t *rapid.T) {
+		text := rapid.OneOf(rapid.SampledFrom(texts), rapid.Custom(statement)).Draw(t, "text")
+		understand(u, text) // fills the cache
+		other := otherConstants(t, text)
+		got := understand(u, other)
+		want := opaque("")
+		if facts := grammar.Parse(other); facts.Refused == "" {
+			want = resolve(ix, testEnv, facts)
+		}
+		if !reflect.DeepEqual(got.Shape, want.Shape) {
+			t.Fatalf("%q, cached from %q:\n got %s\nwant %s", other, text, got, want)
+		}
+	})
+}
+
+// otherConstants replaces what Skeleton leaves out of a text.
+func otherConstants(t *rapid.T, text string) string {
+	var at []int
+	if _, ok := grammar.Skeleton(nil, text, &at); !ok {
+		return text
+	}
+	var b strings.Builder
+	from := 0
+	for _, i := range at {
+		b.WriteString(text[from:i])
+		if text[i] == '\'' {
+			from = i + 1 + strings.IndexByte(text[i+1:], '\'') + 1
+			b.WriteString("'" + rapid.StringMatching(`[^'\\\x00]{0,5}|role|search_path|%|analyze|public\.orders`).Draw(t, "string") + "'")
+			continue
+		}
+		from = i
+		for from < len(text) && text[from] >= '0' && text[from] <= '9' {
+			from++
+		}
+		b.WriteString(rapid.OneOf(rapid.Just("0"), rapid.Just("1"), rapid.Just("999999999999999999"), rapid.Just("007"),
+			rapid.Custom(func(t *rapid.T) string { return strconv.Itoa(rapid.IntRange(0, 1<<40).Draw(t, "n")) })).Draw(t, "integer"))
+	}
+	return b.String() + text[from:]
+}
+
+// statement draws a statement that PostgreSQL may or may not like.
+func statement(t *rapid.T) string {
+	switch rapid.IntRange(0, 4).Draw(t, "statement") {
+	case 0:
+		return "DELETE FROM orders WHERE " + expression(t, 3)
+	case 1:
+		return "UPDATE orders SET total = " + expression(t, 2) + " WHERE " + expression(t, 2)
+	case 2:
+		return "INSERT INTO orders (id, note) VALUES (" + expression(t, 2) + ", " + expression(t, 2) + ")"
+	case 3:
+		return "SELECT " + expression(t, 3) + " FROM orders o JOIN customers c ON " + expression(t, 2) + " ORDER BY " + expression(t, 1) + " LIMIT " + expression(t, 0)
+	}
+	return "SELECT " + expression(t, 4)
+}
+
+func expression(t *rapid.T, depth int) string {
+	if depth <= 0 {
+		return rapid.SampledFrom([]string{
+			"1", "-5", "'x'", "''", "'%'", "o.id", "id", "note", "$1", "true", "NULL", "1.5", ".5", "1e5", "1e-5", "E'x'", "B'1'", "0x1F", "U&'x'", "$$x$$",
+			"interval '1' day", "interval(3) '1'", "float(24) '1'", "numeric(3, 2) '1'", "date '2000-01-01'", "'a' 'b'", "'a'\n'b'", "99999999999999999999", "now()", "a.b.c", "1 /* x */",
+		}).Draw(t, "leaf")
+	}
+	e := func() string { return expression(t, depth-1) }
+	switch rapid.IntRange(0, 14).Draw(t, "form") {
+	case 0:
+		return e() + " = " + e()
+	case 1:
+		return "(" + e() + " OR " + e() + ")"
+	case 2:
+		return "NOT " + e()
+	case 3:
+		return e() + " IS NOT NULL"
+	case 4:
+		return e() + " LIKE " + e()
+	case 5:
+		return e() + " IN (" + e() + ", " + e() + ")"
+	case 6:
+		return "(" + e() + ")::varchar(10)"
+	case 7:
+		return "evil(" + e() + ")"
+	case 8:
+		return "set_config(" + e() + ", " + e() + ", " + e() + ")"
+	case 9:
+		return "nextval(" + e() + ")"
+	case 10:
+		return "CASE WHEN " + e() + " THEN " + e() + " END"
+	case 11:
+		return "(" + e() + ").upper"
+	case 12:
+		return "(SELECT " + e() + " FROM customers LIMIT " + e() + ")"
+	case 13:
+		return e() + " AND " + e()
+	}
+	return e() + " - " + e()
+}
+
+// A text without constants and comments says no less than the one it is made
+// from: read again it gives the same checks.
+func TestTextReadsTheSame(t *testing.T) {
+	u := New(&inProcess{}, shop())
+	read := 0
+	for _, text := range corpus(t) {
+		un := understand(u, text)
+		if !plainStatement(text) || un.Shape.Parse != evidence.ParseFull || un.Shape.Text == "SELECT" || strings.Contains(text, "set_config") {
+			continue
+		}
+		// A "?" is a constant; where none can stand, it is a name, and then a
+		// column for all that can be told.
+		ignore := ""
+		again := understand(u, strings.ReplaceAll(un.Shape.Text, "?", "1"))
+		if again.Shape.Parse == evidence.ParseOpaque {
+			again, ignore = understand(u, strings.ReplaceAll(un.Shape.Text, "?", `"?"`)), Prefix+"select"
+		}
+		if again.Shape.Parse == evidence.ParseOpaque {
+			continue // OPERATOR(?) and the like
+		}
+		read++
+		if got, want := known(u, again, ignore), known(u, un, ignore); !reflect.DeepEqual(got, want) {
+			t.Errorf("%q\nis %q\nand that reads %v, not %v", text, un.Shape.Text, got, want)
+		}
+	}
+	if read < 150 {
+		t.Errorf("only %d texts were read again", read)
+	}
+}
+
+func plainStatement(text string) bool {
+	word, _, _ := strings.Cut(strings.TrimSpace(text)+" ", " ")
+	return slices.Contains([]string{"SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "MERGE", "VALUES", "TABLE"}, strings.ToUpper(word))
+}
+
+// known are the checks on names that the catalogue has, without an action.
+func known(u *Understander, un *Understanding, ignore string) []evidence.Check {
+	ix := u.state.Load().index
+	return slices.DeleteFunc(slices.Clone(un.Shape.Checks), func(c evidence.Check) bool {
+		_, name, _ := strings.Cut(c.Object, ".")
+		return c.Action == ignore || c.Action == Prefix+"sequence" || c.Object != "" && !ix.known(name)
+	})
+}
+
+// Whatever it is given, an Understanding is one that can be decided on and
+// recorded.
+func FuzzUnderstand(f *testing.F) {
+	for _, text := range corpus(f) {
+		f.Add(text)
+	}
+	u := New(startGrammar(f), shop())
+	f.Fuzz(func(t *testing.T, text string) {
+		un := understand(u, text)
+		if err := sound(u, un); err != nil {
+			t.Errorf("%q: %v\n%s", text, err, un)
+		}
+		if again := understand(u, text); again.Shape != un.Shape {
+			t.Errorf("%q is understood twice", text)
+		}
+	})
+}
+
+func TestSound(t *testing.T) {
+	for _, u := range []*Understander{New(&inProcess{}, shop()), New(&inProcess{}, nil)} {
+		for _, text := range corpus(t) {
+			for _, env := range []Env{testEnv, {}, PathEnv("app", "x"), PathEnv("", "x"), PathEnv("public, pg_catalog", "x")} {
+				if err := sound(u, u.Understand(context.Background(), text, "simple", env)); err != nil {
+					t.Errorf("%q: %v", text, err)
+				}
+			}
+		}
+	}
+}
+
+func sound(u *Understander, un *Understanding) error {
+	s := un.Shape
+	if len(s.Checks) == 0 {
+		return errors.New("it asks for nothing")
+	}
+	for i, c := range s.Checks {
+		if Actions[c.Action] == nil {
+			return fmt.Errorf("%q isn't an action", c.Action)
+		}
+		if i > 0 && (c.Action < s.Checks[i-1].Action || c == s.Checks[i-1]) {
+			return errors.New("its checks aren't sorted")
+		}
+		if strength[Class(c.Action)] > strength[s.Verb] {
+			return fmt.Errorf("%s is stronger than %s", c.Action, s.Verb)
+		}
+	}
+	if slices.Contains(s.Checks, opaqueCheck) != (s.Parse != evidence.ParseFull) {
+		return fmt.Errorf("understood %s with those checks", s.Parse)
+	}
+	for k, v := range s.Facts {
+		switch v.(type) {
+		case bool, int64, []string:
+		default:
+			return fmt.Errorf("fact %s is a %T", k, v)
+		}
+	}
+	if strings.ContainsAny(s.Text, "\x00\x01\x02\x03") {
+		return fmt.Errorf("its text has marks: %q", s.Text)
+	}
+	text := s.Text
+	for ix := u.state.Load().index; strings.Count(text, `"`) > 1; {
+		before, rest, _ := strings.Cut(text, `"`)
+		name, after, _ := strings.Cut(rest, `"`)
+		if !ix.known(name) && !strings.Contains(name+after, `""`) {
+			return fmt.Errorf("its text has %q", name)
+		}
+		text = before + after
+	}
+	for word := range strings.FieldsFuncSeq(text, func(r rune) bool { return r != '_' && (r < '0' || r > '9') && (r < 'a' || r > 'z') }) {
+		if len(word) > 1 && !u.state.Load().index.known(word) && !ours(word) {
+			return fmt.Errorf("its text has %q", word)
+		}
+	}
+	return nil
+}
+
+// ours reports whether a word in a text is one that we put there.
+func ours(word string) bool {
+	return strings.Trim(strings.TrimPrefix(word, "_"), "0123456789") == "" || keywords[word] || grammarWords[word]
+}
+
+// grammarWords are what the grammar spells in lower case by itself.
+var grammarWords = map[string]bool{"double": true, "precision": true, "varying": true, "with": true, "without": true, "zone": true, "year": true,
+	"localtime": true, "localtimestamp": true, "day": true, "hour": true, "minute": true, "second": true, "month": true}
+
+// A text that killed the grammar is opaque for a while, and asked about again
+// after that.
+func TestKilledTextIsRemembered(t *testing.T) {
+	asked := 0
+	u := New(askFunc(func(context.Context, string) (*grammar.Facts, error) {
+		asked++
+		return nil, fmt.Errorf("%w: so it is", grammar.ErrKilled)
+	}), nil)
+	a, b := understand(u, "SELECT 1"), understand(u, "SELECT 1")
+	if asked != 1 || a.Shape != b.Shape || a.Shape.Parse != evidence.ParseOpaque || a.Reason == "" {
+		t.Errorf("asked %d times: %s", asked, a)
+	}
+	h := hashOf("SELECT 1", testEnv)
+	un, _ := u.state.Load().texts.get(h, "SELECT 1", testEnv.key)
+	un.retry = time.Now().Add(-time.Second)
+	if understand(u, "SELECT 1"); asked != 2 {
+		t.Errorf("asked %d times", asked)
+	}
+}
+
+// A failure that isn't the text's isn't remembered.
+func TestFailureIsForgotten(t *testing.T) {
+	fail := true
+	u := New(askFunc(func(_ context.Context, text string) (*grammar.Facts, error) {
+		if fail {
+			return nil, context.DeadlineExceeded
+		}
+		return grammar.Parse(text), nil
+	}), nil)
+	if un := understand(u, "SELECT 1"); un.Shape.Parse != evidence.ParseOpaque {
+		t.Errorf("got %s", un)
+	}
+	fail = false
+	if un := understand(u, "SELECT 1"); un.Shape.Parse != evidence.ParseFull {
+		t.Errorf("got %s", un)
+	}
+}
+
+type askFunc func(context.Context, string) (*grammar.Facts, error)
+
+func (f askFunc) Ask(ctx context.Context, text string) (*grammar.Facts, error) { return f(ctx, text) }
+
+// A catalogue counts from the call on, also for texts already understood.
+func TestSetCatalogue(t *testing.T) {
+	u := New(&inProcess{}, nil)
+	before := understand(u, "SELECT note FROM orders")
+	u.SetCatalogue(shop())
+	after := understand(u, "SELECT note FROM orders")
+	if before.Shape.Text != "SELECT ? FROM ?" || after.Shape.Text != "SELECT note FROM orders" {
+		t.Errorf("%q, then %q", before.Shape.Text, after.Shape.Text)
+	}
+	if _, err := ParseCatalogue(shop().JSON()); err != nil {
+		t.Error(err)
+	}
+}
+
+// The caches hold what they are allowed and no more.
+func TestCacheIsBounded(t *testing.T) {
+	c := newCache[int](shards * 4096)
+	for i := range 10_000 {
+		text := strings.Repeat("x", i%100) + strconv.Itoa(i)
+		c.put(hashOf(text, testEnv), text, "", i, 0)
+	}
+	total := 0
+	for i := range c.shards {
+		if c.shards[i].bytes > 4096 {
+			t.Errorf("a shard holds %d bytes", c.shards[i].bytes)
+		}
+		total += len(c.shards[i].entries)
+	}
+	if total == 0 {
+		t.Error("nothing is kept")
+	}
+	if v, ok := c.get(hashOf("xx9902", testEnv), "other", ""); ok {
+		t.Errorf("another text's value %d", v)
+	}
+}
+
+func TestHitsDontAllocate(t *testing.T) {
+	u := New(&inProcess{}, shop())
+	texts := []string{"SELECT abalance FROM pgbench_accounts WHERE aid = 12345;", "SELECT abalance FROM pgbench_accounts WHERE aid = $1", "SELECT * FROM orders -- x"}
+	for _, text := range texts {
+		understand(u, text)
+		if n := testing.AllocsPerRun(100, func() { understand(u, text) }); n != 0 {
+			t.Errorf("%q allocates %v times", text, n)
+		}
 	}
 }
 
 func BenchmarkTemplate(b *testing.B) {
-	u := New(startGrammar(b), nil)
-	env := NewSession("app", `"$user", public`).Env()
-	texts := []string{"SELECT abalance FROM pgbench_accounts WHERE aid = 12345;", "SELECT abalance FROM pgbench_accounts WHERE aid = 77;"}
-	ctx := context.Background()
+	u := New(&inProcess{}, shop())
+	texts := [...]string{"SELECT abalance FROM pgbench_accounts WHERE aid = 12345;", "SELECT abalance FROM pgbench_accounts WHERE aid = 77;"}
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
-		u.Understand(ctx, texts[i&1], "simple", env)
+		understand(u, texts[i&1])
 	}
 }
 
 func BenchmarkExact(b *testing.B) {
-	u := New(startGrammar(b), nil)
-	env := NewSession("app", `"$user", public`).Env()
-	ctx := context.Background()
+	u := New(&inProcess{}, shop())
 	b.ReportAllocs()
 	for b.Loop() {
-		u.Understand(ctx, "SELECT abalance FROM pgbench_accounts WHERE aid = $1", "simple", env)
+		understand(u, "SELECT abalance FROM pgbench_accounts WHERE aid = $1")
+	}
+}
+
+func BenchmarkMiss(b *testing.B) {
+	u := New(startGrammar(b), shop())
+	for i := 0; b.Loop(); i++ {
+		understand(u, "SELECT abalance FROM pgbench_accounts WHERE aid = "+strconv.Itoa(i)+" -- x")
 	}
 }
