@@ -127,6 +127,7 @@ type Effect struct {
 // what they act on. Their uses carry Args.
 var ArgumentsMatter = map[string][]string{
 	"nextval":    {"regclass"},
+	"currval":    {"regclass"},
 	"setval":     {"regclass", "value", "is_called"},
 	"set_config": {"setting_name", "new_value", "is_local"},
 }

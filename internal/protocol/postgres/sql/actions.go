@@ -67,6 +67,8 @@ func special(name string) []string {
 	switch name {
 	case "nextval", "setval":
 		return []string{"sequence"}
+	case "currval":
+		return []string{"select"}
 	case "pg_notify":
 		return []string{"notify"}
 	case "pg_terminate_backend", "pg_cancel_backend":

@@ -21,8 +21,8 @@ func shop() *Catalogue {
 	return &Catalogue{
 		Schemas: []string{"app", "information_schema", "pg_catalog", "public"},
 		Relations: []RelationInfo{
-			table("app", "audit", "order_id", "what"),
 			{Qualified: in("app", "Ids"), Kind: "S"},
+			table("app", "audit", "order_id", "what"),
 			table("public", "Weird Table", "Weird Col"),
 			table("public", "customers", "id", "email"),
 			{Qualified: in("public", "order_ids"), Kind: "S"},

@@ -21,10 +21,10 @@ const maxNames = 200_000
 // The queries of Load. They ask for names only, work on PostgreSQL 10 and
 // later, and need no rights.
 const (
-	schemasQuery = `SELECT nspname::text FROM pg_namespace
+	schemasQuery = `SELECT nspname::text COLLATE "C" FROM pg_namespace
 	WHERE nspname !~ '^pg_(toast|temp)' ORDER BY 1`
 
-	relationsQuery = `SELECT n.nspname::text, c.relname::text, c.relkind::text,
+	relationsQuery = `SELECT n.nspname::text COLLATE "C", c.relname::text COLLATE "C", c.relkind::text,
 		COALESCE((SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a
 			WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 			AND c.relkind IN ('r', 'v', 'm', 'f', 'p', 'c')
@@ -32,7 +32,7 @@ const (
 	FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 	WHERE n.nspname !~ '^pg_(toast|temp)' ORDER BY 1, 2`
 
-	viewsQuery = `SELECT DISTINCT vn.nspname::text, v.relname::text, bn.nspname::text, b.relname::text
+	viewsQuery = `SELECT DISTINCT vn.nspname::text COLLATE "C", v.relname::text COLLATE "C", bn.nspname::text COLLATE "C", b.relname::text COLLATE "C"
 	FROM pg_rewrite r
 	JOIN pg_class v ON v.oid = r.ev_class AND v.relkind IN ('v', 'm')
 	JOIN pg_namespace vn ON vn.oid = v.relnamespace
@@ -42,13 +42,13 @@ const (
 	WHERE vn.nspname NOT IN ('pg_catalog', 'information_schema') AND vn.nspname !~ '^pg_(toast|temp)'
 	ORDER BY 1, 2, 3, 4`
 
-	functionsQuery = `SELECT DISTINCT n.nspname::text, p.proname::text
+	functionsQuery = `SELECT DISTINCT n.nspname::text COLLATE "C", p.proname::text COLLATE "C"
 	FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
 	WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_temp' ORDER BY 1, 2`
 
 	// Enumerations, row types, and domains without CHECK over types of
 	// pg_catalog run no code of anybody's.
-	typesQuery = `SELECT n.nspname::text, t.typname::text,
+	typesQuery = `SELECT n.nspname::text COLLATE "C", t.typname::text COLLATE "C",
 		t.typtype IN ('e', 'c') OR t.typtype = 'd'
 			AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c')
 			AND EXISTS (SELECT FROM pg_type b WHERE b.oid = t.typbasetype AND b.typnamespace = 'pg_catalog'::regnamespace)
@@ -57,7 +57,7 @@ const (
 		AND NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = t.oid)
 	ORDER BY 1, 2`
 
-	operatorsQuery = `SELECT DISTINCT n.nspname::text, o.oprname::text
+	operatorsQuery = `SELECT DISTINCT n.nspname::text COLLATE "C", o.oprname::text COLLATE "C"
 	FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace
 	WHERE n.nspname <> 'pg_catalog' ORDER BY 1, 2`
 )

@@ -349,7 +349,7 @@ func (r *resolver) inPath(schemas []string) bool {
 
 func (r *resolver) specialFunction(name string, u *grammar.Use) {
 	for _, action := range special(name) {
-		if action != "sequence" {
+		if grammar.ArgumentsMatter[name] == nil {
 			r.check(action, "pg_catalog."+name)
 			continue
 		}

@@ -1,0 +1,24 @@
+-- The database of the goldens, as shop() in golden_test.go has it.
+CREATE SCHEMA app;
+CREATE TABLE app.audit (order_id int, what text);
+CREATE SEQUENCE app."Ids";
+CREATE FUNCTION app.hidden() RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE TABLE "Weird Table" ("Weird Col" int);
+CREATE TABLE customers (id int, email text);
+CREATE SEQUENCE order_ids;
+CREATE TABLE orders (id int CONSTRAINT orders_pkey PRIMARY KEY, customer_id int, total numeric, note text, paid bool);
+CREATE VIEW order_summary AS SELECT o.id, o.total, c.email FROM orders o JOIN customers c ON c.id = o.customer_id;
+CREATE MATERIALIZED VIEW order_totals AS SELECT total FROM order_summary;
+CREATE TABLE pgbench_accounts (aid int, bid int, abalance int, filler char(84));
+CREATE TABLE pgbench_history (tid int, bid int, aid int, delta int, mtime timestamp, filler char(22));
+CREATE FUNCTION evil() RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE FUNCTION evil(int) RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE FUNCTION evil(orders) RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE FUNCTION lower(int) RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE FUNCTION same(int, int) RETURNS bool LANGUAGE sql AS 'SELECT true';
+CREATE OPERATOR === (FUNCTION = same, LEFTARG = int, RIGHTARG = int);
+CREATE TYPE mood AS ENUM ('x');
+CREATE DOMAIN nodomain AS text;
+CREATE DOMAIN positive AS text CHECK (VALUE <> '');
+CREATE DOMAIN evil_type AS text CHECK (VALUE <> '');
+CREATE TEMP TABLE passing (id int);
