@@ -134,17 +134,15 @@ func (u unpacked) blocks() (name string) {
 // split cuts a file of blocks.
 func split(t testing.TB, data []byte) (files [][]byte, headers []ledger.Header) {
 	t.Helper()
-	r := bytes.NewReader(data)
-	for r.Len() > 0 {
-		rest := data[len(data)-r.Len():]
-		line, _, _ := bytes.Cut(rest, []byte("\n"))
+	for len(data) > 0 {
+		line, _, _ := bytes.Cut(data, []byte("\n"))
 		h, err := ledger.ParseHeader(line)
 		if err != nil {
 			t.Fatal(err)
 		}
 		size := verify.CutSize(&h)
-		files, headers = append(files, rest[:size]), append(headers, h)
-		r.Seek(int64(size), io.SeekCurrent)
+		files, headers = append(files, data[:size:size]), append(headers, h)
+		data = data[size:]
 	}
 	return files, headers
 }

@@ -170,10 +170,10 @@ func (r *Report) WriteText(w io.Writer) error {
 func (c *Check) text(line func(string, ...any)) {
 	switch c.State {
 	case workpaper.Pass:
-		line("  %-22s %s (%d %s)", c.ID, c.Title, c.Population, c.Of)
+		line("  %-22s %s (%s: %d)", c.ID, c.Title, c.Of, c.Population)
 	case workpaper.Fail:
 		line("  %-22s %s", c.ID, c.Title)
-		line("  %-22s %s among %d %s", "", plural(int(c.Failed), "exception", "exceptions"), c.Population, c.Of)
+		line("  %-22s %s (%s: %d)", "", plural(int(c.Failed), "exception", "exceptions"), c.Of, c.Population)
 	default:
 		line("  %-22s %s", c.ID, c.Title)
 	}

@@ -7,9 +7,37 @@ import (
 	"github.com/exhibit-gateway/exhibit/evidence"
 )
 
-// maxAuthns bounds the authentications that wait for a session. One that was
-// good and led nowhere waits in vain.
+type authn struct {
+	agent, credential, key string
+}
+
+// authns are authentications that wait for the session that they are for. Some
+// wait in vain: they were for a token, or the peer went away. Those that many
+// others have come after are forgotten.
+type authns struct{ young, old map[string]authn } // by position
+
+// maxAuthns is how many may come after one that is remembered.
 const maxAuthns = 1 << 16
+
+func newAuthns() authns { return authns{young: make(map[string]authn)} }
+
+func (a *authns) add(position string, proof authn) {
+	if len(a.young) >= maxAuthns {
+		a.young, a.old = make(map[string]authn), a.young
+	}
+	a.young[position] = proof
+}
+
+// take returns the authentication at a position, which is good for one session.
+func (a *authns) take(position string) (authn, bool) {
+	for _, m := range []map[string]authn{a.young, a.old} {
+		if proof, ok := m[position]; ok {
+			delete(m, position)
+			return proof, true
+		}
+	}
+	return authn{}, false
+}
 
 func (f *Fold) authn(r *evidence.Record) error {
 	h := &r.Head
@@ -18,10 +46,7 @@ func (f *Fold) authn(r *evidence.Record) error {
 	if h.Outcome == evidence.OK {
 		f.counts.authnOK++
 		f.tests.credential.Population++
-		if len(f.authns) >= maxAuthns {
-			clear(f.authns)
-		}
-		f.authns[pos(h.Pos)] = authn{h.Agent, b.Credential, b.Key}
+		f.authns.add(pos(h.Pos), authn{h.Agent, b.Credential, b.Key})
 		f.goodCredential(h, &b)
 	} else {
 		f.counts.authnFailed++

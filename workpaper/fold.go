@@ -74,7 +74,7 @@ type Fold struct {
 	sessions   map[evidence.Position]*session
 	commands   map[evidence.Position]*command
 	upstreams  map[upstreamKey]evidence.Position
-	authns     map[string]authn // successful ones that no session cites yet
+	authns     authns // successful ones that no session cites yet
 	tokens     tokens
 	activity   map[string]*activity // by agent
 	grantUses  map[string]*uses
@@ -104,7 +104,7 @@ func NewFold(out Out) *Fold {
 		out: out, registry: decision.New(), tests: newTests(), bodies: newBodyCache(),
 		ordinals: make(map[evidence.Position]uint64), sessions: make(map[evidence.Position]*session),
 		commands: make(map[evidence.Position]*command), upstreams: make(map[upstreamKey]evidence.Position),
-		authns: make(map[string]authn), tokens: newTokens(), activity: make(map[string]*activity),
+		authns: newAuthns(), tokens: newTokens(), activity: make(map[string]*activity),
 		grantUses: make(map[string]*uses), keyUses: make(map[string]*uses),
 		askers: make(map[string]*Asker), policies: make(map[string]bool), configs: make(map[string]bool),
 	}

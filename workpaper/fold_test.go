@@ -33,16 +33,6 @@ func (c collect) Row(table string, cells []string) error {
 	return nil
 }
 
-// cell is the cell of a row under a column.
-func (c collect) cell(t *testing.T, table string, row int, column string) string {
-	t.Helper()
-	i := c[table].Column(column)
-	if i < 0 || row >= len(c[table].Rows) {
-		t.Fatalf("%s has no column %q or no row %d", table, column, row)
-	}
-	return c[table].Rows[row][i]
-}
-
 // total is a control total.
 func (c collect) total(t *testing.T, table, measure string) uint64 {
 	t.Helper()

@@ -69,10 +69,6 @@ func (s *session) credential() string {
 // upstreamKey tells one connection to an upstream from all others.
 type upstreamKey struct{ local, remote string }
 
-type authn struct {
-	agent, credential, key string
-}
-
 func (f *Fold) addSession(s *session) error {
 	if len(f.sessions) >= maxSessions {
 		return fmt.Errorf("%w: %d sessions", ErrTooMuch, maxSessions)
@@ -161,8 +157,7 @@ func (f *Fold) admitted(h *evidence.Head, s *session, b *evidence.SessionStartBo
 	if b.Agent != h.Agent {
 		f.tests.attribution.Except(h.Pos, "its head names agent %s, its body %.80q", h.Agent, b.Agent)
 	}
-	proof, ok := f.authns[b.Authn]
-	delete(f.authns, b.Authn)
+	proof, ok := f.authns.take(b.Authn)
 	switch at, err := evidence.ParsePosition(b.Authn); {
 	case ok && proof.agent == h.Agent && proof.credential == b.Credential:
 		s.key = proof.key
@@ -327,7 +322,7 @@ func (f *Fold) retired(r *evidence.Record) {
 		return
 	}
 	for _, s := range f.sessions {
-		if s.agent == b.Agent && s.active && s.retired == 0 {
+		if s.agent == b.Agent && s.retired == 0 {
 			s.retired = r.Head.Time
 		}
 	}
