@@ -158,6 +158,13 @@ func (s *setup) complete(dir, data string) error {
 		return fmt.Errorf("asking for the host's name: %w", err)
 	}
 	p.Data, p.Policies = relative(dir, data), "policies"
+	if file := &p.Upstream.Password.File; *file != "" {
+		// On the command line a path starts here, in the file at its folder.
+		if *file, err = filepath.Abs(*file); err != nil {
+			return fmt.Errorf("finding the password's file: %w", err)
+		}
+		*file = relative(dir, *file)
+	}
 	if p.Origin == "" {
 		p.Origin = host + "/" + p.Gateway
 	}

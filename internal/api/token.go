@@ -61,7 +61,7 @@ func (a *routes) registerToken() {
 	huma.Register(a.api, huma.Operation{
 		OperationID: "issue-token", Method: http.MethodPost, Path: "/v1/token", Tags: []string{"credentials"},
 		Summary:     "Exchange an assertion of an enrolled key for a short-lived token",
-		Description: "RFC 6749 section 4.4, the client authenticated as in RFC 7523 section 2.2. The assertion is a JWT signed with EdDSA: iss and sub are the agent's id, aud is the gateway's log origin, kid the key's thumbprint; it needs iat, exp and jti.",
+		Description: "RFC 6749 section 4.4, the client authenticated as in RFC 7523 section 2.2. The assertion is a JWT signed with EdDSA: iss and sub are the agent's id, aud is the gateway's name, typ is client-authentication+jwt, kid the key's thumbprint; it needs iat, exp (at most five minutes later) and jti, and is good once.",
 		Middlewares: huma.Middlewares{a.measure}, Security: []map[string][]string{},
 		MaxBodyBytes: 64 << 10, BodyReadTimeout: -1, SkipValidateBody: true,
 		RequestBody: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{}},

@@ -270,7 +270,7 @@ func (c *Config) validateNumbers(d *decoder) {
 		}
 	}
 	if s.Interval >= s.MaxUnsealedAge {
-		d.fail("sealing.interval", "the interval must be shorter than max_unsealed_age", "or sessions would stop before the first block is cut")
+		d.fail("sealing.interval", "the interval must be shorter than max_unsealed_age", "or sessions would be refused before the first block is cut")
 	}
 }
 
