@@ -59,7 +59,10 @@ func startExhibit(ctx context.Context, dir string, s *server, p plan, exhibit, d
 		return nil, err
 	}
 	t := &target{name: "exhibit (" + durability + ")", conn: conn{addr: addr, user: benchUser}, proc: proc, gateway: g}
-	err = proc.ready(ctx, addr)
+	err = proc.ready(ctx, "tcp", addr)
+	if err == nil {
+		err = proc.ready(ctx, "unix", g.file("data/admin.sock"))
+	}
 	if err == nil {
 		err = g.admit(ctx)
 	}

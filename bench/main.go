@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"regexp"
 	"syscall"
 	"time"
 )
@@ -28,6 +29,8 @@ func main() {
 	flag.StringVar(&o.out, "out", "", "write the figures as JSON to this `file`")
 	flag.StringVar(&o.doc, "doc", "docs/benchmarks.md", "`file` that a full run writes the tables to")
 	flag.StringVar(&o.exhibit, "exhibit", "bin/exhibit", "the gateway's `binary`; exhibit-verify lies beside it")
+	o.only = regexp.MustCompile("")
+	flag.TextVar(o.only, "only", o.only, "run the workloads whose name matches this `regexp`, and write no document")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -50,7 +53,11 @@ type options struct {
 	out     string
 	doc     string
 	exhibit string
+	only    *regexp.Regexp
 }
+
+// partial runs say little, and nothing to a document.
+func (o options) partial() bool { return o.quick || o.only.String() != "" }
 
 // plan is how much of everything.
 type plan struct {
@@ -107,7 +114,7 @@ func run(ctx context.Context, o options) (err error) {
 	}
 
 	r := newReport(o, "PostgreSQL "+server.Version, targets)
-	if err := measure(ctx, p, server, targets, r); err != nil {
+	if err := measure(ctx, o, server, targets, r); err != nil {
 		return err
 	}
 	r.Took = time.Since(started).Round(time.Second).String()
@@ -116,8 +123,12 @@ func run(ctx context.Context, o options) (err error) {
 
 // measure runs every workload on every target. A target that can't do a
 // workload is a finding of the report; only the end of ctx ends the run.
-func measure(ctx context.Context, p plan, server *server, targets []*target, r *report) error {
+func measure(ctx context.Context, o options, server *server, targets []*target, r *report) error {
+	p := o.plan()
 	for _, w := range workloads(p) {
+		if !o.only.MatchString(w.Name) {
+			continue
+		}
 		progress("%s", w.Name)
 		for range w.rounds {
 			for _, t := range targets {
@@ -130,7 +141,7 @@ func measure(ctx context.Context, p plan, server *server, targets []*target, r *
 		}
 	}
 	for _, t := range targets {
-		if t.gateway == nil {
+		if t.gateway == nil || !o.only.MatchString("evidence") {
 			continue
 		}
 		progress("stored evidence and verification, %s", t.name)
@@ -165,7 +176,7 @@ func publish(o options, r *report) error {
 			return err
 		}
 	}
-	if !o.quick {
+	if !o.partial() {
 		if err := os.WriteFile(o.doc, []byte(r.markdown()), 0o644); err != nil {
 			return err
 		}

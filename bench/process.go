@@ -47,12 +47,12 @@ func start(dir, name string, argv ...string) (*process, error) {
 }
 
 // ready waits until something listens on addr.
-func (p *process) ready(ctx context.Context, addr string) error {
+func (p *process) ready(ctx context.Context, network, addr string) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	var d net.Dialer
 	for {
-		c, err := d.DialContext(ctx, "tcp", addr)
+		c, err := d.DialContext(ctx, network, addr)
 		if err == nil {
 			return c.Close()
 		}

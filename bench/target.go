@@ -65,7 +65,7 @@ func listen(ctx context.Context, dir, name, addr string, s *server, argv ...stri
 	c := s.conn()
 	c.addr = addr
 	t := &target{name: name, conn: c, proc: proc}
-	if err := proc.ready(ctx, addr); err != nil {
+	if err := proc.ready(ctx, "tcp", addr); err != nil {
 		t.stop()
 		return nil, err
 	}
