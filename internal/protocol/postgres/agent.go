@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
+	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/sql"
 )
 
 // agentSide is the goroutine that reads from the agent and writes to the
@@ -23,6 +25,7 @@ type agentSide struct {
 
 	segment []*prepared // statements parsed since the last Sync
 	portals []binding   // portals bound since the last Sync
+	renamed bool        // SQL gave or took names of statements since the last Sync
 	begun   uint64      // entry number at which the segment began
 	open    bool        // frames were forwarded since the last Sync
 	skip    skipping    // until the next Sync
@@ -43,12 +46,6 @@ const (
 	skipLocal            // the server knows nothing of it: the gateway answers the Sync
 	skipForward          // the server was made to fail: it answers the Sync
 )
-
-// binding is a portal of the current segment.
-type binding struct {
-	portal string
-	p      *prepared
-}
 
 func (a *agentSide) init(c *conn) {
 	a.c = c
@@ -91,7 +88,8 @@ func (a *agentSide) stop(err error) {
 		a.c.fail(f, a.reason, err)
 	case errors.Is(err, errTooLarge):
 		a.reason, a.err = "protocol error: "+err.Error(), err
-		a.c.fail(fatal(codeProgramLimit, err.Error(), "send less at once, or use COPY"), a.reason, err)
+		a.tell(fatal(codeProgramLimit, err.Error(), "send less at once, or use COPY"))
+		a.c.end(a.reason, err)
 	case errors.Is(err, errProtocol):
 		a.reason, a.err = "protocol error: "+err.Error(), err
 		a.c.fail(fatal(codeProtocol, err.Error(), ""), a.reason, err)
@@ -99,6 +97,24 @@ func (a *agentSide) stop(err error) {
 		a.reason, a.err = "agent closed", err
 		if hangup(err) {
 			a.err = errEnded
+		}
+	}
+}
+
+// tellTimeout bounds the wait for an agent to have sent what won't be read.
+const tellTimeout = time.Second
+
+// tell writes an error to an agent that may be in the middle of sending. Were
+// the connection closed on what it sends, it would never read the error.
+func (a *agentSide) tell(f *failure) {
+	deadline := time.Now().Add(tellTimeout)
+	if a.c.agent.SetDeadline(deadline) != nil || a.c.writeAgent(f.append(nil)) != nil {
+		return
+	}
+	for time.Now().Before(deadline) {
+		a.in.r, a.in.w = 0, 0
+		if a.fill() != nil {
+			return
 		}
 	}
 }
@@ -201,14 +217,18 @@ func (a *agentSide) large(ctx context.Context, size int) error {
 
 // unit is a command, or frames that belong to none.
 type unit struct {
-	cmd     evidence.Command // its Shape is nil for frames that belong to no command
-	entry   entry
-	start   int // offset of its first frame in the region
-	frames  int
+	start   int    // offset of its first frame in the region
 	kind    string // of the note, for frames that belong to no command
-	binding binding
-	bound   bool   // a Bind is in it; its portal is binding.portal
-	unknown string // name of the statement or portal that nobody knows
+	path    string // how the command comes
+	p       *prepared
+	env     *sql.Env // what p is understood by; nil is the present
+	un      *sql.Understanding
+	bound   bool   // a Bind is in it
+	portal  string // that it binds
+	unknown string // says of which statement or portal nobody knows
+
+	cmd   evidence.Command
+	entry entry
 }
 
 // process makes commands of a region, has them begun, and forwards what may
@@ -217,19 +237,27 @@ func (a *agentSide) process(ctx context.Context, region []byte) error {
 	if region[0] == 'X' {
 		return a.terminate(ctx, region)
 	}
-	a.units, a.cmds, a.params = a.units[:0], a.cmds[:0], a.params[:0]
-	if err := a.parse(ctx, region); err != nil {
-		return err
+	for len(region) > 0 {
+		n, err := a.parse(ctx, region)
+		if err == nil {
+			err = a.pass(ctx, region[:n])
+		}
+		if err != nil {
+			return err
+		}
+		region = region[n:]
 	}
+	return nil
+}
+
+// pass has the units begun, and forwards them or not.
+func (a *agentSide) pass(ctx context.Context, region []byte) error {
+	a.cmds = a.cmds[:0]
 	for i := range a.units {
 		u := &a.units[i]
-		end := len(region)
-		if i+1 < len(a.units) {
-			end = a.units[i+1].start
-		}
-		u.cmd.Frames, u.cmd.Bytes = u.frames, end-u.start
+		u.cmd.Bytes = a.endOf(i, region) - u.start
 		u.cmd.Skip = a.skip != forwarding
-		if u.cmd.Shape != nil {
+		if u.p != nil {
 			a.cmds = append(a.cmds, &u.cmd)
 		}
 	}
@@ -246,12 +274,12 @@ func (a *agentSide) process(ctx context.Context, region []byte) error {
 	if a.skip != forwarding {
 		return a.skipped(ctx)
 	}
-	cut, refused, ex := a.admitted(exchanges)
+	cut, ex := a.admitted(exchanges)
 	if err := a.forward(ctx, region, cut); err != nil {
 		return err
 	}
-	if refused != nil {
-		return a.refuse(ctx, refused, ex)
+	if ex != nil {
+		return a.refuse(ctx, &a.units[cut], ex)
 	}
 	if a.ends != 0 {
 		a.synced()
@@ -259,25 +287,33 @@ func (a *agentSide) process(ctx context.Context, region []byte) error {
 	return nil
 }
 
+// endOf is the offset at which a unit ends in its region.
+func (a *agentSide) endOf(i int, region []byte) int {
+	if i+1 < len(a.units) {
+		return a.units[i+1].start
+	}
+	return len(region)
+}
+
 // admitted gives the units their exchanges. It returns how many units may be
-// forwarded and, if that isn't all, the one that was refused.
-func (a *agentSide) admitted(exchanges []protocol.Exchange) (int, *unit, protocol.Exchange) {
+// forwarded and, if that isn't all, the exchange of the next, which was refused.
+func (a *agentSide) admitted(exchanges []protocol.Exchange) (int, protocol.Exchange) {
 	for i := range a.units {
 		u := &a.units[i]
-		if u.cmd.Shape == nil {
+		if u.p == nil {
 			continue
 		}
 		ex := exchanges[0]
 		exchanges = exchanges[1:]
 		if ex.Skipped() || ex.Decision().Effect != evidence.Allow {
-			return i, u, ex
+			return i, ex
 		}
 		u.entry.ex = ex
 		if u.entry.parse != nil {
 			u.entry.parse.of = ex.Position()
 		}
 	}
-	return len(a.units), nil, nil
+	return len(a.units), nil
 }
 
 // forward sends the first n units of region to the server, as they are.
@@ -285,11 +321,7 @@ func (a *agentSide) forward(ctx context.Context, region []byte, n int) error {
 	if n == 0 {
 		return nil
 	}
-	end := len(region)
-	if n < len(a.units) {
-		end = a.units[n].start
-	}
-	if err := a.notes(ctx, n, region); err != nil {
+	if err := a.notes(ctx, n); err != nil {
 		return err
 	}
 	q := &a.c.q
@@ -297,11 +329,14 @@ func (a *agentSide) forward(ctx context.Context, region []byte, n int) error {
 	for i := range a.units[:n] {
 		u := &a.units[i]
 		if u.bound {
-			q.bind(u.binding)
+			q.bind(binding{u.portal, u.p, u.env})
+		}
+		if u.entry.un != nil && renames(u.entry.un) {
+			a.renamed = true
 		}
 		switch e := &u.entry; {
 		case e.kind == queryEntry:
-			delete(q.statements, "") // a Query closes it by the way
+			q.drop("") // a Query closes it by the way
 			q.push(e)
 		case e.lone() && q.copying != nil:
 			q.strays++ // content, to the server
@@ -311,15 +346,15 @@ func (a *agentSide) forward(ctx context.Context, region []byte, n int) error {
 	}
 	q.mu.Unlock()
 	a.open = true
-	return a.send(region[:end])
+	return a.send(region[:a.endOf(n-1, region)])
 }
 
 // notes records the frames among the first n units that belong to no command.
-func (a *agentSide) notes(ctx context.Context, n int, region []byte) error {
+func (a *agentSide) notes(ctx context.Context, n int) error {
 	note := protocol.Note{}
 	for i := range a.units[:n] {
 		u := &a.units[i]
-		if u.cmd.Shape != nil {
+		if u.p != nil {
 			a.c.sent.Add(uint64(u.cmd.Bytes))
 			continue
 		}
@@ -357,7 +392,7 @@ func (a *agentSide) send(frames []byte) error {
 
 // synced begins a new segment.
 func (a *agentSide) synced() {
-	a.open, a.skip = false, forwarding
+	a.open, a.skip, a.renamed = false, forwarding, false
 	a.segment, a.portals = a.segment[:0], a.portals[:0]
 	a.begun = a.c.q.next()
 }

@@ -2,59 +2,92 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 )
 
-// parse makes units of the frames of a region. These make one command: a
-// Query; a Parse with the Bind and Execute of what it parsed; a Bind with its
-// Execute; and an Execute alone, which fetches more of a portal. What
-// describes, closes or synchronizes joins the command before it.
-func (a *agentSide) parse(ctx context.Context, region []byte) error {
-	a.ends = 0
-	for off := 0; off < len(region); {
+// parse makes units of the frames at the start of a region, and says how many
+// bytes of it they are. These make one command: a Query; a Parse with the Bind
+// and Execute of what it parsed; a Bind with its Execute; and an Execute alone,
+// which fetches more of a portal. What describes, closes or synchronizes joins
+// the command before it.
+//
+// It stops behind a command that changes what texts mean.
+func (a *agentSide) parse(ctx context.Context, region []byte) (int, error) {
+	a.units, a.params, a.ends = a.units[:0], a.params[:0], 0
+	off := 0
+	for off < len(region) {
 		size, err := frameSize(region[off:])
-		if err != nil {
-			return err
+		if err == nil {
+			err = a.frame(ctx, off, region[off], region[off+headerSize:off+size])
 		}
-		body := region[off+headerSize : off+size]
-		switch t := region[off]; t {
-		case 'Q':
-			err = a.query(ctx, off, body)
-		case 'P':
-			err = a.parseFrame(ctx, off, body)
-		case 'B':
-			err = a.bind(off, body)
-		case 'E':
-			err = a.execute(off, body)
-		case 'D', 'C':
-			err = a.object(off, t, body)
-		case 'H':
-			a.join(off, "flush")
-		case 'S':
-			a.join(off, "sync").entry.sync = true
-			a.ends = 'S'
+		if errors.Is(err, errSplit) {
+			return off, nil
 		}
 		if err != nil {
-			return err
+			return 0, err
 		}
-		a.units[len(a.units)-1].frames++
+		a.last().cmd.Frames++
 		off += size
 	}
-	return nil
+	a.understand(ctx, a.last())
+	return off, nil
 }
 
-// unit starts a unit at an offset of the region.
-func (a *agentSide) unit(off int) *unit {
-	if n := len(a.units); n < cap(a.units) {
+// errSplit says that a frame must wait for what came before it.
+var errSplit = errors.New("understood only after the command before it")
+
+// frame puts one frame into a unit.
+func (a *agentSide) frame(ctx context.Context, off int, t byte, body []byte) error {
+	switch t {
+	case 'Q':
+		return a.query(ctx, off, body)
+	case 'P':
+		return a.prepare(ctx, off, body)
+	case 'B':
+		return a.bind(ctx, off, body)
+	case 'E':
+		return a.execute(ctx, off, body)
+	case 'D':
+		return a.describe(ctx, off, body)
+	case 'C':
+		return a.closes(ctx, off, body)
+	case 'H':
+		_, err := a.join(ctx, off, "flush")
+		return err
+	default: // 'S': gather lets nothing else through
+		u, err := a.join(ctx, off, "sync")
+		if err != nil {
+			return err
+		}
+		u.entry.sync, a.ends = true, 'S'
+		return nil
+	}
+}
+
+// unit starts a unit at an offset of the region. The one before it is complete
+// then, and understood.
+func (a *agentSide) unit(ctx context.Context, off int) (*unit, error) {
+	n := len(a.units)
+	if n > 0 {
+		u := a.last()
+		if u.un == nil {
+			a.understand(ctx, u)
+		}
+		if u.entry.un != nil && len(u.entry.un.Effects) > 0 {
+			return nil, errSplit
+		}
+	}
+	if n < cap(a.units) {
 		a.units = a.units[:n+1]
 		a.units[n] = unit{}
 	} else {
 		a.units = append(a.units, unit{})
 	}
-	u := &a.units[len(a.units)-1]
+	u := &a.units[n]
 	u.start = off
 	u.entry.kind = extendedEntry
-	return u
+	return u, nil
 }
 
 // last returns the unit at hand, or nil.
@@ -67,13 +100,15 @@ func (a *agentSide) last() *unit {
 
 // join returns the unit at hand, or starts one for frames that belong to no
 // command.
-func (a *agentSide) join(off int, kind string) *unit {
+func (a *agentSide) join(ctx context.Context, off int, kind string) (*unit, error) {
 	if u := a.last(); u != nil {
-		return u
+		return u, nil
 	}
-	u := a.unit(off)
-	u.kind = kind
-	return u
+	u, err := a.unit(ctx, off)
+	if err == nil {
+		u.kind = kind
+	}
+	return u, err
 }
 
 func (a *agentSide) query(ctx context.Context, off int, body []byte) error {
@@ -84,15 +119,24 @@ func (a *agentSide) query(ctx context.Context, off int, body []byte) error {
 	if err := a.settled(); err != nil {
 		return err
 	}
-	st := a.understand(ctx, text)
-	u := a.unit(off)
-	u.entry.kind, u.entry.sync, u.entry.effects = queryEntry, true, st.Effects
-	u.cmd.Shape, u.cmd.Raw = st.Shapes[Simple], text
-	a.ends = 'Q'
+	u, err := a.unit(ctx, off)
+	if err != nil {
+		return err
+	}
+	u.path, u.p, u.cmd.Raw = pathSimple, newPrepared("", text), text
+	u.entry.kind, u.entry.sync, a.ends = queryEntry, true, 'Q'
 	return nil
 }
 
-func (a *agentSide) parseFrame(ctx context.Context, off int, body []byte) error {
+func newPrepared(name string, text []byte) *prepared {
+	if len(text) > maxText {
+		return &prepared{name: name, opaque: true}
+	}
+	return &prepared{name: name, text: string(text)}
+}
+
+// prepare takes a Parse.
+func (a *agentSide) prepare(ctx context.Context, off int, body []byte) error {
 	name, text, err := parseParse(body)
 	if err != nil {
 		return err
@@ -100,15 +144,17 @@ func (a *agentSide) parseFrame(ctx context.Context, off int, body []byte) error 
 	if err := a.settled(); err != nil {
 		return err
 	}
-	st := a.understand(ctx, text)
-	u := a.unit(off)
-	u.entry.pending, u.entry.parse = 1, &prepared{name: string(name), st: st}
-	u.cmd.Shape, u.cmd.Raw, u.cmd.Name = st.Shapes[Prepare], text, u.entry.parse.name
-	a.segment = append(a.segment, u.entry.parse)
+	u, err := a.unit(ctx, off)
+	if err != nil {
+		return err
+	}
+	u.path, u.p, u.cmd.Raw = pathPrepare, newPrepared(string(name), text), text
+	u.cmd.Name, u.entry.parse, u.entry.pending = u.p.name, u.p, 1
+	a.segment = append(a.segment, u.p)
 	return nil
 }
 
-func (a *agentSide) bind(off int, body []byte) error {
+func (a *agentSide) bind(ctx context.Context, off int, body []byte) error {
 	from := len(a.params)
 	portal, name, params, err := parseBind(body, a.params)
 	if err != nil {
@@ -119,26 +165,28 @@ func (a *agentSide) bind(off int, body []byte) error {
 		return err
 	}
 	u := a.last()
-	if u != nil && u.entry.parse != nil && !u.bound && u.entry.parse.name == string(name) {
-		u.cmd.Shape, u.binding.p = u.entry.parse.st.Shapes[Extended], u.entry.parse
+	if u != nil && u.path == pathPrepare && u.p.name == string(name) {
+		u.path = pathExtended
 	} else {
-		p := a.statement(name)
-		u = a.unit(off)
-		if p == nil {
-			u.unknown = fmt.Sprintf("prepared statement %q does not exist", name)
-			p = &prepared{name: string(name), st: Opaque()}
+		if u, err = a.unit(ctx, off); err != nil {
+			return err
 		}
-		u.cmd.Shape, u.cmd.Of, u.cmd.Name = p.st.Shapes[Execute], p.of, p.name
-		u.binding.p = p
+		u.path, u.p = pathExecute, a.statement(name)
+		if u.p == nil {
+			u.p = &prepared{name: string(name), opaque: true}
+			u.unknown = fmt.Sprintf("prepared statement %q does not exist, as far as the access gateway knows", name)
+		}
+		u.cmd.Of, u.cmd.Name = u.p.of, u.p.name
 	}
 	u.cmd.Params = params[from:len(params):len(params)]
-	u.bound, u.binding.portal = true, string(portal)
+	u.env = a.c.q.environment()
+	u.bound, u.portal = true, string(portal)
 	u.entry.pending++
-	a.portals = append(a.portals, u.binding)
+	a.portals = append(a.portals, binding{u.portal, u.p, u.env})
 	return nil
 }
 
-func (a *agentSide) execute(off int, body []byte) error {
+func (a *agentSide) execute(ctx context.Context, off int, body []byte) error {
 	portal, _, err := parseExecute(body)
 	if err != nil {
 		return err
@@ -147,36 +195,52 @@ func (a *agentSide) execute(off int, body []byte) error {
 		return err
 	}
 	u := a.last()
-	if u == nil || !u.bound || u.entry.execute || u.binding.portal != string(portal) {
-		p := a.portal(portal)
-		u = a.unit(off)
-		if p == nil {
-			u.unknown = fmt.Sprintf("portal %q does not exist", portal)
-			p = &prepared{st: Opaque()}
+	if u == nil || !u.bound || u.entry.execute || u.portal != string(portal) {
+		b := a.portal(portal)
+		if u, err = a.unit(ctx, off); err != nil {
+			return err
 		}
-		u.cmd.Shape, u.cmd.Of, u.cmd.Name = p.st.Shapes[Fetch], p.of, string(portal)
-		u.binding.p = p
+		u.path, u.p, u.env = pathFetch, b.p, b.env
+		if u.p == nil {
+			u.p = &prepared{opaque: true}
+			u.unknown = fmt.Sprintf("portal %q does not exist, as far as the access gateway knows", portal)
+		}
+		u.cmd.Of, u.cmd.Name = u.p.of, string(portal)
 	}
 	u.entry.pending++
-	u.entry.execute, u.entry.effects = true, u.binding.p.st.Effects
+	u.entry.execute = true
 	return nil
 }
 
-// object takes a Describe or a Close.
-func (a *agentSide) object(off int, t byte, body []byte) error {
+// describe takes a Describe. Behind an Execute it stands alone: its answer
+// must not hold up that to the Execute.
+func (a *agentSide) describe(ctx context.Context, off int, body []byte) error {
+	if _, _, err := parseObject(body); err != nil {
+		return err
+	}
+	u := a.last()
+	if u == nil || u.entry.execute {
+		var err error
+		if u, err = a.unit(ctx, off); err != nil {
+			return err
+		}
+		u.kind = "describe"
+	}
+	u.entry.pending++
+	return nil
+}
+
+// closes takes a Close.
+func (a *agentSide) closes(ctx context.Context, off int, body []byte) error {
 	kind, name, err := parseObject(body)
 	if err != nil {
 		return err
 	}
-	u := a.last()
-	switch {
-	case t == 'C':
-		u = a.join(off, "close")
-		u.entry.closes = append(u.entry.closes, object{kind, string(name)})
-	case u == nil || u.entry.execute: // a Describe's answer must not look like that to an Execute
-		u = a.unit(off)
-		u.kind = "describe"
+	u, err := a.join(ctx, off, "close")
+	if err != nil {
+		return err
 	}
+	u.entry.closes = append(u.entry.closes, object{kind, string(name)})
 	u.entry.pending++
 	return nil
 }
@@ -185,6 +249,9 @@ func (a *agentSide) object(off int, t byte, body []byte) error {
 // the server skips to the Sync without if it doesn't come to be, or one that
 // the server has confirmed.
 func (a *agentSide) statement(name []byte) *prepared {
+	if a.renamed {
+		return nil
+	}
 	for i := len(a.segment) - 1; i >= 0; i-- {
 		if a.segment[i].name == string(name) {
 			return a.segment[i]
@@ -200,10 +267,10 @@ func (a *agentSide) statement(name []byte) *prepared {
 }
 
 // portal finds what a portal was bound to.
-func (a *agentSide) portal(name []byte) *prepared {
+func (a *agentSide) portal(name []byte) binding {
 	for i := len(a.portals) - 1; i >= 0; i-- {
 		if a.portals[i].portal == string(name) {
-			return a.portals[i].p
+			return a.portals[i]
 		}
 	}
 	q := &a.c.q
@@ -240,28 +307,6 @@ func (a *agentSide) settled() error {
 	q.copied = false
 	return nil
 }
-
-// understand says what a text asks. Long ones are opaque: the grammar isn't
-// bothered with them.
-func (a *agentSide) understand(ctx context.Context, text []byte) *Statement {
-	if len(text) > maxText {
-		return Opaque()
-	}
-	q := &a.c.q
-	q.mu.Lock()
-	if q.defining > 0 {
-		a.earlier()
-	}
-	state := q.state
-	q.mu.Unlock()
-	if state.Unreadable {
-		return Opaque()
-	}
-	return a.c.p.cfg.Understand.Understand(ctx, text, &state)
-}
-
-// maxText is the longest text that is understood.
-const maxText = 256 << 10
 
 // room waits until n more entries may await an answer.
 func (a *agentSide) room(n int) error {

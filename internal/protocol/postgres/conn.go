@@ -25,6 +25,8 @@ type conn struct {
 	upTLS   *tls.Config // of the upstream leg; nil is plain
 	key     []byte      // the agent's cancel key
 
+	understand Understander // of the session's resource
+
 	q      queue
 	client agentSide
 	server serverSide
@@ -45,7 +47,8 @@ type conn struct {
 }
 
 func newConn(p *Protocol, l *leg, sess protocol.Session) *conn {
-	c := &conn{p: p, startup: l.startup, sess: sess, agent: l.Conn, over: make(chan struct{})}
+	c := &conn{p: p, startup: l.startup, sess: sess, agent: l.Conn, over: make(chan struct{}),
+		understand: p.cfg.Understand(l.database)}
 	c.q.init()
 	c.client.init(c)
 	c.server.init(c)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
+	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/sql"
 )
 
 // template is a pgconn configuration with nothing taken from the gateway's
@@ -39,13 +40,8 @@ func (c *conn) connect(ctx context.Context) error {
 	if err := c.sess.Connected(ctx, facts); err != nil {
 		return refusal(err)
 	}
-	c.q.state.start(params)
 	for name, value := range h.ParameterStatuses {
-		c.q.state.report(name, value)
-	}
-	if c.q.state.Unreadable {
-		return fatal(codeParameter, "the resource's settings change how texts are read",
-			"its database or role must not set client_encoding or standard_conforming_strings")
+		c.q.following.Parameter(name, value)
 	}
 	c.key = c.p.cancels.mint(c, c.startup.minor)
 
@@ -57,16 +53,18 @@ func (c *conn) connect(ctx context.Context) error {
 	return c.writeAgent(b)
 }
 
-// factsQueries are what the gateway itself asks of a server, once per session.
-// The second is for servers that keep their identifier to themselves.
+// factsQueries are what the gateway itself asks of a server, once per session:
+// what texts will depend on, and which server it is. The second is for servers
+// that keep their identifier to themselves.
 var factsQueries = []string{
-	"SELECT " + backendStart + ", (SELECT system_identifier FROM pg_catalog.pg_control_system())" + ownBackend,
-	"SELECT " + backendStart + ownBackend,
+	"SELECT " + knownToAll + ", (SELECT system_identifier FROM pg_catalog.pg_control_system())" + ownBackend,
+	"SELECT " + knownToAll + ownBackend,
 }
 
 const (
-	backendStart = `pg_catalog.to_char(pg_catalog.timezone('UTC', pg_catalog.pg_stat_get_backend_start(s)), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')`
-	ownBackend   = " FROM pg_catalog.pg_stat_get_backend_idset() s WHERE pg_catalog.pg_stat_get_backend_pid(s) OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()"
+	knownToAll = `pg_catalog.current_setting('search_path'), current_user, ` +
+		`pg_catalog.to_char(pg_catalog.timezone('UTC', pg_catalog.pg_stat_get_backend_start(s)), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')`
+	ownBackend = " FROM pg_catalog.pg_stat_get_backend_idset() s WHERE pg_catalog.pg_stat_get_backend_pid(s) OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()"
 )
 
 // dial makes the upstream connection and learns what it leads to.
@@ -129,23 +127,23 @@ func config(up protocol.Upstream, params map[string]string) (*pgconn.Config, err
 // ask asks the server about itself. The frames are the gateway's own, and are
 // recorded as such before they go.
 func (c *conn) ask(ctx context.Context, pg *pgconn.PgConn, facts *evidence.SessionUpstreamBody) error {
+	var err error
 	for _, q := range factsQueries {
 		if err := c.note(ctx, protocol.Note{Kind: "setup", Gateway: true, Frames: 1, Bytes: headerSize + len(q) + 1, Detail: q}); err != nil {
-			return err
+			return refusal(err)
 		}
-		results, err := pg.Exec(ctx, q).ReadAll()
-		if pg.IsClosed() {
-			return fmt.Errorf("asking the server about itself: %w", err)
-		}
+		var results []*pgconn.Result
+		results, err = pg.Exec(ctx, q).ReadAll()
 		if err != nil || len(results) != 1 || len(results[0].Rows) != 1 {
-			continue // it won't say
+			continue // it won't say so much
 		}
 		row := results[0].Rows[0]
-		facts.Start = string(row[0])
-		if len(row) > 1 {
-			facts.System = string(row[1])
+		c.q.following = sql.NewSession(string(row[1]), string(row[0]))
+		facts.Start = string(row[2])
+		if len(row) > 3 {
+			facts.System = string(row[3])
 		}
 		return nil
 	}
-	return nil
+	return fmt.Errorf("asking the server about itself: %w", err)
 }

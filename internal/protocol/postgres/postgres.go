@@ -21,7 +21,8 @@ import (
 type Config struct {
 	Listener   string      // name of the listener, for the records
 	TLS        *tls.Config // of the agents' leg; nil is plain, which only loopback and unix sockets may be
-	Understand Understander
+	Understand func(resource string) Understander
+	Changed    func(resource string) // called when a command changed what its database holds; may be nil; must not block
 	Limits     Limits
 	Logger     *slog.Logger
 }

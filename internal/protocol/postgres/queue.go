@@ -1,10 +1,13 @@
 package postgres
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
+	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/grammar"
+	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/sql"
 )
 
 // entryKind says how the server answers what an entry stands for.
@@ -25,9 +28,9 @@ type entry struct {
 	execute bool // one of them completes an Execute
 	sync    bool // ends with ReadyForQuery
 	parse   *prepared
-	closes  []object // in order
-	effects []Effect // of a Query or Execute that succeeds
-	refusal *failure // what the agent is told in place of a failing entry's error
+	closes  []object           // in order
+	un      *sql.Understanding // of what is run; nil where nothing is
+	refusal *failure           // what the agent is told in place of a failing entry's error
 
 	// How far the answer has come; the server's goroutine alone.
 	ended  bool // the outcome is recorded, or there is none to record
@@ -40,7 +43,7 @@ type entry struct {
 
 // defines reports whether names or settings may change when e is answered.
 func (e *entry) defines() bool {
-	return e.parse != nil || len(e.closes) > 0 || len(e.effects) > 0
+	return e.parse != nil || len(e.closes) > 0 || e.un != nil && len(e.un.Effects) > 0
 }
 
 // lone reports whether e is a Sync and nothing else.
@@ -48,11 +51,19 @@ func (e *entry) lone() bool {
 	return e.ex == nil && e.kind == extendedEntry && e.pending == 0 && e.sync
 }
 
-// prepared is a prepared statement.
+// prepared is a prepared statement, or a text that is asked but once.
 type prepared struct {
-	name string
-	st   *Statement
-	of   evidence.Position // of the intent that prepared it; zero until it is known
+	name   string
+	text   string
+	opaque bool              // its text isn't kept
+	of     evidence.Position // of the intent that prepared it; zero until it is known
+}
+
+// binding is a portal: what it runs, and what that meant when it was bound.
+type binding struct {
+	portal string
+	p      *prepared
+	env    *sql.Env
 }
 
 // object names a statement ('S') or a portal ('P').
@@ -82,9 +93,13 @@ type queue struct {
 	copied       bool              // there was a COPY, and its outcome hasn't been waited for
 	strays       int               // Syncs that a COPY may have swallowed
 
-	state      State
+	following  *sql.Session         // what the meaning of texts depends on
+	env        *sql.Env             // what following says now; nil when that may have changed
+	touched    bool                 // something had an effect since the last transaction
+	unsettled  []*sql.Understanding // of the segment at hand, run: the Sync decides whether they stand
 	statements map[string]*prepared // as the server knows them
-	portals    map[string]*prepared
+	texts      int                  // bytes of their texts
+	portals    map[string]binding
 }
 
 func (q *queue) init() {
@@ -105,6 +120,11 @@ func (q *queue) push(e *entry) {
 	q.tail++
 	if e.defines() {
 		q.defining++
+		if e.un != nil {
+			q.following.Sent(e.un)
+			q.unname(e.un)
+			q.env = nil
+		}
 	}
 }
 
@@ -169,7 +189,23 @@ func (q *queue) ready(status byte) {
 	if status != 'T' && len(q.portals) > 0 {
 		clear(q.portals)
 	}
+	q.settle(true)
+	q.following.Ready(status)
+	if q.touched {
+		// Only an effect lets the end of a transaction change anything.
+		q.env, q.touched = nil, status == 'T'
+	}
 	q.changed()
+}
+
+// settle says of what has run since the last Sync whether it stands; q.mu is
+// held.
+func (q *queue) settle(ok bool) {
+	for _, un := range q.unsettled {
+		q.following.Done(un, ok)
+		q.env, q.touched = nil, true
+	}
+	q.unsettled = q.unsettled[:0]
 }
 
 // stray takes in a ReadyForQuery that no Sync of the queue asked for, and
@@ -238,21 +274,41 @@ func (q *queue) next() uint64 {
 // bind notes what a portal is bound to; q.mu is held.
 func (q *queue) bind(b binding) {
 	if q.portals == nil {
-		q.portals = make(map[string]*prepared)
+		q.portals = make(map[string]binding)
 	}
-	if q.portals[b.portal] != b.p {
-		q.portals[b.portal] = b.p
+	if q.portals[b.portal] != b {
+		q.portals[b.portal] = b
 	}
 }
+
+// What is kept of one session's prepared statements. What doesn't fit isn't
+// known, and so not run.
+const (
+	maxStatements = 16 << 10
+	maxTexts      = 16 << 20 // bytes
+)
 
 // define makes p known: the server has it.
 func (q *queue) define(p *prepared) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.drop(p.name)
+	if len(q.statements) >= maxStatements || q.texts+len(p.text) > maxTexts {
+		return
+	}
 	if q.statements == nil {
 		q.statements = make(map[string]*prepared)
 	}
 	q.statements[p.name] = p
+	q.texts += len(p.text)
+}
+
+// drop makes a statement unknown; q.mu is held.
+func (q *queue) drop(name string) {
+	if p := q.statements[name]; p != nil {
+		q.texts -= len(p.text)
+		delete(q.statements, name)
+	}
 }
 
 // forget makes o unknown.
@@ -260,10 +316,42 @@ func (q *queue) forget(o object) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if o.kind == 'S' {
-		delete(q.statements, o.name)
+		q.drop(o.name)
 	} else {
 		delete(q.portals, o.name)
 	}
+}
+
+// renames reports whether a text gives or takes names of statements.
+func renames(un *sql.Understanding) bool {
+	return slices.ContainsFunc(un.Effects, func(e sql.Effect) bool {
+		return e.Kind == grammar.EffectDiscard || e.Kind == grammar.EffectDeallocate || e.Kind == grammar.EffectPrepare
+	})
+}
+
+// unname makes those statements unknown whose names a text gives or takes, or
+// may: SQL's PREPARE and the protocol's Parse share them. q.mu is held.
+func (q *queue) unname(un *sql.Understanding) {
+	for _, e := range un.Effects {
+		switch {
+		case e.Kind == grammar.EffectDiscard, e.Kind == grammar.EffectDeallocate && e.Name == "":
+			clear(q.statements)
+			q.texts = 0
+		case e.Kind == grammar.EffectPrepare, e.Kind == grammar.EffectDeallocate:
+			q.drop(e.Name)
+		}
+	}
+}
+
+// environment is what the meaning of the next text depends on.
+func (q *queue) environment() *sql.Env {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.env == nil {
+		env := q.following.Env()
+		q.env = &env
+	}
+	return q.env
 }
 
 // report takes in a ParameterStatus.
@@ -271,18 +359,29 @@ func (q *queue) report(body []byte) {
 	if name, value, ok := parseParameterStatus(body); ok {
 		q.mu.Lock()
 		defer q.mu.Unlock()
-		q.state.report(name, value)
+		q.following.Parameter(name, value)
+		q.env = nil
 	}
 }
 
-// effects takes in what a statement changed about its session.
-func (q *queue) effects(e *entry, ok bool) {
-	if len(e.effects) == 0 {
+// ran takes in what a command did to its session. When it has succeeded, that
+// stands only if nothing up to the Sync fails.
+func (q *queue) ran(un *sql.Understanding, ok bool) {
+	if ok && len(un.Effects) == 0 {
 		return
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.state.apply(e.effects, ok)
+	q.unname(un) // again: a Parse that went before it has been confirmed since
+	if ok {
+		q.unsettled = append(q.unsettled, un)
+		return
+	}
+	q.settle(false)
+	q.following.Done(un, false)
+	if len(un.Effects) > 0 {
+		q.env, q.touched = nil, true
+	}
 }
 
 // takeSync takes a Sync that stands alone at the head of the queue, and

@@ -508,8 +508,19 @@ func (s *serverSide) end(ctx context.Context, o evidence.Outcome) error {
 	if err := s.cur.ex.End(ctx, o); err != nil {
 		return s.unknown(o, err)
 	}
-	s.c.q.effects(&s.cur, o.Class == evidence.OK)
+	if s.cur.un != nil {
+		s.ran(o.Class == evidence.OK)
+	}
 	return nil
+}
+
+// ran takes in what the command at hand did to the session and the database.
+func (s *serverSide) ran(ok bool) {
+	un := s.cur.un
+	s.c.q.ran(un, ok)
+	if ok && s.c.p.cfg.Changed != nil && un.ChangesCatalogue() {
+		s.c.p.cfg.Changed(s.c.startup.database)
+	}
 }
 
 // unknown ends the session because an outcome could not be recorded. The agent

@@ -21,6 +21,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres"
+	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/sql"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/prototest"
 )
 
@@ -213,18 +214,34 @@ func (s *server) upstream() protocol.Upstream {
 }
 
 // words understands a text by its words: what mentions "forbidden" may not be
-// done, and "set search_path" has an effect.
+// done.
 type words struct{}
 
-func (words) Understand(_ context.Context, text []byte, _ *postgres.State) *postgres.Statement {
-	action := "postgres:select"
-	if strings.Contains(string(text), "forbidden") {
-		action = "postgres:forbidden"
+var (
+	allowed   = shapes("postgres:select")
+	forbidden = shapes("postgres:forbidden")
+)
+
+func shapes(action string) map[string]*sql.Understanding {
+	m := make(map[string]*sql.Understanding)
+	for _, path := range []string{"simple", "prepare", "extended", "execute", "fetch"} {
+		m[path] = &sql.Understanding{Shape: &evidence.Shape{
+			Path: path, Parse: evidence.ParseFull, Verb: evidence.VerbRead,
+			Checks: []evidence.Check{{Action: action}},
+		}}
 	}
-	return postgres.NewStatement(evidence.Shape{
-		Parse: evidence.ParseFull, Verb: evidence.VerbRead,
-		Checks: []evidence.Check{{Action: action}},
-	})
+	return m
+}
+
+func (words) Understand(_ context.Context, text, path string, _ sql.Env) *sql.Understanding {
+	if strings.Contains(text, "forbidden") {
+		return forbidden[path]
+	}
+	return allowed[path]
+}
+
+func (words) Execute(u *sql.Understanding, _ func(string) *sql.Understanding) *sql.Understanding {
+	return u
 }
 
 // decide refuses what words calls forbidden.
@@ -248,7 +265,7 @@ type gateway struct {
 func startGateway(t testing.TB, s *server, cfg postgres.Config) *gateway {
 	t.Helper()
 	if cfg.Understand == nil {
-		cfg.Understand = words{}
+		cfg.Understand = func(string) postgres.Understander { return words{} }
 	}
 	g := &gateway{Gate: &prototest.Gate{Upstream: s.upstream(), Decide: decide}, p: postgres.New(cfg)}
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -4,57 +4,83 @@ import (
 	"context"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/grammar"
+	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/sql"
 )
 
-// Understander says what texts ask. It never fails: what it can't name is
-// opaque, and policy decides whether that may pass.
+// Understander says what the texts of one database ask. *sql.Understander is
+// one. It never fails: what it can't name is opaque, and policy decides
+// whether that may pass.
 type Understander interface {
-	// Understand says what text asks in a session whose state is s. It keeps
-	// neither. What it returns is immutable and may be shared by sessions.
-	Understand(ctx context.Context, text []byte, s *State) *Statement
+	// Understand says what text does when it comes by path. It keeps neither
+	// text nor env.
+	Understand(ctx context.Context, text, path string, env sql.Env) *sql.Understanding
+	// Execute puts into u what its EXECUTEs run.
+	Execute(u *sql.Understanding, prepared func(name string) *sql.Understanding) *sql.Understanding
 }
 
-// Path is how a command came, and so which frames ask it.
-type Path uint8
-
-// The paths. Their names are those in the records.
+// The paths by which a command comes: the frames that ask it.
 const (
-	Simple   Path = iota // Query
-	Prepare              // Parse
-	Extended             // Parse, Bind, Execute of one statement
-	Execute              // Bind and Execute of a statement prepared before
-	Fetch                // Execute of a portal bound before
-	paths
+	pathSimple   = "simple"   // Query
+	pathPrepare  = "prepare"  // Parse
+	pathExtended = "extended" // Parse, Bind and Execute of one statement
+	pathExecute  = "execute"  // Bind and Execute of a statement prepared before
+	pathFetch    = "fetch"    // Execute of a portal bound before
 )
 
-func (p Path) String() string {
-	return [...]string{"simple", "prepare", "extended", "execute", "fetch"}[p]
-}
+// maxText is the longest text that anybody tries to understand, bytes.
+const maxText = 256 << 10
 
-// Statement is a text understood.
-type Statement struct {
-	// Shapes are the commands that the text is on each path.
-	Shapes [paths]*evidence.Shape
-	// Effects are what the text changes about its session once it succeeds.
-	Effects []Effect
-}
-
-// Opaque is a statement that nobody understood.
-func Opaque() *Statement { return opaque }
-
-var opaque = NewStatement(evidence.Shape{
-	Parse:  evidence.ParseOpaque,
-	Verb:   evidence.VerbOpaque,
-	Checks: []evidence.Check{{Action: "postgres:opaque"}},
-})
-
-// NewStatement is a statement whose shapes differ in nothing but their path.
-func NewStatement(s evidence.Shape, effects ...Effect) *Statement {
-	st := &Statement{Effects: effects}
-	for p := range paths {
-		shape := s
-		shape.Path = p.String()
-		st.Shapes[p] = &shape
+// understand says what a unit asks, once all of its frames are known.
+func (a *agentSide) understand(ctx context.Context, u *unit) {
+	switch {
+	case u.p == nil:
+		return // no command
+	case u.p.opaque:
+		u.un = opaque(u.path)
+	default:
+		if u.env == nil {
+			u.env = a.c.q.environment()
+		}
+		u.un = a.c.understand.Understand(ctx, u.p.text, u.path, *u.env)
+		if u.un.Executes() {
+			u.un = a.executes(u.un)
+		}
 	}
-	return st
+	u.cmd.Shape = u.un.Shape
+	if u.path != pathPrepare {
+		u.entry.un = u.un
+	}
 }
+
+// executes puts into an understanding what its EXECUTEs run, as far as the
+// names' meanings are settled.
+func (a *agentSide) executes(un *sql.Understanding) *sql.Understanding {
+	q := &a.c.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.defining > 0 {
+		a.earlier()
+	}
+	if q.defining > 0 || len(a.segment) > 0 {
+		return un // what the names stand for is still on its way
+	}
+	return a.c.understand.Execute(un, q.following.Prepared)
+}
+
+// opaque is the understanding of what nobody tried to understand.
+func opaque(path string) *sql.Understanding { return opaques[path] }
+
+var opaques = func() map[string]*sql.Understanding {
+	m := make(map[string]*sql.Understanding)
+	for _, path := range []string{pathSimple, pathPrepare, pathExtended, pathExecute, pathFetch} {
+		m[path] = &sql.Understanding{
+			Shape: &evidence.Shape{
+				Path: path, Parse: evidence.ParseOpaque, Verb: evidence.VerbOpaque,
+				Checks: []evidence.Check{{Action: sql.Prefix + "opaque"}},
+			},
+			Effects: []sql.Effect{{Effect: grammar.Effect{Kind: grammar.EffectUnknowable, Unsure: true}}},
+		}
+	}
+	return m
+}()
