@@ -11,6 +11,7 @@ import (
 // in the search_path.
 type Env struct {
 	paths [][]string // candidates: one, unless the session's path isn't known for sure
+	seen  [][]string // those of the transaction, which its end or a savepoint may bring back
 	reset []string   // the path that RESET goes back to; nil when unknown
 	user  string     // what "$user" is; "" when unknown
 	raw   bool       // texts are lexed in a way that we don't
@@ -20,24 +21,27 @@ type Env struct {
 
 var seed = maphash.MakeSeed()
 
-func newEnv(paths [][]string, reset []string, user string, raw bool) Env {
+func newEnv(paths, seen [][]string, reset []string, user string, raw bool) Env {
 	var k strings.Builder
 	if raw {
 		k.WriteByte(1)
 	}
 	k.WriteString(user)
-	for _, p := range append(slices.Clone(paths), reset) {
-		k.WriteByte(2)
-		for _, s := range p {
-			k.WriteByte(3)
-			k.WriteString(s)
+	for i, list := range [][][]string{paths, seen, {reset}} {
+		k.WriteByte(byte(5 + i))
+		for _, p := range list {
+			k.WriteByte(2)
+			for _, s := range p {
+				k.WriteByte(3)
+				k.WriteString(s)
+			}
 		}
 	}
 	if reset == nil {
 		k.WriteByte(4)
 	}
 	s := k.String()
-	return Env{paths, reset, user, raw, s, maphash.String(seed, s)}
+	return Env{paths, seen, reset, user, raw, s, maphash.String(seed, s)}
 }
 
 // PathEnv is the Env of a session whose search_path is just this setting, as
@@ -47,7 +51,7 @@ func PathEnv(setting, user string) Env {
 	if !ok {
 		return Env{}
 	}
-	return newEnv([][]string{path}, path, user, false)
+	return newEnv([][]string{path}, nil, path, user, false)
 }
 
 // parsePath splits the value of search_path into schemas, as PostgreSQL's

@@ -201,3 +201,38 @@ func runAs(ctx context.Context, conn *pgx.Conn, grants []string, text string) er
 	}
 	return run(text)
 }
+
+// What is called a read changes nothing: PostgreSQL runs it in a transaction
+// that may only read.
+func TestReadsOnlyRead(t *testing.T) {
+	conn := shopServer(t)
+	ctx := context.Background()
+	c, err := Load(ctx, conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := New(&inProcess{}, c)
+	ran := 0
+	for _, text := range corpus(t) {
+		un := understand(u, text)
+		if verb := un.Shape.Verb; verb != evidence.VerbRead && verb != evidence.VerbSession || strings.Contains(text, ";") || strings.HasPrefix(text, "COPY") {
+			continue
+		}
+		ran++
+		if err := run(conn, "BEGIN READ ONLY"); err != nil {
+			t.Fatal(err)
+		}
+		err := run(conn, text)
+		var pg *pgconn.PgError
+		if errors.As(err, &pg) && pg.Code == "25006" {
+			t.Errorf("%q is called a %s: %v", text, un.Shape.Verb, err)
+		}
+		_ = run(conn, "ROLLBACK") // it may have ended already
+		if err := run(conn, "DISCARD ALL"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if ran < 100 {
+		t.Errorf("only %d statements ran", ran)
+	}
+}

@@ -16,6 +16,7 @@ type resolver struct {
 	facts *grammar.Facts
 
 	paths [][]string // candidates at this point of the text
+	seen  [][]string // all that the transaction has had
 	any   bool       // any schema may be in the path
 
 	checks    map[evidence.Check]struct{}
@@ -28,7 +29,7 @@ type resolver struct {
 // resolve makes the Understanding of a text that the grammar accepts.
 func resolve(ix *index, env Env, facts *grammar.Facts) *Understanding {
 	r := &resolver{
-		ix: ix, env: env, facts: facts, paths: env.paths, any: len(env.paths) == 0,
+		ix: ix, env: env, facts: facts, paths: env.paths, seen: slices.Concat(env.paths, env.seen), any: len(env.paths) == 0,
 		checks: make(map[evidence.Check]struct{}), functions: make(map[string]struct{}), settings: make(map[string]struct{}),
 	}
 	u := &Understanding{Shape: &evidence.Shape{Path: paths[0], Parse: evidence.ParseFull}}
@@ -130,17 +131,17 @@ func (r *resolver) effect(e Effect, st *grammar.Statement) {
 		}
 	case grammar.EffectUnknowable:
 		r.paths, r.any = nil, true
-	case grammar.EffectRollback, grammar.EffectRollbackTo:
-		// Back to a path of before this text, maybe: both are candidates.
-		for _, p := range r.env.paths {
+	case grammar.EffectCommit, grammar.EffectRollback, grammar.EffectRollbackTo:
+		// Back to a path of before, in this text or an earlier one.
+		for _, p := range r.seen {
 			r.setPath(p, true)
 		}
 	case grammar.EffectPrepare:
 		if st.Inner != nil {
 			facts := &grammar.Facts{Statements: []grammar.Statement{*st.Inner}, Names: r.facts.Names}
-			env := newEnv(r.paths, r.env.reset, r.env.user, r.env.raw)
+			env := newEnv(r.paths, nil, r.env.reset, r.env.user, r.env.raw)
 			if r.any {
-				env = newEnv(nil, r.env.reset, r.env.user, r.env.raw)
+				env = newEnv(nil, nil, r.env.reset, r.env.user, r.env.raw)
 			}
 			e.Inner = resolve(r.ix, env, facts)
 		}
@@ -153,6 +154,7 @@ func (r *resolver) effect(e Effect, st *grammar.Statement) {
 
 // setPath follows the search_path to a value that it has now, or may have.
 func (r *resolver) setPath(path []string, unsure bool) {
+	r.seen = append(slices.Clip(r.seen), path)
 	switch {
 	case !unsure:
 		r.paths, r.any = [][]string{path}, false

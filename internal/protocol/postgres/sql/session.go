@@ -22,7 +22,8 @@ type Session struct {
 	begin  pathSet // when the transaction began
 	kept   pathSet // when it commits now
 	now    pathSet
-	failed bool // the transaction can only roll back
+	seen   pathSet // every value since the transaction began: ROLLBACK TO goes back to one
+	failed bool    // the transaction can only roll back
 
 	raw      map[string]bool // settings that make texts unreadable
 	sent     []*Understanding
@@ -46,7 +47,7 @@ func NewSession(user, searchPath string) *Session {
 	} else {
 		s.now = pathSet{any: true}
 	}
-	s.begin, s.kept = s.now, s.now
+	s.begin, s.kept, s.seen = s.now, s.now, s.now
 	return s
 }
 
@@ -62,10 +63,14 @@ func (s *Session) Env() Env {
 			raw = raw || changesLexing(e)
 		}
 	}
-	if now.any || s.confused {
-		return newEnv(nil, s.reset, s.user, raw)
+	seen := s.seen
+	if now.any || seen.any || s.confused {
+		now, seen = pathSet{}, pathSet{}
 	}
-	return newEnv(now.paths, s.reset, s.user, raw)
+	if seen.equal(now) {
+		seen = pathSet{} // as it mostly is: one Env for all of them
+	}
+	return newEnv(now.paths, seen.paths, s.reset, s.user, raw)
 }
 
 // Sent says that a text is on its way.
@@ -108,6 +113,7 @@ func (s *Session) apply(e Effect, ok bool) {
 		default:
 			s.now, s.kept = v, v
 		}
+		s.seen = s.seen.or(v)
 	}
 	switch e.Kind {
 	case grammar.EffectCommit:
@@ -115,7 +121,7 @@ func (s *Session) apply(e Effect, ok bool) {
 	case grammar.EffectRollback:
 		s.end(false, ok)
 	case grammar.EffectRollbackTo:
-		s.now, s.kept = s.now.or(s.begin), s.kept.or(s.begin)
+		s.now, s.kept = s.now.or(s.seen), s.kept.or(s.seen)
 		s.failed = s.failed && !ok
 	case grammar.EffectPrepare:
 		if ok || s.prepared[e.Name] == nil {
@@ -141,7 +147,7 @@ func (s *Session) end(commits, sure bool) {
 	if !sure {
 		after = s.begin.or(s.kept)
 	}
-	s.begin, s.kept, s.now, s.failed = after, after, after, false
+	s.begin, s.kept, s.now, s.seen, s.failed = after, after, after, after, false
 }
 
 // pathAfter is the search_path after an effect, if the effect is on it.
@@ -212,7 +218,7 @@ func (s *Session) Ready(status byte) {
 	switch status {
 	case 'I':
 		// What COMMIT and ROLLBACK didn't settle, an implicit transaction has.
-		s.begin, s.now, s.failed = s.kept, s.kept, false
+		s.begin, s.now, s.seen, s.failed = s.kept, s.kept, s.kept, false
 	case 'E':
 		s.failed = true
 	}
@@ -266,6 +272,10 @@ type pathSet struct {
 
 // maxPaths bounds the candidates that are told apart.
 const maxPaths = 8
+
+func (a pathSet) equal(b pathSet) bool {
+	return a.any == b.any && slices.EqualFunc(a.paths, b.paths, slices.Equal)
+}
 
 func (a pathSet) or(b pathSet) pathSet {
 	if a.any || b.any {
