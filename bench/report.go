@@ -268,5 +268,5 @@ const method = `
 - **haproxy**: TCP mode, as many threads as CPUs. **pgbouncer**: session mode, one thread; it reuses server connections, and checks passwords by itself.
 - **exhibit (process)**, **exhibit (power)**: token authentication, one upstream connection per session, each command parsed, decided and recorded before it is forwarded. *process*: what reads is forwarded once its record survives the gateway's end; *power*: once it survives power loss. What writes waits for the disk in both.
 - select: pgbench's -S script; TPC-B-like: its default script. Latency: one client, one prepared select at a time. Memory: growth of the proxy's proportional set size (PSS), children included, over that many sessions that have each asked once.
-- Stored evidence: growth of the data directory (blocks, log, wrapped keys; not the journal, which is a buffer) over a fixed number of selects, divided by them. Verification: exhibit-verify on a pack of all that the run recorded.
+- Stored evidence: growth of the data directory (blocks, log, wrapped keys; neither the journal, which is a buffer, nor partial tiles, which go once the full ones are there) over a fixed number of selects, divided by them. Verification: exhibit-verify on a pack of all that the run recorded.
 `
