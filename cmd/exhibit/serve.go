@@ -107,7 +107,7 @@ func settingsOf(c *config.Config) (gateway.Settings, error) {
 	}
 	s := gateway.Settings{
 		Name: c.Gateway, Organisation: c.Organisation, Origin: c.Log.Origin, Data: c.Data,
-		Version: version(), Binary: binary, Recipients: recipients,
+		Version: version(), Binary: binary, Recipients: recipients, Auditors: c.Auditors,
 		Config:   evidence.ConfigBody{Digest: c.Digest(), Text: c.Text(), Resources: c.EvidenceResources()},
 		Policy:   bundle,
 		Limits:   session.Limits{Sessions: c.Limits.Sessions, SessionsPerAgent: c.Limits.SessionsPerAgent},

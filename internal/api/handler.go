@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/identity"
 )
 
 // Options is what New needs.
@@ -295,7 +296,7 @@ type ending struct {
 func (a *routes) registerCredentials() {
 	handle(a, operation{id: "enroll-key", method: "POST", path: "/v1/credentials", tag: "credentials", summary: "Enroll the public half of an agent's key"},
 		func(ctx context.Context, in *body[NewKey]) (*body[Credential], error) {
-			if _, err := ParsePublicKey(in.Body.PublicKey); err != nil {
+			if _, err := identity.ParsePublicKey(in.Body.PublicKey); err != nil {
 				return nil, Invalid(err.Error(), "exhibit enroll makes a key and enrolls it")
 			}
 			out, err := a.Services.Credentials.EnrollKey(ctx, in.Body, by(ctx))

@@ -2,9 +2,6 @@ package api
 
 import (
 	"context"
-	"crypto/ed25519"
-	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"net/http"
 	"net/url"
@@ -18,25 +15,6 @@ const (
 	grantType     = "client_credentials"
 	assertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 )
-
-// ParsePublicKey decodes an Ed25519 public key as NewKey has it.
-func ParsePublicKey(s string) (ed25519.PublicKey, error) {
-	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
-	if err != nil || len(b) != ed25519.PublicKeySize {
-		return nil, errors.New("public_key is not the 32 bytes of an Ed25519 key in base64url")
-	}
-	return b, nil
-}
-
-// FormatPublicKey undoes ParsePublicKey.
-func FormatPublicKey(k ed25519.PublicKey) string { return base64.RawURLEncoding.EncodeToString(k) }
-
-// Thumbprint is the RFC 7638 SHA-256 thumbprint of k as a JWK (RFC 8037): the
-// kid of the assertions that its holder signs.
-func Thumbprint(k ed25519.PublicKey) string {
-	sum := sha256.Sum256([]byte(`{"crv":"Ed25519","kty":"OKP","x":"` + FormatPublicKey(k) + `"}`))
-	return base64.RawURLEncoding.EncodeToString(sum[:])
-}
 
 // tokenForm is the form of a token request.
 type tokenForm struct {

@@ -140,6 +140,9 @@ func restarts(old, s Settings) (keys []string) {
 	if old.Sealing != s.Sealing || old.Heartbeat != s.Heartbeat {
 		keys = append(keys, "sealing")
 	}
+	if !slices.Equal(old.Auditors, s.Auditors) {
+		keys = append(keys, "auditors")
+	}
 	if !slices.Equal(old.Listening, s.Listening) {
 		keys = append(keys, "listeners", "admin", "metrics")
 	}

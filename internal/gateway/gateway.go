@@ -45,6 +45,7 @@ type Settings struct {
 
 	People     []evidence.Person
 	Recipients []age.Recipient // auditors
+	Auditors   []string        // the same, as written
 	Config     evidence.ConfigBody
 	Policy     evidence.PolicyBody
 	Resources  []Resource

@@ -63,7 +63,8 @@ func (g *Gateway) Did(ctx context.Context, sess, agent string, r api.Range, by e
 
 // read records that a person read evidence.
 func (g *Gateway) read(ctx context.Context, object string, by evidence.By) error {
-	err := g.record(ctx, evidence.Process, evidence.EvidenceRead, evidence.ReadBody{Purpose: "question", Object: object, Level: "L1", By: by})
+	// Synced, so that the answer has everything before it.
+	err := g.record(ctx, evidence.Power, evidence.EvidenceRead, evidence.ReadBody{Purpose: "question", Object: object, Level: "L1", By: by})
 	if err != nil {
 		return api.Unavailable("the read cannot be recorded, so nothing is shown", "")
 	}

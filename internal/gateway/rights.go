@@ -10,6 +10,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/decision"
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/api"
+	"github.com/exhibit-gateway/exhibit/internal/identity"
 	"github.com/exhibit-gateway/exhibit/internal/session"
 )
 
@@ -180,11 +181,11 @@ var forever = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
 
 // EnrollKey implements api.Credentials.
 func (g *Gateway) EnrollKey(ctx context.Context, k api.NewKey, by evidence.By) (api.Credential, error) {
-	public, err := api.ParsePublicKey(k.PublicKey)
+	public, err := identity.ParsePublicKey(k.PublicKey)
 	if err != nil {
 		return api.Credential{}, api.Invalid(err.Error(), "")
 	}
-	thumbprint := api.Thumbprint(public)
+	thumbprint := identity.Thumbprint(public)
 	until := k.Expires
 	if until.IsZero() {
 		until = forever

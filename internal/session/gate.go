@@ -385,7 +385,8 @@ func (g *Gate) all() []*Session {
 }
 
 // Run sweeps twice a second until ctx is done, so that no session outlives its
-// rights by more than a second.
+// rights by more than a second, and none goes on while evidence can't be
+// sealed.
 func (g *Gate) Run(ctx context.Context) {
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
@@ -395,7 +396,20 @@ func (g *Gate) Run(ctx context.Context) {
 			return
 		case <-tick.C:
 			g.Sweep()
+			g.holdUnready()
 		}
+	}
+}
+
+// holdUnready ends all sessions when access may not go on.
+func (g *Gate) holdUnready() {
+	err := g.Ready()
+	if err == nil {
+		return
+	}
+	cause := &protocol.Refusal{Kind: protocol.ErrUnrecordable, Reason: "evidence cannot be sealed: access has stopped", Hint: err.Error()}
+	for _, s := range g.all() {
+		s.end(cause)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/exhibit-gateway/exhibit/decision"
@@ -144,6 +145,8 @@ type fixture struct {
 	gate  *session.Gate
 	grant evidence.Position
 	now   time.Time
+
+	unready error
 }
 
 func newFixture(t *testing.T, limits session.Limits) *fixture {
@@ -160,6 +163,7 @@ func newFixture(t *testing.T, limits session.Limits) *fixture {
 		Recorder: f.book, Authenticator: door{}, Upstreams: upstreams{}, Limits: limits,
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Now:    func() time.Time { return f.now },
+		Ready:  func() error { return f.unready },
 	})
 	return f
 }
@@ -411,6 +415,29 @@ func TestStreamsAreCountedAndDigestedUnderAKey(t *testing.T) {
 	if last.Head.Bytes != 12 || body.Streamed != 12 || len(body.Digest) != 43 {
 		t.Errorf("head bytes %d, body %+v", last.Head.Bytes, body)
 	}
+}
+
+func TestSessionsEndWhenEvidenceCannotBeSealed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, session.Limits{})
+		ctx, cancel := context.WithCancel(t.Context())
+		go f.gate.Run(ctx)
+		s := f.open(t)
+		time.Sleep(time.Second)
+		if s.Cause() != nil {
+			t.Fatalf("ended for no reason: %v", s.Cause())
+		}
+		f.unready = errors.New("the archive is full")
+		time.Sleep(time.Second)
+		if !errors.Is(s.Cause(), protocol.ErrUnrecordable) {
+			t.Errorf("cause %v", s.Cause())
+		}
+		if _, err := f.tryOpen("bot", "token", "orders"); !errors.Is(err, protocol.ErrUnrecordable) {
+			t.Errorf("a new session: %v", err)
+		}
+		cancel()
+		synctest.Wait()
+	})
 }
 
 func TestStoppingEndsSessionsAndOpensNone(t *testing.T) {
