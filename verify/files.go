@@ -35,11 +35,15 @@ func Open(path string) (fs.FS, io.Closer, error) {
 		}
 		return root.FS(), root, nil
 	}
-	z, err := zip.OpenReader(path)
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, nil, fmt.Errorf("opening the pack: %w", err)
 	}
-	return &z.Reader, z, nil
+	z, err := OpenZip(f, info.Size())
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("opening the pack: %w", err), f.Close())
+	}
+	return z, f, nil
 }
 
 // files gives the files of a pack by the manifest: each is read once, as a
@@ -179,14 +183,15 @@ func (f *files) read(path string, limit int64) ([]byte, error) {
 	return b, nil
 }
 
-// rest reports the files that nothing asked for.
-func (f *files) rest(c *Check) {
+// rest reports the files that the manifest doesn't name or the pack doesn't
+// have and, once everything was read, those that nothing asked for.
+func (f *files) rest(c *Check, all bool) {
 	for _, path := range sortedKeys(f.names) {
 		switch _, listed := f.manifest[path]; {
 		case path == ManifestFile || path == SignatureFile:
 		case !listed:
 			c.except("%.120q is in the pack and not in the manifest", path)
-		case !f.taken[path]:
+		case all && !f.taken[path]:
 			c.except("%.120q is not part of a pack of these parameters", path)
 		}
 	}

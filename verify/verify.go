@@ -2,6 +2,7 @@ package verify
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -75,9 +76,17 @@ type verifier struct {
 	leaves   []evidence.Hash // of the tile at leavesAt
 	leavesAt uint64
 	texts    map[string]bool
-	before   []ledger.Header // of the context
+	before   []link // of the context, in order
 	edge     [2]*ledger.Header
 	cp       *ledger.Checkpoint
+}
+
+// link is what is kept of a block of the context: its place in the chain of
+// control blocks.
+type link struct {
+	block   uint64
+	prev    int64
+	control bool
 }
 
 // Pack checks a pack. The error is for what leaves nothing to report: trust
@@ -101,13 +110,11 @@ func (v *verifier) run() {
 	}
 	v.knownCheckpoints()
 	v.wholeTree()
-	if !v.readSeeds() || !v.readContext() || !v.readEdges() {
-		return
-	}
-	if v.readRange() {
+	whole := v.readSeeds() && v.readContext() && v.readEdges() && v.readRange()
+	if whole {
 		v.conclude()
 	}
-	v.files.rest(&v.c.files)
+	v.files.rest(&v.c.files, whole)
 }
 
 // manifest reads the manifest and its signature.
@@ -281,12 +288,12 @@ func (v *verifier) readContext() bool {
 		return true // block 0 begins the range
 	}
 	return v.eachBlock(ContextFile, func(b *ledger.Block) bool {
-		if n := len(v.before); b.Block >= v.m.Range.FirstBlock || n > 0 && v.before[n-1].Block >= b.Block {
+		if n := len(v.before); b.Block >= v.m.Range.FirstBlock || n > 0 && v.before[n-1].block >= b.Block {
 			v.c.context.except("block %d is out of order in the context", b.Block)
 			return false
 		}
 		v.c.context.Population++
-		v.before = append(v.before, b.Header)
+		v.before = append(v.before, link{b.Block, b.PrevControl, b.Control})
 		for i := range b.Records {
 			if !v.commitment(&b.Records[i], true) || !v.text(&b.Records[i]) || !v.folded(v.fold.Opening(&b.Records[i])) {
 				return false
@@ -432,19 +439,12 @@ func (v *verifier) controlChain(first *ledger.Header) bool {
 	start := *first
 	start.Control = false // its own are in the range
 	blocks, err := ledger.ControlBlocks(&start, func(n uint64) (ledger.Header, error) {
-		i, ok := slices.BinarySearchFunc(v.before, n, func(h ledger.Header, n uint64) int {
-			switch {
-			case h.Block < n:
-				return -1
-			case h.Block > n:
-				return 1
-			}
-			return 0
-		})
+		i, ok := slices.BinarySearchFunc(v.before, n, func(l link, n uint64) int { return cmp.Compare(l.block, n) })
 		if !ok {
 			return ledger.Header{}, fmt.Errorf("block %d holds control records and is not in the context", n)
 		}
-		return v.before[i], nil
+		l := v.before[i]
+		return ledger.Header{Origin: first.Origin, Block: l.block, PrevControl: l.prev, Control: l.control}, nil
 	})
 	c.Population = uint64(len(blocks))
 	if err != nil {

@@ -115,7 +115,11 @@ func Create(ctx context.Context, src Source, p Params, w io.Writer) (*Result, er
 	return res, errors.Join(err, m.spools.close())
 }
 
-func formatTime(t time.Time) string { return workpaper.FormatTime(t.UnixMicro()) }
+// formatTime writes a bound of the period. No record is older than the epoch,
+// so that an open beginning is the epoch.
+func formatTime(t time.Time) string {
+	return time.UnixMicro(max(0, t.UnixMicro())).UTC().Format("2006-01-02T15:04:05.000000Z")
+}
 
 // parseCheckpoint reads the gateway's own checkpoint, which it has signed.
 func parseCheckpoint(msg []byte) (ledger.Checkpoint, error) {
