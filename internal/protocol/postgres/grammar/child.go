@@ -24,10 +24,11 @@ const (
 	childCPUHard = 90 // seconds
 )
 
-// childMemory bounds what a child may write to: Go, the grammar, and its tree.
+// What a child may map beyond what it has when it starts: all told, and what
+// it can write to.
 const (
 	childMemory  = 1 << 30
-	childAddress = 8 << 30 // Go and glibc reserve far more than they use
+	childAddress = 4 << 30
 )
 
 // The answers of a child begin with one of these, once, before any text.

@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 
 // childOf is the command of a child that this test binary becomes.
 func childOf(argument string) func() *exec.Cmd {
-	return func() *exec.Cmd { return exec.Command("/proc/self/exe", argument) }
+	return func() *exec.Cmd { return exec.CommandContext(context.Background(), "/proc/self/exe", argument) }
 }
 
 func start(t *testing.T, cfg grammar.Config) *grammar.Pool {

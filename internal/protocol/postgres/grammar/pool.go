@@ -65,7 +65,7 @@ func Start(cfg Config) (*Pool, error) {
 		if err != nil {
 			return nil, fmt.Errorf("finding the executable: %w", err)
 		}
-		cfg.Command = func() *exec.Cmd { return exec.Command(exe, Argument) }
+		cfg.Command = func() *exec.Cmd { return exec.CommandContext(context.Background(), exe, Argument) }
 	}
 	if cfg.Workers <= 0 {
 		cfg.Workers = max(1, runtime.NumCPU()-1)

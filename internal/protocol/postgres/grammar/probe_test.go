@@ -1,6 +1,7 @@
 package grammar_test
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -26,6 +27,7 @@ func probe() {
 }
 
 func try(what string) error {
+	ctx := context.Background()
 	switch what {
 	case "hang":
 		for { //nolint:staticcheck // as a grammar in a loop would
@@ -58,22 +60,22 @@ func try(what string) error {
 	case "write a file":
 		return os.WriteFile("/tmp/exhibit-probe", []byte("x"), 0o600)
 	case "connect":
-		_, err := net.DialTimeout("tcp", "127.0.0.1:22", time.Second)
+		_, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", "127.0.0.1:22")
 		if err != nil && strings.Contains(err.Error(), "refused") {
 			return nil // somebody could have been there
 		}
 		return err
 	case "unix socket":
-		_, err := net.Dial("unix", "/tmp/exhibit-probe.sock")
+		_, err := new(net.Dialer).DialContext(ctx, "unix", "/tmp/exhibit-probe.sock")
 		if err != nil && strings.Contains(err.Error(), "no such file") {
 			return nil
 		}
 		return err
 	case "listen":
-		_, err := net.Listen("tcp", "127.0.0.1:0")
+		_, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 		return err
 	case "run a program":
-		return exec.Command("/bin/true").Run()
+		return exec.CommandContext(ctx, "/bin/true").Run()
 	case "fork":
 		pid, _, errno := syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
 		if errno != 0 {

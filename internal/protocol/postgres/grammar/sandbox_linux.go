@@ -2,6 +2,7 @@ package grammar
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"slices"
 	"syscall"
@@ -14,6 +15,10 @@ import (
 // sandbox gives up, for good and for every thread, what answering doesn't
 // need.
 func sandbox() error {
+	size, data, err := mapped()
+	if err != nil {
+		return err
+	}
 	for _, l := range []struct {
 		name     string
 		resource int
@@ -23,8 +28,8 @@ func sandbox() error {
 		{"cpu", unix.RLIMIT_CPU, childCPUHard},
 		{"file size", unix.RLIMIT_FSIZE, 0},
 		{"open files", unix.RLIMIT_NOFILE, 8},
-		{"address space", unix.RLIMIT_AS, childAddress},
-		{"data", unix.RLIMIT_DATA, childMemory},
+		{"address space", unix.RLIMIT_AS, size + childAddress},
+		{"data", unix.RLIMIT_DATA, data + childMemory},
 	} {
 		if err := unix.Setrlimit(l.resource, &unix.Rlimit{Cur: l.max, Max: l.max}); err != nil {
 			return fmt.Errorf("limiting %s: %w", l.name, err)
@@ -34,6 +39,22 @@ func sandbox() error {
 		return fmt.Errorf("forbidding dumps: %w", err)
 	}
 	return filter()
+}
+
+// mapped is what the process has mapped already, in bytes: all of it, and what
+// it can write to. Go, and its race detector most of all, reserve far more than
+// they use.
+func mapped() (size, data uint64, err error) {
+	b, err := os.ReadFile("/proc/self/statm") // proc(5): pages
+	if err != nil {
+		return 0, 0, fmt.Errorf("measuring memory: %w", err)
+	}
+	var skip uint64
+	if _, err := fmt.Sscan(string(b), &size, &skip, &skip, &skip, &skip, &data); err != nil {
+		return 0, 0, fmt.Errorf("measuring memory: %w", err)
+	}
+	page := uint64(os.Getpagesize())
+	return size * page, data * page, nil
 }
 
 // needed are the system calls that a Go program with C in it makes while it

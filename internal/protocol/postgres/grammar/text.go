@@ -1,6 +1,7 @@
 package grammar
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -377,12 +378,8 @@ func (s *scrubber) scrubFields(m proto.Message, keep ...string) bool {
 	r := m.ProtoReflect()
 	ok := true
 	r.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		for _, k := range keep {
-			if string(fd.Name()) == k {
-				return true
-			}
-		}
 		switch {
+		case slices.Contains(keep, string(fd.Name())):
 		case fd.Kind() == protoreflect.BytesKind, fd.Kind() == protoreflect.StringKind && fd.IsList():
 			ok = false // the trees have none today
 		case fd.Kind() == protoreflect.StringKind:
@@ -393,12 +390,7 @@ func (s *scrubber) scrubFields(m proto.Message, keep ...string) bool {
 		return ok
 	})
 	forEachField(m, func(fd protoreflect.FieldDescriptor, c proto.Message) {
-		for _, k := range keep {
-			if string(fd.Name()) == k {
-				return
-			}
-		}
-		ok = ok && s.scrub(c)
+		ok = ok && (slices.Contains(keep, string(fd.Name())) || s.scrub(c))
 	})
 	return ok
 }

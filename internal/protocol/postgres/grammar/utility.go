@@ -303,8 +303,9 @@ func (w *walker) definition(m proto.Message) {
 	}
 	action, ok := definitions[nameOf(m)]
 	if !ok {
+		// Perhaps within another that is understood: then neither is.
+		w.use(Use{Action: "opaque"})
 		w.is("opaque")
-		w.st.Action = "opaque"
 		return
 	}
 	w.is(action)

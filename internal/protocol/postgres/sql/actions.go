@@ -1,6 +1,10 @@
 package sql
 
-import "github.com/exhibit-gateway/exhibit/evidence"
+import (
+	"strings"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
+)
 
 // Prefix is that of all action ids of this protocol.
 const Prefix = "postgres:"
@@ -81,14 +85,12 @@ func special(name string) []string {
 		return []string{"server_file"}
 	}
 	switch {
-	case hasPrefix(name, "lo_"):
+	case strings.HasPrefix(name, "lo_"):
 		return []string{"large_object"}
-	case hasPrefix(name, "pg_ls_"):
+	case strings.HasPrefix(name, "pg_ls_"):
 		return []string{"server_file"}
-	case hasPrefix(name, "pg_advisory_"), hasPrefix(name, "pg_try_advisory_"):
+	case strings.HasPrefix(name, "pg_advisory_"), strings.HasPrefix(name, "pg_try_advisory_"):
 		return []string{"advisory_lock"}
 	}
 	return nil
 }
-
-func hasPrefix(s, prefix string) bool { return len(s) >= len(prefix) && s[:len(prefix)] == prefix }

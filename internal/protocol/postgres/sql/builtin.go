@@ -40,7 +40,7 @@ var builtin = sync.OnceValue(func() *builtinNames {
 			}[section], strings.TrimPrefix(section, "relations ")
 			continue
 		}
-		if hasPrefix(line, "#") {
+		if strings.HasPrefix(line, "#") {
 			continue
 		}
 		for _, name := range strings.Fields(line) {

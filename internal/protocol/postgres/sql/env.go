@@ -89,7 +89,7 @@ func splitIdentifiers(s string, sep byte) ([]string, bool) {
 	for {
 		s = strings.TrimLeft(s, " \t\n\r\f")
 		var name string
-		if hasPrefix(s, `"`) {
+		if strings.HasPrefix(s, `"`) {
 			var b strings.Builder
 			i := 1
 			for ; ; i++ {

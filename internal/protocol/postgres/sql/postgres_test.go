@@ -21,14 +21,14 @@ import (
 func startPostgres(t *testing.T) string {
 	t.Helper()
 	bin := findPostgres(t)
-	dir, err := os.MkdirTemp("", "exhibit-sql") // the server's user must get in
+	dir, err := os.MkdirTemp("", "exhibit-sql") //nolint:usetesting // the server's user must get in
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	as := serverUser(t, dir)
 	run := func(name string, arg ...string) *exec.Cmd {
-		cmd := exec.Command(filepath.Join(bin, name), arg...)
+		cmd := exec.CommandContext(context.Background(), filepath.Join(bin, name), arg...)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: as, Pdeathsig: syscall.SIGKILL}
 		cmd.Dir = dir
 		return cmd
@@ -37,7 +37,7 @@ func startPostgres(t *testing.T) string {
 	if out, err := run("initdb", "-D", data, "-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8", "--locale=C").CombinedOutput(); err != nil {
 		t.Fatalf("initdb: %v\n%s", err, out)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package sql
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
@@ -192,7 +193,7 @@ func (r *resolver) relationIn(action string, k key, seen map[key]bool) {
 // relations are all that a relation's name may mean.
 func (r *resolver) relations(schema, name string) []key {
 	if schema != "" {
-		if schema == "pg_temp" || hasPrefix(schema, "pg_temp_") {
+		if schema == "pg_temp" || strings.HasPrefix(schema, "pg_temp_") {
 			schema = "pg_temp"
 		}
 		return []key{{schema, name}}
@@ -557,7 +558,7 @@ func (r *resolver) text() string {
 					locals[n] = len(locals) + 1
 				}
 				b.WriteString("_")
-				b.WriteString(decimal(locals[n]))
+				b.WriteString(strconv.Itoa(locals[n]))
 			default:
 				b.WriteByte('?')
 			}

@@ -28,13 +28,14 @@ type Session struct {
 	raw      map[string]bool // settings that make texts unreadable
 	sent     []*Understanding
 	prepared map[string]*Understanding
+	held     int  // bytes that prepared holds on to
 	confused bool // more is sent or prepared than we keep
 }
 
 // What a Session keeps at most. Past that it trusts no name and no path.
 const (
 	maxSent     = 1024
-	maxPrepared = 16384
+	maxPrepared = 8 << 20 // bytes
 )
 
 // NewSession follows a session that has just connected as user and whose
@@ -133,7 +134,7 @@ func (s *Session) apply(e Effect, ok bool) {
 		}
 	case grammar.EffectDiscard:
 		if ok {
-			clear(s.prepared)
+			s.Deallocate("")
 		}
 	}
 }
@@ -230,18 +231,27 @@ func (s *Session) Prepare(name string, u *Understanding) {
 	if u == nil {
 		return
 	}
-	if len(s.prepared) >= maxPrepared && s.prepared[name] == nil {
-		return // unknown, and so opaque
-	}
-	s.prepared[name] = u
+	s.forget(name)
+	if cost := costOf(u) + len(name); s.held+cost <= maxPrepared {
+		s.held += cost
+		s.prepared[name] = u
+	} // else it is unknown, and so opaque
 }
 
 // Deallocate says that a name is gone; "" is all of them.
 func (s *Session) Deallocate(name string) {
 	if name == "" {
 		clear(s.prepared)
+		s.held = 0
 	}
-	delete(s.prepared, name)
+	s.forget(name)
+}
+
+func (s *Session) forget(name string) {
+	if u := s.prepared[name]; u != nil {
+		s.held -= costOf(u) + len(name)
+		delete(s.prepared, name)
+	}
 }
 
 // Prepared is what a name stands for, or nil when that isn't known.

@@ -2,7 +2,9 @@ package sql
 
 import (
 	"context"
+	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -33,8 +35,9 @@ func TestSessionFollowsSearchPath(t *testing.T) {
 	}
 	exact, all := 0, 0
 	rapid.Check(t, func(t *rapid.T) {
-		run(conn, "ROLLBACK")
-		run(conn, "DISCARD ALL")
+		if err := errors.Join(run(conn, "ROLLBACK"), run(conn, "DISCARD ALL")); err != nil {
+			t.Fatal(err)
+		}
 		s := NewSession("postgres", show(t, conn))
 		var done []string
 		for range rapid.IntRange(1, 12).Draw(t, "steps") {
@@ -240,5 +243,27 @@ func TestExecute(t *testing.T) {
 	do("DISCARD ALL")
 	if un := do("EXECUTE r"); un.Shape.Verb != evidence.VerbOpaque {
 		t.Errorf("discarded: %s", un)
+	}
+}
+
+// What a session prepares by name is bounded; past that names are unknown.
+func TestSessionForgetsWhatIsTooMuch(t *testing.T) {
+	u := New(&inProcess{}, shop())
+	s := NewSession("app_user", "public")
+	un := u.Understand(context.Background(), "SELECT * FROM orders", "prepare", s.Env())
+	for i := range 100_000 {
+		s.Prepare(strconv.Itoa(i), un)
+	}
+	if n := len(s.prepared); n == 0 || n > 20_000 || s.held > maxPrepared {
+		t.Errorf("%d names, %d bytes", n, s.held)
+	}
+	if s.Prepared("0") == nil || s.Prepared("99999") != nil {
+		t.Error("not the first ones are kept")
+	}
+	for i := range 100_000 {
+		s.Deallocate(strconv.Itoa(i))
+	}
+	if s.held != 0 {
+		t.Errorf("%d bytes are still held", s.held)
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -344,8 +343,20 @@ func contentOf(s *evidence.Shape) string {
 	return b.String()
 }
 
+// costOf is about how many bytes an Understanding holds on to.
 func costOf(un *Understanding) int {
-	n := 1024 + len(un.Reason)
+	n := 1024 + len(un.Reason) + len(un.Shape.Text)
+	for _, c := range un.Shape.Checks {
+		n += 32 + len(c.Object)
+	}
+	for _, v := range un.Shape.Facts {
+		n += 64
+		if list, ok := v.([]string); ok {
+			for _, e := range list {
+				n += 16 + len(e)
+			}
+		}
+	}
 	for _, e := range un.Effects {
 		n += 128 + len(e.Name)
 		for _, v := range e.Values {
@@ -373,5 +384,3 @@ func compact(keys []key) []key {
 	})
 	return slices.Compact(keys)
 }
-
-func decimal(n int) string { return strconv.Itoa(n) }
