@@ -23,9 +23,9 @@ func (f OutFunc) Row(table string, cells []string) error { return f(table, cells
 // Limits on what a fold holds. A gateway stays far below them; a forged pack
 // ends with ErrTooMuch instead of the verifier's memory.
 const (
-	maxSessions = 1 << 20 // known at once
+	maxSessions = 1 << 18 // known at once
 	maxCommands = 1 << 20 // open at once
-	maxTokens   = 1 << 22 // unexpired at once
+	maxTokens   = 1 << 20 // unexpired at once
 )
 
 // ErrTooMuch is wrapped when more is open at once than a fold can hold.
@@ -70,7 +70,6 @@ type Fold struct {
 	records  uint64
 
 	boot       *bootState
-	ordinals   map[evidence.Position]uint64
 	sessions   map[evidence.Position]*session
 	commands   map[evidence.Position]*command
 	upstreams  map[upstreamKey]evidence.Position
@@ -102,7 +101,7 @@ type counts struct {
 func NewFold(out Out) *Fold {
 	return &Fold{
 		out: out, registry: decision.New(), tests: newTests(), bodies: newBodyCache(),
-		ordinals: make(map[evidence.Position]uint64), sessions: make(map[evidence.Position]*session),
+		sessions: make(map[evidence.Position]*session),
 		commands: make(map[evidence.Position]*command), upstreams: make(map[upstreamKey]evidence.Position),
 		authns: newAuthns(), tokens: newTokens(), activity: make(map[string]*activity),
 		grantUses: make(map[string]*uses), keyUses: make(map[string]*uses),
@@ -196,8 +195,8 @@ func (f *Fold) sequence(r *evidence.Record) error {
 	if f.records > 0 && !continues(f.last, h.Pos) {
 		f.tests.sequence.Except(h.Pos, "comes after %s", f.last)
 	}
-	f.ordinal(h)
 	if h.Type == evidence.GatewayStart {
+		f.ordinal(h, 0)
 		return nil
 	}
 	if f.boot == nil || f.boot.start.Boot != h.Pos.Boot {
@@ -207,6 +206,13 @@ func (f *Fold) sequence(r *evidence.Record) error {
 		}
 	}
 	f.silence(h)
+	if h.Session.IsZero() {
+		f.boot.n = f.ordinal(h, f.boot.n)
+	} else if s := f.sessions[h.Session]; s != nil {
+		s.n = f.ordinal(h, s.n)
+	} else {
+		f.ordinal(h, 0) // the first of its session, or of none that is open
+	}
 	return nil
 }
 
@@ -216,30 +222,17 @@ func continues(last, next evidence.Position) bool {
 		(next.Boot == last.Boot && next.Seq == last.Seq+1 || next.Boot > last.Boot && next.Seq == 0)
 }
 
-// ordinal checks that a record is the next of its key scope. A scope that
-// began before the range may begin with any.
-func (f *Fold) ordinal(h *evidence.Head) {
+// ordinal checks that a record is the next of its key scope, whose last one is
+// given, and returns its ordinal. A scope that began before the range may go on
+// with any.
+func (f *Fold) ordinal(h *evidence.Head, last uint64) uint64 {
 	f.tests.scope.Population++
-	scope := h.Session
-	if scope.IsZero() {
-		scope = evidence.Position{Gateway: h.Pos.Gateway, Boot: h.Pos.Boot, Seq: noSeq}
-	}
-	last, known := f.ordinals[scope]
 	first := h.Type == evidence.GatewayStart || h.Session == h.Pos
-	if h.N == 0 || known && h.N != last+1 || first && h.N != 1 {
+	if h.N == 0 || first && h.N != 1 || last != 0 && h.N != last+1 {
 		f.tests.scope.Except(h.Pos, "ordinal %d follows %d in its scope", h.N, last)
 	}
-	if h.Type == evidence.SessionEnd {
-		delete(f.ordinals, scope) // nothing but a resolution may follow
-		return
-	}
-	if known || h.Type != evidence.Resolution {
-		f.ordinals[scope] = h.N
-	}
+	return h.N
 }
-
-// noSeq stands in the key of a boot's own scope, where a session has its seq.
-const noSeq = 1<<64 - 1
 
 // decode decodes a record's body, and excepts it if that can't be done.
 func (f *Fold) decode(r *evidence.Record, v any) bool {

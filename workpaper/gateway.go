@@ -21,6 +21,7 @@ type bootState struct {
 	lastTime                     int64
 	records, gaps, silent, steps uint64
 	longest                      int64
+	n                            uint64 // ordinal of the last record outside sessions; 0 isn't known
 	checkedDigests               bool
 }
 
@@ -37,11 +38,6 @@ func (f *Fold) nextBoot(b *bootState) error {
 	if ended == nil {
 		return nil
 	}
-	for scope := range f.ordinals {
-		if scope.Seq == noSeq && scope.Boot != b.start.Boot {
-			delete(f.ordinals, scope)
-		}
-	}
 	return f.bootRow(ended)
 }
 
@@ -51,7 +47,7 @@ func (f *Fold) gatewayStart(r *evidence.Record) error {
 	f.tests.boot.Population++
 	f.tests.gap.Population++
 	b := f.newBoot(r)
-	b.records = 1
+	b.records, b.n = 1, h.N
 	switch {
 	case h.Pos.Seq != 0:
 		f.tests.boot.Except(h.Pos, "is not the first record of its boot")
@@ -133,7 +129,7 @@ func (f *Fold) bootRow(b *bootState) error {
 	case b.records == 0:
 		return nil // ended before the range
 	case end == "" && b == f.boot:
-		end = "running"
+		end = "open"
 	case end == "":
 		end = "crashed"
 	}

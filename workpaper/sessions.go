@@ -25,7 +25,8 @@ type session struct {
 	active   bool   // has a record in the range
 	upstream *evidence.SessionUpstreamBody
 	connKey  upstreamKey
-	retired  int64 // when its agent was retired, while it was open
+	n        uint64 // ordinal of its last record; 0 isn't known
+	retired  int64  // when its agent was retired, while it was open
 	gap      bool
 
 	commands, denied, skipped, errors, doubts, opaque uint64
@@ -107,7 +108,7 @@ func (f *Fold) sessionStart(r *evidence.Record) error {
 		b, readable = evidence.SessionStartBody{}, nil
 	}
 	s := f.newSession(r, readable)
-	s.active = true
+	s.active, s.n = true, h.N
 	if h.Effect == evidence.Allow && h.Outcome == "" {
 		f.counts.sessionsStarted++
 		f.tests.sessionPairing.Population++
