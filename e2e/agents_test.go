@@ -48,7 +48,7 @@ func TestOrdinaryClientsWork(t *testing.T) {
 		t.Run("pgbench "+mode, func(t *testing.T) {
 			script := w.path("script.sql")
 			w.ok(os.WriteFile(script, []byte("\\set id random(1, 100)\nselect v from t where id = :id;\nupdate t set v = v where id = :id;\n"), 0o644))
-			cmd := exec.Command("pgbench", "-n", "-M", mode, "-c", "8", "-t", "20", "-f", script, w.url("bot", "sslmode=disable", "--ticket", "T-1"))
+			cmd := exec.CommandContext(t.Context(), "pgbench", "-n", "-M", mode, "-c", "8", "-t", "20", "-f", script, w.url("bot", "sslmode=disable", "--ticket", "T-1"))
 			if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "160/160") {
 				t.Errorf("%v\n%s", err, out)
 			}

@@ -32,7 +32,7 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	exhibit, exhibitVerify = filepath.Join(dir, "exhibit"), filepath.Join(dir, "exhibit-verify")
-	if out, err := exec.Command("go", "build", "-o", dir, "../cmd/exhibit", "../cmd/exhibit-verify").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(context.Background(), "go", "build", "-o", dir, "../cmd/exhibit", "../cmd/exhibit-verify").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "building the programs: %v\n%s", err, out)
 		return 1
 	}
@@ -60,7 +60,7 @@ const (
 func newWorld(t *testing.T, edit ...func(config string) string) *world {
 	t.Helper()
 	needs(t, "psql", "pgbench")
-	dir, err := os.MkdirTemp("", "exhibit-e2e-")
+	dir, err := os.MkdirTemp("", "exhibit-e2e-") //nolint:usetesting // PostgreSQL runs as another user, whom t.TempDir keeps out
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +129,7 @@ func (w *world) start() {
 	log, err := os.OpenFile(w.path("gateway.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	w.ok(err)
 	defer log.Close()
-	w.serve = exec.Command(exhibit, "serve", "--config", w.path("exhibit.yaml"))
+	w.serve = exec.CommandContext(context.Background(), exhibit, "serve", "--config", w.path("exhibit.yaml"))
 	w.serve.Stderr = log
 	w.ok(w.serve.Start())
 	served := make(chan struct{})
@@ -177,7 +177,7 @@ func (w *world) end() {
 
 // exhibit runs a verb and returns what it prints on either stream.
 func (w *world) exhibit(args ...string) (string, error) {
-	cmd := exec.Command(exhibit, args...)
+	cmd := exec.CommandContext(context.Background(), exhibit, args...)
 	if args[0] != "init" && args[0] != "verify" {
 		cmd.Env = append(os.Environ(), "EXHIBIT_CONFIG="+w.path("exhibit.yaml"), "EXHIBIT_SOCKET="+w.path("data/admin.sock"))
 	}
@@ -224,7 +224,7 @@ func (w *world) connect() *pgx.Conn {
 // psql runs psql as bot, under a ticket.
 func (w *world) psql(args ...string) (string, error) {
 	w.t.Helper()
-	cmd := exec.Command("psql", append([]string{"-X", w.url("bot", "sslmode=disable", "--ticket", "T-1")}, args...)...)
+	cmd := exec.CommandContext(w.t.Context(), "psql", append([]string{"-X", w.url("bot", "sslmode=disable", "--ticket", "T-1")}, args...)...)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
@@ -273,7 +273,7 @@ func (w *world) pack() (report string, err error) {
 	day := 24 * time.Hour
 	now := time.Now().UTC()
 	w.must("pack", "create", "--from", now.Add(-day).Format(time.DateOnly), "--to", now.Add(day).Format(time.DateOnly), "-o", name)
-	out, err := exec.Command(exhibitVerify, name, "--trust", w.path("trust.json")).CombinedOutput()
+	out, err := exec.CommandContext(w.t.Context(), exhibitVerify, name, "--trust", w.path("trust.json")).CombinedOutput()
 	return string(out), err
 }
 

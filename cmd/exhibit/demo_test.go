@@ -24,7 +24,7 @@ func TestDemo(t *testing.T) {
 			t.Skipf("%v (scripts/setup.sh installs it)", err)
 		}
 	}
-	dir, err := os.MkdirTemp("", "exhibit-demo-test-")
+	dir, err := os.MkdirTemp("", "exhibit-demo-test-") //nolint:usetesting // PostgreSQL runs as another user, whom t.TempDir keeps out
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +33,7 @@ func TestDemo(t *testing.T) {
 		t.Fatal(err)
 	}
 	program := filepath.Join(dir, "exhibit")
-	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, ".").CombinedOutput(); err != nil {
 		t.Fatalf("building: %v\n%s", err, out)
 	}
 	var out bytes.Buffer

@@ -65,7 +65,7 @@ func newInit(a *app) *cobra.Command {
 	f.StringVar(&p.Person.Name, "person-name", "", "your name")
 	f.StringVar(&s.email, "email", "", "your e-mail address, as in your client certificate")
 	f.StringVar(&s.uid, "uid", "", "uid by which the admin socket knows you (default: your own)")
-	f.StringVar(&p.Listen, "listen", "127.0.0.1:6432", "address for agents")
+	f.StringVar(&p.Listen, "listen", "127.0.0.1:6433", "address for agents")
 	f.StringVar(&p.Resource, "resource", "postgres", "name of the first resource; agents give it as database")
 	f.StringVar(&p.Upstream.Address, "upstream", "127.0.0.1:5432", "its address")
 	f.StringVar(&p.Upstream.Database, "database", "postgres", "its database")

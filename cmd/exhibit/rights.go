@@ -400,7 +400,7 @@ func newToken(a *app) *cobra.Command {
 short-lived token and prints that. The token is the agent's password in the
 protocols; it needs no person and can be asked for by the agent itself.`,
 		Example: `  PGPASSWORD=$(exhibit token --key reporter.key --ticket OPS-123) \
-    psql -h 127.0.0.1 -p 6432 -U reporter orders`,
+    psql -h 127.0.0.1 -p 6433 -U reporter orders`,
 		Args: atMost("AGENT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			agent, err := tokenAgent(cmd, file, args)

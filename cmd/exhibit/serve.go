@@ -81,6 +81,7 @@ func (a *app) serve(ctx context.Context, log *slog.Logger) (err error) {
 		return errors.Join(err, g.Abandon())
 	}
 	defer stop()
+	// Metrics count the listeners, so those come first.
 	if err := listen(c, g, protocols, log); err != nil {
 		return errors.Join(err, g.Abandon())
 	}

@@ -42,8 +42,8 @@ func TestFull(t *testing.T) {
 		},
 		Metrics: Metrics{Address: "[::1]:9464"},
 		Listeners: []Listener{
-			{Name: "local", Protocol: "postgres", Address: "/run/exhibit/.s.PGSQL.6432"},
-			{Name: "agents", Protocol: "postgres", Address: "0.0.0.0:6432", TLS: ListenTLS{Cert: dir + "/tls/gw.pem", Key: dir + "/tls/gw.key", ClientCA: dir + "/tls/agents.pem"}},
+			{Name: "local", Protocol: "postgres", Address: "/run/exhibit/.s.PGSQL.6433"},
+			{Name: "agents", Protocol: "postgres", Address: "0.0.0.0:6433", TLS: ListenTLS{Cert: dir + "/tls/gw.pem", Key: dir + "/tls/gw.key", ClientCA: dir + "/tls/agents.pem"}},
 		},
 		Resources: []Resource{
 			{
@@ -130,7 +130,7 @@ func TestTemplate(t *testing.T) {
 	for _, organisation := range []string{"Example Ltd", "O'Brien & Sons: #1", "true", "- x", "{a}"} {
 		text, err := Template(Params{
 			Gateway: "gw1", Organisation: organisation, Origin: "example.com/gw1",
-			Data: "/var/lib/exhibit", Policies: "policies", Listen: "127.0.0.1:6432", Resource: "orders",
+			Data: "/var/lib/exhibit", Policies: "policies", Listen: "127.0.0.1:6433", Resource: "orders",
 			Person:   Person{ID: "alice@example.com", Name: "Alice", Email: "alice@example.com", UIDs: []uint32{0, 1000}},
 			Upstream: Upstream{Address: "127.0.0.1:5432", Database: "orders", User: "exhibit"},
 		})
@@ -244,7 +244,7 @@ data: d
 log: {origin: example.com/gw1}
 people: [{id: alice@example.com, uids: [1000]}]
 policies: p
-listeners: [{name: pg, protocol: postgres, address: '127.0.0.1:6432'}]
+listeners: [{name: pg, protocol: postgres, address: '127.0.0.1:6433'}]
 resources: [{name: a, protocol: postgres, upstream: {address: '127.0.0.1:5432', database: d, user: u}}]
 `
 

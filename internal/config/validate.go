@@ -155,7 +155,7 @@ func (c *Config) validateAdmin(d *decoder) {
 
 func (c *Config) validateListeners(d *decoder) {
 	if len(c.Listeners) == 0 {
-		d.fail("listeners", "listeners is empty: no agent could connect", "for example - {name: postgres, protocol: postgres, address: 127.0.0.1:6432}")
+		d.fail("listeners", "listeners is empty: no agent could connect", "for example - {name: postgres, protocol: postgres, address: 127.0.0.1:6433}")
 	}
 	names, addresses := map[string]bool{}, map[string]string{c.Metrics.Address: "metrics.address"}
 	if a := c.Admin.HTTPS.Address; a != "" {

@@ -310,8 +310,8 @@ func (d *day) serve(ctx context.Context) error {
 	}
 	defer log.Close()
 	d.say("$ exhibit serve --config %s 2>>%s &", d.path("exhibit.yaml"), d.path("gateway.log"))
-	// It outlives ctx: it is ended in good order, by end.
-	d.gateway = exec.Command(d.Program, "serve", "--config", d.path("exhibit.yaml"))
+	// Not bound to ctx: it is ended in good order, by end.
+	d.gateway = exec.CommandContext(context.WithoutCancel(ctx), d.Program, "serve", "--config", d.path("exhibit.yaml"))
 	d.gateway.Stdout, d.gateway.Stderr = log, log
 	d.gateway.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := d.gateway.Start(); err != nil {

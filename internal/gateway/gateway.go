@@ -266,8 +266,8 @@ func (g *Gateway) record(ctx context.Context, d evidence.Durability, t evidence.
 	return err
 }
 
-// stopCause is what agents are told when the gateway stops.
-var stopCause = errors.New("the gateway is shutting down")
+// errStopping is what agents are told when the gateway stops.
+var errStopping = errors.New("the gateway is shutting down")
 
 // Run serves until ctx is done, then ends in good order: no new sessions, the
 // open ones ended, everything on record and sealed.
@@ -307,7 +307,7 @@ func (g *Gateway) Run(ctx context.Context, others ...func(context.Context) error
 		g.log.Error("the gateway stops", "cause", cause)
 	}
 	open := g.gate.OpenSessions()
-	g.gate.Stop(stopCause)
+	g.gate.Stop(errStopping)
 	refuse()
 	for _, s := range serving {
 		s.Wait()
@@ -325,7 +325,7 @@ func (g *Gateway) Abandon() error {
 	go func() { done <- g.sealer.Run(ctx) }()
 	stop := g.stop(ctx, 0, errors.New("could not start"))
 	cancel()
-	<-done // it was told to end
+	_ = <-done // it was told to end
 	return errors.Join(stop, g.close())
 }
 

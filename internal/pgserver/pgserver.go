@@ -111,7 +111,7 @@ func (s *Server) launch(bin, dir string, cred *syscall.Credential, settings []st
 	}
 	defer log.Close()
 	// Not bound to a context: the server ends in good order, by Stop.
-	s.cmd = exec.Command(filepath.Join(bin, "postgres"), argv...)
+	s.cmd = exec.CommandContext(context.Background(), filepath.Join(bin, "postgres"), argv...)
 	s.cmd.Dir, s.cmd.Stdout, s.cmd.Stderr = data, log, log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred, Setpgid: true}
 	if err := s.cmd.Start(); err != nil {
@@ -180,7 +180,7 @@ func (s *Server) Stop() error {
 
 // FreeAddr is a loopback address where nothing listens.
 func FreeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", err
 	}

@@ -9,7 +9,7 @@ import (
 )
 
 func TestAServerStartsAnswersAndEnds(t *testing.T) {
-	dir, err := os.MkdirTemp("", "pgserver")
+	dir, err := os.MkdirTemp("", "pgserver") //nolint:usetesting // PostgreSQL runs as another user, whom t.TempDir keeps out
 	if err != nil {
 		t.Fatal(err)
 	}

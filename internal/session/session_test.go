@@ -445,7 +445,7 @@ func TestStoppingEndsSessionsAndOpensNone(t *testing.T) {
 	s := f.open(t)
 	cause := errors.New("the gateway is shutting down")
 	f.gate.Stop(cause)
-	if s.Cause() != cause {
+	if !errors.Is(s.Cause(), cause) {
 		t.Errorf("cause %v", s.Cause())
 	}
 	if _, err := f.tryOpen("bot", "token", "orders"); err == nil {
