@@ -229,6 +229,12 @@ func (w *world) psql(args ...string) (string, error) {
 	return string(out), err
 }
 
+// run runs another client.
+func (w *world) run(args ...string) (string, error) {
+	out, err := exec.CommandContext(w.t.Context(), args[0], args[1:]...).CombinedOutput()
+	return string(out), err
+}
+
 // command is a row of exhibit did.
 type command struct {
 	ID       string `json:"command_id"`
