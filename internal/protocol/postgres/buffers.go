@@ -45,6 +45,20 @@ func (b *buffer) grow() bool {
 	return true
 }
 
+// hugeBuffer is how far a large buffer may be stretched.
+const hugeBuffer = 1 << 20
+
+// stretch makes a large buffer larger, for once: the next shrink undoes it.
+func (b *buffer) stretch() bool {
+	if len(b.b) >= hugeBuffer {
+		return false
+	}
+	more := make([]byte, 2*len(b.b))
+	b.w = copy(more, b.b[b.r:b.w])
+	b.r, b.b = 0, more
+	return true
+}
+
 // shrink gives the large buffer back when what is left fits the small one.
 func (b *buffer) shrink() {
 	if b.large == nil || b.w-b.r > smallBuffer/2 {

@@ -79,7 +79,7 @@ func (c *conn) dial(ctx context.Context, up protocol.Upstream, params map[string
 		return nil, facts, err
 	}
 	if err := c.ask(ctx, pg, &facts); err != nil {
-		pg.Close(ctx) //nolint:errcheck // there is a better error to return
+		pg.Close(ctx)
 		return nil, facts, err
 	}
 	h, err := pg.Hijack()

@@ -156,6 +156,6 @@ func (d *Databases) readCatalogue(ctx context.Context, resource string) (*sql.Ca
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the upstream: %w", err)
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // read only; there is nothing to lose
+	defer conn.Close(context.WithoutCancel(ctx))
 	return sql.Load(ctx, conn)
 }

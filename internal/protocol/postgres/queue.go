@@ -34,7 +34,6 @@ type entry struct {
 
 	// How far the answer has come; the server's goroutine alone.
 	ended  bool // the outcome is recorded, or there is none to record
-	copied bool // a COPY of it has begun
 	held   bool // it is complete but for what ReadyForQuery says
 	rows   uint64
 	counts uint64 // rows as its CommandCompletes count them

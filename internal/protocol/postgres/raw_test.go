@@ -1,7 +1,9 @@
 package postgres_test
 
 import (
+	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"strings"
@@ -23,7 +25,7 @@ type raw struct {
 
 func dialRaw(t testing.TB, g *gateway) *raw {
 	t.Helper()
-	c, err := net.Dial("tcp", g.address)
+	c, err := new(net.Dialer).DialContext(context.Background(), "tcp", g.address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +93,7 @@ func (f *raw) receive() byte {
 	}
 	var head [5]byte
 	if _, err := io.ReadFull(f.conn, head[:]); err != nil {
-		if ne, ok := err.(net.Error); ok && ne.Timeout() {
+		if ne := net.Error(nil); errors.As(err, &ne) && ne.Timeout() {
 			f.t.Fatal("no answer")
 		}
 		return 0

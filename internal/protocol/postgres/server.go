@@ -83,8 +83,10 @@ func (s *serverSide) fill() error {
 		s.out.shrink()
 	}
 	s.out.compact()
-	if s.out.full() && !s.out.grow() {
-		return violation("a message of the upstream doesn't fit where it must")
+	// What is held back can outgrow the buffer: notices of a trigger that runs
+	// between a command and its commit, say.
+	if s.out.full() && !s.out.grow() && !s.out.stretch() {
+		return violation("more than %d bytes of the upstream between a command's completion and ReadyForQuery", hugeBuffer)
 	}
 	n, err := s.c.up.Read(s.out.b[s.out.w:])
 	s.out.w += n
@@ -106,7 +108,7 @@ func (s *serverSide) scan(ctx context.Context) error {
 			return err
 		}
 		if size > len(b) {
-			if s.scanned > 0 || len(b) < largeBuffer {
+			if s.scanned > 0 || s.held >= 0 || len(b) < largeBuffer {
 				// It will fit once there is room. A larger one waits until the
 				// buffer is full of it, so that an error's fields are there.
 				return nil

@@ -90,7 +90,7 @@ func runServer(bin string) (*server, func(), error) {
 	if err := os.WriteFile(pwfile, []byte(s.password), 0o644); err != nil {
 		return nil, nil, err
 	}
-	initdb := exec.Command(filepath.Join(bin, "initdb"), "-D", data, "-U", "gateway", "--pwfile", pwfile,
+	initdb := exec.CommandContext(context.Background(), filepath.Join(bin, "initdb"), "-D", data, "-U", "gateway", "--pwfile", pwfile,
 		"-A", "scram-sha-256", "-E", "UTF8", "--locale", "C", "--no-sync")
 	initdb.SysProcAttr = cred
 	initdb.Dir = dir
@@ -103,7 +103,7 @@ func runServer(bin string) (*server, func(), error) {
 	}
 	s.address = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	var log bytes.Buffer
-	run := exec.Command(filepath.Join(bin, "postgres"), "-D", data, "-p", strconv.Itoa(port), "-h", "127.0.0.1",
+	run := exec.CommandContext(context.Background(), filepath.Join(bin, "postgres"), "-D", data, "-p", strconv.Itoa(port), "-h", "127.0.0.1",
 		"-k", dir, "-c", "fsync=off", "-c", "max_connections=100", "-c", "max_prepared_transactions=2")
 	run.SysProcAttr, run.Dir, run.Stderr = cred, dir, &log
 	if err := run.Start(); err != nil {
@@ -112,7 +112,7 @@ func runServer(bin string) (*server, func(), error) {
 	stop := func() {
 		run.Process.Signal(syscall.SIGINT) //nolint:errcheck // the wait tells
 		run.Wait()                         //nolint:errcheck // it was told to go
-		os.RemoveAll(dir)                  //nolint:errcheck // a temporary folder
+		os.RemoveAll(dir)
 	}
 	if err := s.setUp(); err != nil {
 		stop()
@@ -149,7 +149,7 @@ func serverUser(dir string) (*syscall.SysProcAttr, error) {
 }
 
 func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		return 0, err
 	}
@@ -169,7 +169,7 @@ func (s *server) setUp() error {
 		c, err := pgx.Connect(ctx, s.url("postgres"))
 		if err == nil {
 			_, err = c.Exec(ctx, "CREATE DATABASE app")
-			c.Close(ctx) //nolint:errcheck // what counts is above
+			c.Close(ctx)
 			return err
 		}
 		if ctx.Err() != nil {
@@ -186,7 +186,7 @@ func (s *server) sql(t testing.TB, statements ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close(context.WithoutCancel(t.Context())) //nolint:errcheck // the end of a test's helper
+	defer c.Close(context.WithoutCancel(t.Context()))
 	for _, text := range statements {
 		if _, err := c.Exec(t.Context(), text); err != nil {
 			t.Fatalf("%s: %v", text, err)
@@ -201,7 +201,7 @@ func (s *server) count(t testing.TB, query string) (n int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close(context.WithoutCancel(t.Context())) //nolint:errcheck // the end of a test's helper
+	defer c.Close(context.WithoutCancel(t.Context()))
 	if err := c.QueryRow(t.Context(), query).Scan(&n); err != nil {
 		t.Fatalf("%s: %v", query, err)
 	}
@@ -268,7 +268,7 @@ func startGateway(t testing.TB, s *server, cfg postgres.Config) *gateway {
 		cfg.Understand = func(string) postgres.Understander { return words{} }
 	}
 	g := &gateway{Gate: &prototest.Gate{Upstream: s.upstream(), Decide: decide}, p: postgres.New(cfg)}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -312,7 +312,7 @@ func (g *gateway) connect(t testing.TB) *pgx.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close(context.Background()) }) //nolint:errcheck // the end of a test
+	t.Cleanup(func() { c.Close(context.Background()) })
 	return c
 }
 

@@ -1,6 +1,8 @@
 package prototest
 
 import (
+	"context"
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -23,7 +25,7 @@ type relay struct {
 
 func startRelay(t *testing.T, target string) *relay {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +46,7 @@ func (r *relay) serve() {
 			return
 		}
 		r.accepted.Add(1)
-		s, err := net.Dial("tcp", r.target)
+		s, err := new(net.Dialer).DialContext(context.Background(), "tcp", r.target)
 		if err != nil {
 			c.Close()
 			continue
@@ -66,7 +68,7 @@ func (r *relay) pump(to, from net.Conn, count *atomic.Int64) {
 			count.Add(int64(n))
 		}
 		if _, werr := to.Write(b[:n]); werr != nil || err != nil {
-			if err == nil || err == io.EOF {
+			if err == nil || errors.Is(err, io.EOF) {
 				from.Close()
 			}
 			return

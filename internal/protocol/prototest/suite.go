@@ -100,7 +100,7 @@ func newWorld(t *testing.T, h Harness) *world {
 		return evidence.Decision{Effect: evidence.Allow}
 	}}
 	var err error
-	if w.l, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+	if w.l, err = new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -193,7 +193,7 @@ func (w *world) agent(t *testing.T) Agent {
 }
 
 func (w *world) login(token string) (Agent, error) {
-	conn, err := net.Dial("tcp", w.l.Addr().String())
+	conn, err := new(net.Dialer).DialContext(context.Background(), "tcp", w.l.Addr().String())
 	if err != nil {
 		return nil, err
 	}
@@ -333,7 +333,7 @@ func refused(t *testing.T, w *world) {
 }
 
 func agentVanishes(t *testing.T, w *world) {
-	conn, err := net.Dial("tcp", w.l.Addr().String())
+	conn, err := new(net.Dialer).DialContext(context.Background(), "tcp", w.l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
