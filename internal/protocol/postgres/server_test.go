@@ -21,6 +21,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres"
+	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/grammar"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/sql"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/prototest"
 )
@@ -40,6 +41,9 @@ var sharedServer struct {
 }
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == grammar.Argument {
+		grammar.Main()
+	}
 	code := m.Run()
 	if sharedServer.stop != nil {
 		sharedServer.stop()

@@ -44,7 +44,7 @@ func (a *agentSide) understand(ctx context.Context, u *unit) {
 		}
 		u.un = a.c.understand.Understand(ctx, u.p.text, u.path, *u.env)
 		if u.un.Executes() {
-			u.un = a.executes(u.un)
+			u.un = a.executes(ctx, u.un, u.env)
 		}
 	}
 	u.cmd.Shape = u.un.Shape
@@ -54,18 +54,33 @@ func (a *agentSide) understand(ctx context.Context, u *unit) {
 }
 
 // executes puts into an understanding what its EXECUTEs run, as far as the
-// names' meanings are settled.
-func (a *agentSide) executes(un *sql.Understanding) *sql.Understanding {
+// names' meanings are settled. The server plans a prepared statement anew by
+// the search_path of the moment, so its text is understood anew as well; what
+// SQL's PREPARE has prepared, whose text nobody keeps, is forgotten when the
+// path moves.
+func (a *agentSide) executes(ctx context.Context, un *sql.Understanding, env *sql.Env) *sql.Understanding {
 	q := &a.c.q
 	q.mu.Lock()
-	defer q.mu.Unlock()
 	if q.defining > 0 {
 		a.earlier()
 	}
-	if q.defining > 0 || len(a.segment) > 0 {
+	settled := q.defining == 0 && len(a.segment) == 0
+	q.mu.Unlock()
+	if !settled {
 		return un // what the names stand for is still on its way
 	}
-	return a.c.understand.Execute(un, q.following.Prepared)
+	return a.c.understand.Execute(un, func(name string) *sql.Understanding {
+		q.mu.Lock()
+		p, prepared := q.statements[name], q.following.Prepared(name)
+		q.mu.Unlock()
+		switch {
+		case p == nil:
+			return prepared
+		case p.opaque:
+			return nil
+		}
+		return a.c.understand.Understand(ctx, p.text, pathExecute, *env)
+	})
 }
 
 // opaque is the understanding of what nobody tried to understand.
