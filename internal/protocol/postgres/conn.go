@@ -73,7 +73,8 @@ func (c *conn) end(reason string, err error) {
 func (c *conn) run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { c.watch(ctx) })
-	wg.Go(func() { c.server.run(ctx) })
+	// What the server says is recorded even while the gateway stops.
+	wg.Go(func() { c.server.run(context.WithoutCancel(ctx)) })
 	c.client.run(ctx)
 	c.settle()
 	wg.Wait()
@@ -87,17 +88,29 @@ func (c *conn) watch(ctx context.Context) {
 	select {
 	case <-c.over:
 	case <-c.sess.Done():
-		cause := "the session was ended by the gateway"
-		if err := c.sess.Cause(); err != nil {
-			cause = err.Error()
-		}
-		c.expel(ctx, cause)
+		c.ended(ctx, c.sess.Cause())
 	case <-ctx.Done():
 		c.expel(context.WithoutCancel(ctx), "the gateway is stopping")
 	}
 	c.q.close()
 	c.up.Close()
 	c.agent.Close()
+}
+
+// ended is told that the session must end.
+func (c *conn) ended(ctx context.Context, cause error) {
+	if errors.Is(cause, protocol.ErrUnrecordable) {
+		// Whoever wanted the record knows better what it means to the agent.
+		select {
+		case <-c.over:
+			return
+		case <-time.After(expelTimeout / 10):
+		}
+	}
+	if cause == nil {
+		cause = errors.New("the session was ended by the gateway")
+	}
+	c.expel(ctx, cause.Error())
 }
 
 // expelTimeout bounds the courtesies of an expulsion.

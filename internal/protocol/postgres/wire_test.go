@@ -1,13 +1,13 @@
 package postgres_test
 
 import (
-	"errors"
 	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/protocol"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/prototest"
 )
@@ -301,7 +301,11 @@ func TestAgentThatLeavesWhatItAsked(t *testing.T) {
 
 func TestOutcomeThatCannotBeRecorded(t *testing.T) {
 	g := startGateway(t, startServer(t), postgres.Config{})
-	g.End = func(*prototest.Exchange, evidence.Outcome) error { return errors.New("the disk is full") }
+	g.End = func(*prototest.Exchange, evidence.Outcome) error {
+		full := &protocol.Refusal{Kind: protocol.ErrUnrecordable, Reason: "the disk is full"}
+		g.Sessions()[0].Kill(full) // as a session does
+		return full
+	}
 	f := dialRaw(t, g)
 	f.query("select 1").send()
 	f.expect("T D E .")

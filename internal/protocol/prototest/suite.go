@@ -281,7 +281,10 @@ func recorderDown(t *testing.T, w *world) {
 	a := w.agent(t)
 	defer a.Close()
 	before := w.relay.forwarded.Load()
-	w.gate.Begin = func([]*evidence.Command) error { return errDisk }
+	w.gate.Begin = func([]*evidence.Command) error {
+		w.gate.Sessions()[0].Kill(errDisk) // as a session does
+		return errDisk
+	}
 	if err := a.Allowed(); err == nil {
 		t.Error("the agent saw no error")
 	}
@@ -297,7 +300,10 @@ func recorderDown(t *testing.T, w *world) {
 func unrecordedOutcome(t *testing.T, w *world) {
 	a := w.agent(t)
 	defer a.Close()
-	w.gate.End = func(*Exchange, evidence.Outcome) error { return errDisk }
+	w.gate.End = func(*Exchange, evidence.Outcome) error {
+		w.gate.Sessions()[0].Kill(errDisk) // as a session does
+		return errDisk
+	}
 	if err := a.Allowed(); err == nil {
 		t.Error("the agent was told of a success that is not on record")
 	}
