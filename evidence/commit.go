@@ -65,7 +65,7 @@ func BodyHash(salt Salt, body []byte) Hash { return partHash(tagBody, salt, body
 func SealedHash(salt Salt, sealed []byte) Hash { return partHash(tagSealed, salt, sealed) }
 
 func partHash(tag byte, salt Salt, part []byte) Hash {
-	var stack [256]byte
+	var stack [1024]byte // most parts fit, and cost no garbage
 	b := append(append(append(stack[:0], tag), salt[:]...), part...)
 	return sha256.Sum256(b)
 }

@@ -182,8 +182,8 @@ func (j *Journal) fail(err error) {
 	j.space.Broadcast()
 }
 
-// flusher syncs what nobody waits for. It looks twice within SyncWithin, and
-// stays out of the way of those who sync anyway.
+// flusher syncs what nobody waits for, early enough that the sync itself fits
+// into SyncWithin too, and stays out of the way of those who sync anyway.
 func (j *Journal) flusher() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -194,7 +194,7 @@ func (j *Journal) flusher() {
 		case <-j.wake:
 		}
 		for due, more := j.End(), true; more; {
-			timer.Reset(j.o.SyncWithin / 2)
+			timer.Reset(j.o.SyncWithin * 3 / 4)
 			select {
 			case <-j.stop:
 				return

@@ -152,6 +152,7 @@ type Chain struct {
 
 	// Scratch, so that a record costs no garbage.
 	entries []Entry
+	ciphers []byte
 	head    []byte
 	buf     []byte
 	ends    []int
@@ -188,7 +189,7 @@ func (c *Chain) Record(_ context.Context, version uint64, d evidence.Durability,
 func (c *Chain) append(version uint64, drafts []*evidence.Draft) (lsn journal.LSN, stale bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.entries = c.entries[:0]
+	c.entries, c.ciphers = c.entries[:0], c.ciphers[:0]
 	for i, d := range drafts {
 		c.entries = append(c.entries, c.commit(d, c.n+1+uint64(i)))
 	}
@@ -214,7 +215,9 @@ func (c *Chain) commit(d *evidence.Draft, n uint64) Entry {
 	}
 	if h.HasSealed {
 		e.SealedHash = evidence.SealedHash(c.scope.Sealed().Salt(n), d.Sealed)
-		e.Cipher = c.scope.Seal(nil, n, d.Sealed)
+		start := len(c.ciphers)
+		c.ciphers = c.scope.Seal(c.ciphers, n, d.Sealed)
+		e.Cipher = c.ciphers[start:]
 	}
 	h.Commitment = evidence.Commit(body, e.SealedHash)
 	return e

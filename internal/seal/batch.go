@@ -70,6 +70,14 @@ func (b *batch) read(j Journal, before *ledger.Header, upTo journal.LSN, maxByte
 	return b.bytes >= maxBytes, nil
 }
 
+// reset empties the batch. Its arrays serve the next one, which is about as
+// large; what they point to is let go.
+func (b *batch) reset() {
+	clear(b.records)
+	clear(b.entries)
+	*b = batch{records: b.records[:0], entries: b.entries[:0]}
+}
+
 func (b *batch) oldest() oldest {
 	if len(b.records) == 0 {
 		return oldest{}

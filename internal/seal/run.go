@@ -67,7 +67,8 @@ func (s *Sealer) step(ctx context.Context) error {
 				if err != nil {
 					return err
 				}
-				s.run, s.batch = append(s.run, c), batch{}
+				s.run = append(s.run, c)
+				s.batch.reset()
 			}
 		}
 		if len(s.run) == 0 {

@@ -21,6 +21,41 @@ type exchange struct {
 	skipped  bool
 
 	stream *stream // nil until something is observed
+	end    evidence.Draft
+	ends   [1]*evidence.Draft
+}
+
+// batch is what commands that begin together need. Most come alone: then all
+// of it is one allocation.
+type batch struct {
+	exchanges []exchange
+	drafts    []*evidence.Draft
+	out       []protocol.Exchange
+
+	one struct {
+		exchange [1]exchange
+		draft    [1]*evidence.Draft
+		out      [1]protocol.Exchange
+		sealed   [192]byte
+	}
+}
+
+func newBatch(n int) *batch {
+	b := &batch{}
+	if n == 1 {
+		b.exchanges, b.drafts, b.out = b.one.exchange[:], b.one.draft[:], b.one.out[:]
+		return b
+	}
+	b.exchanges, b.drafts, b.out = make([]exchange, n), make([]*evidence.Draft, n), make([]protocol.Exchange, n)
+	return b
+}
+
+// sealed is room for the sealed part of command i.
+func (b *batch) sealed(i int) []byte {
+	if i > 0 {
+		return nil
+	}
+	return b.one.sealed[:0]
 }
 
 // stream is what was observed of content flowing within a command. The two
@@ -76,15 +111,16 @@ func (x *exchange) End(ctx context.Context, o evidence.Outcome) error {
 		return errEnded
 	}
 	delete(s.open, x)
-	d := x.result(o)
+	x.ends[0] = x.result(o)
 	s.mu.Unlock()
-	return s.record(ctx, evidence.Process, d)
+	return s.record(ctx, evidence.Process, x.ends[:]...)
 }
 
 // result makes the record of how x ended; s.mu is held.
 func (x *exchange) result(o evidence.Outcome) *evidence.Draft {
 	now := x.s.gate.Now()
-	d := &evidence.Draft{Head: evidence.Head{
+	d := &x.end
+	*d = evidence.Draft{Head: evidence.Head{
 		Type: evidence.CommandResult, Time: now.UnixMicro(), Of: x.pos,
 		Outcome: o.Class, Code: o.Code, Rows: o.Rows, Reply: o.Reply,
 		Micros: uint64(now.Sub(x.began).Microseconds()),

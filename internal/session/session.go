@@ -93,11 +93,11 @@ func (s *Session) Begin(ctx context.Context, cmds ...*evidence.Command) ([]proto
 	if err := s.Cause(); err != nil {
 		return nil, &protocol.Refusal{Kind: protocol.ErrDenied, Reason: err.Error()}
 	}
-	batch := make([]exchange, len(cmds))
-	drafts := make([]*evidence.Draft, len(cmds))
+	b := newBatch(len(cmds))
+	batch, drafts := b.exchanges, b.drafts
 	for i, c := range cmds {
 		batch[i].s = s
-		batch[i].draft.Sealed = evidence.AppendIntentSealed(nil, c)
+		batch[i].draft.Sealed = evidence.AppendIntentSealed(b.sealed(i), c)
 		drafts[i] = &batch[i].draft
 	}
 	for {
@@ -113,7 +113,7 @@ func (s *Session) Begin(ctx context.Context, cmds ...*evidence.Command) ([]proto
 			break
 		}
 	}
-	return s.begun(batch), nil
+	return s.begun(b), nil
 }
 
 // decide decides each command of a batch under one registry and writes its
@@ -159,12 +159,11 @@ func (s *Session) ask(registry *decision.Registry, shape *evidence.Shape, now ti
 }
 
 // begun makes the recorded commands of a batch exchanges.
-func (s *Session) begun(batch []exchange) []protocol.Exchange {
-	out := make([]protocol.Exchange, len(batch))
+func (s *Session) begun(b *batch) []protocol.Exchange {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i := range batch {
-		x := &batch[i]
+	for i := range b.exchanges {
+		x := &b.exchanges[i]
 		x.pos = x.draft.Head.Pos
 		x.draft.Sealed = nil
 		s.commands.Add(1)
@@ -179,9 +178,9 @@ func (s *Session) begun(batch []exchange) []protocol.Exchange {
 			s.denied.Add(1)
 			s.gate.refused.Add(1)
 		}
-		out[i] = x
+		b.out[i] = x
 	}
-	return out
+	return b.out
 }
 
 // Note implements protocol.Session.
