@@ -4,8 +4,8 @@
 // scene (Fold.Opening), then those of the period (Fold.Record). Rows of the
 // populations flow out as they are complete, and at the end come the access
 // listings of both ends of the period, the control totals, and the tests with
-// their exceptions. Who, Allowed and Did answer the three questions from the
-// same folds, so that the command line and a pack can't differ.
+// their exceptions. The gateway answers the three questions (who, allowed, did)
+// from the same rows, so that the command line and a pack can't differ.
 //
 // The package is pure: no I/O but the writers it is given, no clock, and the
 // same records give the same bytes. It holds what is open (sessions, commands,
