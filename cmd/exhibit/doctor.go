@@ -364,7 +364,11 @@ func (d *doctor) upstream(ctx context.Context, r config.Resource) {
 }
 
 func connectPostgres(ctx context.Context, u config.Upstream) (server string, err error) {
-	up, err := resolveUpstream(u)
+	target, err := targetOf(u)
+	if err != nil {
+		return "", err
+	}
+	up, err := target.Upstream()
 	if err != nil {
 		return "", err
 	}

@@ -30,6 +30,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/grammar"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/sql"
 	"github.com/exhibit-gateway/exhibit/internal/session"
+	"github.com/exhibit-gateway/exhibit/internal/upstream"
 )
 
 func newServe(a *app) *cobra.Command {
@@ -126,10 +127,22 @@ func settingsOf(c *config.Config) (gateway.Settings, error) {
 		s.Listening = append(s.Listening, fmt.Sprintf("%+v", l))
 	}
 	for i, r := range c.EvidenceResources() {
-		up := c.Resources[i].Upstream
-		s.Resources = append(s.Resources, gateway.Resource{Resource: r, Upstream: func() (protocol.Upstream, error) { return resolveUpstream(up) }})
+		target, err := targetOf(c.Resources[i].Upstream)
+		if err != nil {
+			return gateway.Settings{}, fmt.Errorf("resource %s: %w", r.Name, err)
+		}
+		s.Resources = append(s.Resources, gateway.Resource{Resource: r, Upstream: target.Upstream})
 	}
 	return s, nil
+}
+
+// targetOf is the upstream of a resource.
+func targetOf(u config.Upstream) (*upstream.Target, error) {
+	return upstream.New(upstream.Config{
+		Address: u.Address, Database: u.Database, User: u.User,
+		Password: upstream.Secret{File: u.Password.File, Env: u.Password.Env},
+		TLS:      upstream.TLS{Mode: u.TLS.Mode, CA: u.TLS.CA, ServerName: u.TLS.ServerName},
+	})
 }
 
 // binaryDigest is the SHA-256 of this program.

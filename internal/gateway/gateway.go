@@ -307,7 +307,7 @@ func (g *Gateway) Run(ctx context.Context, others ...func(context.Context) error
 		g.log.Error("the gateway stops", "cause", cause)
 	}
 	open := g.gate.OpenSessions()
-	g.gate.Stop(errStopping)
+	g.gate.Stop(errStopping, g.settings.Grace)
 	refuse()
 	for _, s := range serving {
 		s.Wait()
@@ -325,8 +325,7 @@ func (g *Gateway) Abandon() error {
 	go func() { done <- g.sealer.Run(ctx) }()
 	stop := g.stop(ctx, 0, errors.New("could not start"))
 	cancel()
-	_ = <-done // it was told to end
-	return errors.Join(stop, g.close())
+	return errors.Join(stop, <-done, g.close())
 }
 
 // stop writes the last record of the boot and seals it.

@@ -112,7 +112,11 @@ func (x *exchange) End(ctx context.Context, o evidence.Outcome) error {
 	}
 	delete(s.open, x)
 	x.ends[0] = x.result(o)
+	last := s.leaving != nil && s.idle()
 	s.mu.Unlock()
+	if last {
+		defer time.AfterFunc(courtesy, s.depart)
+	}
 	return s.record(ctx, evidence.Process, x.ends[:]...)
 }
 

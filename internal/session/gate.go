@@ -413,12 +413,18 @@ func (g *Gate) holdUnready() {
 	}
 }
 
-// Stop refuses new sessions and ends those that are open, with cause as what
-// their agents are told.
-func (g *Gate) Stop(cause error) {
+// Stop refuses new sessions and commands, with cause as what agents are told,
+// lets those that run finish for as long as grace, and then ends all sessions.
+func (g *Gate) Stop(cause error, grace time.Duration) {
 	g.mu.Lock()
 	g.stopping = cause
 	g.mu.Unlock()
+	for _, s := range g.all() {
+		s.leave(cause)
+	}
+	for end := time.Now().Add(grace); g.OpenSessions() > 0 && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
 	for _, s := range g.all() {
 		s.end(cause)
 	}

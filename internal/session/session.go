@@ -33,12 +33,14 @@ type Session struct {
 	done  chan struct{}
 	cause error // set before done is closed
 
-	mu      sync.Mutex
-	ended   bool // done is closed
-	closed  bool // session.end is recorded
-	open    map[*exchange]struct{}
-	checked uint64 // registry version that the right to connect was last checked under
-	until   int64  // when that answer may change by itself, 0 is never
+	mu        sync.Mutex
+	leaving   error // why the session ends as soon as it is idle
+	beginning int   // calls of Begin under way
+	ended     bool  // done is closed
+	closed    bool  // session.end is recorded
+	open      map[*exchange]struct{}
+	checked   uint64 // registry version that the right to connect was last checked under
+	until     int64  // when that answer may change by itself, 0 is never
 
 	shapes shapeCache
 }
@@ -87,11 +89,58 @@ func (s *Session) end(cause error) {
 	}
 }
 
+// leave lets the session end once nothing of it is open: what runs may finish,
+// what comes is refused.
+func (s *Session) leave(cause error) {
+	s.mu.Lock()
+	s.leaving = cause
+	idle := s.idle()
+	s.mu.Unlock()
+	if idle {
+		s.end(cause)
+	}
+}
+
+// idle reports whether nothing runs; s.mu is held.
+func (s *Session) idle() bool { return s.beginning == 0 && len(s.open) == 0 }
+
+// depart ends a session that was told to leave.
+func (s *Session) depart() {
+	s.mu.Lock()
+	cause := s.leaving
+	s.mu.Unlock()
+	s.end(cause)
+}
+
+// courtesy is how long after its last outcome a leaving session ends, so that
+// the agent sees that outcome first.
+const courtesy = 100 * time.Millisecond
+
+// mayBegin is why no command may begin any more. When it is nil, begun must
+// follow.
+func (s *Session) mayBegin() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	cause := s.leaving
+	if s.ended {
+		cause = s.cause
+	}
+	var r *protocol.Refusal
+	switch {
+	case cause == nil:
+		s.beginning++
+		return nil
+	case errors.As(cause, &r):
+		return r
+	}
+	return &protocol.Refusal{Kind: protocol.ErrUnavailable, Reason: cause.Error(), Hint: "connect again"}
+}
+
 // Begin implements protocol.Session. It is the path: decide, write down, be
 // sure, and only then let pass.
 func (s *Session) Begin(ctx context.Context, cmds ...*evidence.Command) ([]protocol.Exchange, error) {
-	if err := s.Cause(); err != nil {
-		return nil, &protocol.Refusal{Kind: protocol.ErrDenied, Reason: err.Error()}
+	if err := s.mayBegin(); err != nil {
+		return nil, err
 	}
 	b := newBatch(len(cmds))
 	batch, drafts := b.exchanges, b.drafts
@@ -107,6 +156,7 @@ func (s *Session) Begin(ctx context.Context, cmds ...*evidence.Command) ([]proto
 		if err != nil {
 			r := unrecordable(err)
 			s.end(r)
+			s.begun(nil)
 			return nil, r
 		}
 		if !stale {
@@ -158,10 +208,15 @@ func (s *Session) ask(registry *decision.Registry, shape *evidence.Shape, now ti
 	})}
 }
 
-// begun makes the recorded commands of a batch exchanges.
+// begun makes the recorded commands of a batch exchanges; nil is a batch that
+// could not be recorded.
 func (s *Session) begun(b *batch) []protocol.Exchange {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.beginning--
+	if b == nil {
+		return nil
+	}
 	for i := range b.exchanges {
 		x := &b.exchanges[i]
 		x.pos = x.draft.Head.Pos
@@ -179,6 +234,9 @@ func (s *Session) begun(b *batch) []protocol.Exchange {
 			s.gate.refused.Add(1)
 		}
 		b.out[i] = x
+	}
+	if s.leaving != nil && s.idle() { // all of it was refused
+		time.AfterFunc(courtesy, s.depart)
 	}
 	return b.out
 }

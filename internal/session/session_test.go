@@ -444,13 +444,43 @@ func TestStoppingEndsSessionsAndOpensNone(t *testing.T) {
 	f := newFixture(t, session.Limits{})
 	s := f.open(t)
 	cause := errors.New("the gateway is shutting down")
-	f.gate.Stop(cause)
+	f.gate.Stop(cause, 0)
 	if !errors.Is(s.Cause(), cause) {
 		t.Errorf("cause %v", s.Cause())
 	}
 	if _, err := f.tryOpen("bot", "token", "orders"); err == nil {
 		t.Error("a session opened while stopping")
 	}
+}
+
+func TestWhatRunsMayFinishWhileStopping(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, session.Limits{})
+		s := f.open(t)
+		x := begin(t, s, &evidence.Command{Shape: selectShape("public.t")})[0]
+		cause := errors.New("the gateway is shutting down")
+		stopped := make(chan struct{})
+		go func() { f.gate.Stop(cause, 10*time.Second); close(stopped) }()
+		time.Sleep(time.Second)
+		if s.Cause() != nil {
+			t.Fatal("a session ended under its command")
+		}
+		if _, err := s.Begin(t.Context(), &evidence.Command{Shape: selectShape("public.t")}); !errors.Is(err, protocol.ErrUnavailable) {
+			t.Errorf("a new command: %v", err)
+		}
+		if err := x.End(t.Context(), evidence.Outcome{Class: evidence.OK}); err != nil {
+			t.Error(err)
+		}
+		<-s.Done()
+		if err := s.Close(protocol.SessionEnd{Reason: "stopped"}); err != nil {
+			t.Error(err)
+		}
+		<-stopped
+		out := f.outcomes()
+		if got := out[len(out)-2]; got != "ok" {
+			t.Errorf("the command ended %q", got)
+		}
+	})
 }
 
 func BenchmarkBegin(b *testing.B) {

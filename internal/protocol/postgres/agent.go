@@ -268,7 +268,11 @@ func (a *agentSide) pass(ctx context.Context, region []byte) error {
 	if len(a.cmds) > 0 {
 		var err error
 		if exchanges, err = a.c.sess.Begin(ctx, a.cmds...); err != nil {
-			return refusal(err)
+			f := refusal(err)
+			if errors.Is(err, protocol.ErrUnavailable) { // the gateway leaves, not the resource
+				f.code = codeEnded
+			}
+			return f
 		}
 	}
 	if a.skip != forwarding {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -74,12 +76,24 @@ func (c *conn) run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { c.watch(ctx) })
 	// What the server says is recorded even while the gateway stops.
-	wg.Go(func() { c.server.run(context.WithoutCancel(ctx)) })
-	c.client.run(ctx)
+	wg.Go(func() { c.contain(func() { c.server.run(context.WithoutCancel(ctx)) }) })
+	c.contain(func() { c.client.run(ctx) })
 	c.settle()
 	wg.Wait()
 	c.client.release()
 	return c.close(c.reason, c.err)
+}
+
+// contain keeps a mistake of ours, met by one session's bytes, from ending all
+// others: the session ends, and what was open in it is in doubt.
+func (c *conn) contain(side func()) {
+	defer func() {
+		if r := recover(); r != nil {
+			c.p.cfg.Logger.Error("a session met a mistake in the gateway", "session", c.sess.ID(), "panic", fmt.Sprintf("%T", r), "stack", string(debug.Stack()))
+			c.end("internal error", fmt.Errorf("a mistake in the gateway: %T", r))
+		}
+	}()
+	side()
 }
 
 // watch ends the session when the gateway must, and closes the connections
