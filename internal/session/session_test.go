@@ -10,6 +10,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -146,7 +147,7 @@ type fixture struct {
 	grant evidence.Position
 	now   time.Time
 
-	unready error
+	unready atomic.Pointer[error]
 }
 
 func newFixture(t *testing.T, limits session.Limits) *fixture {
@@ -163,7 +164,12 @@ func newFixture(t *testing.T, limits session.Limits) *fixture {
 		Recorder: f.book, Authenticator: door{}, Upstreams: upstreams{}, Limits: limits,
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Now:    func() time.Time { return f.now },
-		Ready:  func() error { return f.unready },
+		Ready: func() error {
+			if err := f.unready.Load(); err != nil {
+				return *err
+			}
+			return nil
+		},
 	})
 	return f
 }
@@ -427,7 +433,8 @@ func TestSessionsEndWhenEvidenceCannotBeSealed(t *testing.T) {
 		if s.Cause() != nil {
 			t.Fatalf("ended for no reason: %v", s.Cause())
 		}
-		f.unready = errors.New("the archive is full")
+		full := errors.New("the archive is full")
+		f.unready.Store(&full)
 		time.Sleep(time.Second)
 		if !errors.Is(s.Cause(), protocol.ErrUnrecordable) {
 			t.Errorf("cause %v", s.Cause())
