@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 )
 
 // directory and file are what the journal asks of the file system.
@@ -58,7 +57,7 @@ func (d osDirectory) create(name string) (file, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &osFile{File: f}, nil
+	return osFile{f}, nil
 }
 
 func (d osDirectory) open(name string) (file, int64, error) {
@@ -73,7 +72,7 @@ func (d osDirectory) open(name string) (file, int64, error) {
 	if !info.Mode().IsRegular() {
 		return nil, 0, errors.Join(fmt.Errorf("%s: %w: not a file", f.Name(), fs.ErrInvalid), f.Close())
 	}
-	return &osFile{File: f}, info.Size(), nil
+	return osFile{f}, info.Size(), nil
 }
 
 func (d osDirectory) rename(from, to string) error {
@@ -94,45 +93,11 @@ func syncDir(path string) error {
 
 // osFile keeps its *os.File reachable: a finaliser that closes it would let the
 // next open reuse a number that a sync is still using.
-//
-// It writes through a shared mapping where the system has one: what is stored
-// there is in the page cache, survives the process like what was written, and
-// costs no system call. Only the journal's writer writes.
-type osFile struct {
-	*os.File
-	mapped []byte
-	plain  bool // it can't be mapped
-}
+type osFile struct{ *os.File }
 
-func (f *osFile) WriteAt(b []byte, off int64) (int, error) {
-	if f.mapped == nil && !f.plain {
-		var err error
-		f.mapped, err = mapFile(f.File)
-		f.plain = err != nil
-	}
-	if off < 0 || off+int64(len(b)) > int64(len(f.mapped)) {
-		return f.File.WriteAt(b, off)
-	}
-	return store(f.mapped[off:], b)
-}
+func (f osFile) Sync() error { return datasync(f.File) }
 
-func (f *osFile) Close() error { return errors.Join(unmapFile(f.mapped), f.File.Close()) }
-
-// store copies into a mapping. A page that the disk can't give is an error like
-// that of a write, and not the end of the process.
-func store(dst, src []byte) (n int, err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if r := recover(); r != nil {
-			n, err = 0, fmt.Errorf("storing into a mapped file: %v", r)
-		}
-	}()
-	return copy(dst, src), nil
-}
-
-func (f *osFile) Sync() error { return datasync(f.File) }
-
-func (f *osFile) Allocate(size int64) error {
+func (f osFile) Allocate(size int64) error {
 	info, err := f.Stat()
 	if err != nil {
 		return err

@@ -10,7 +10,3 @@ import (
 func datasync(f *os.File) error { return f.Sync() }
 
 func allocate(*os.File, int64, int64) error { return errors.ErrUnsupported }
-
-func mapFile(*os.File) ([]byte, error) { return nil, errors.ErrUnsupported }
-
-func unmapFile([]byte) error { return nil }
