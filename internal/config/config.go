@@ -223,7 +223,7 @@ func New() *Config {
 		},
 		Sealing: Sealing{
 			Interval:         time.Second,
-			BlockBytes:       1 << 20,
+			BlockBytes:       4 << 20,
 			MaxUnsealedAge:   time.Hour,
 			MaxUnsealedBytes: 1 << 30,
 			Heartbeat:        time.Minute,

@@ -262,7 +262,7 @@ func (c *Config) validateNumbers(d *decoder) {
 		v, min, max Size
 	}{
 		{"limits.message_bytes", l.MessageBytes, 64 << 10, 1 << 30},
-		{"sealing.block_bytes", s.BlockBytes, 64 << 10, 64 << 20},
+		{"sealing.block_bytes", s.BlockBytes, 64 << 10, 16 << 20},
 		{"sealing.max_unsealed_bytes", s.MaxUnsealedBytes, 16 << 20, 1 << 40},
 	} {
 		if n.v < n.min || n.v > n.max {

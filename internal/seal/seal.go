@@ -54,7 +54,7 @@ type Config struct {
 	Origin           string        // name of the log; empty means the signer's
 	Signer           note.Signer   // the log's key, Ed25519
 	Interval         time.Duration // a block is cut this long after its first record; 1 s
-	MaxBytes         int           // or once it holds this much of the journal; 1 MiB, at most 16 MiB
+	MaxBytes         int           // or once it holds this much of the journal; 4 MiB, at most 16 MiB
 	MaxUnsealedAge   time.Duration // Ready fails when a record waits longer; 1 h
 	MaxUnsealedBytes int64         // or when more of the journal waits; 1 GiB
 	Logger           *slog.Logger  // slog.Default
@@ -68,7 +68,7 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	setDefault(&c.Origin, c.Signer.Name())
 	setDefault(&c.Interval, time.Second)
-	setDefault(&c.MaxBytes, 1<<20)
+	setDefault(&c.MaxBytes, 4<<20)
 	setDefault(&c.MaxUnsealedAge, time.Hour)
 	setDefault(&c.MaxUnsealedBytes, 1<<30)
 	setDefault(&c.Logger, slog.Default())
