@@ -27,9 +27,8 @@ func (g *Gateway) putInForce(ctx context.Context, s Settings, by evidence.By) er
 	for _, r := range s.Resources {
 		resources[r.Name] = r
 	}
-	g.mu.Lock()
-	g.settings, g.resources = s, resources
-	g.mu.Unlock()
+	g.live.Store(&s)
+	g.resources.Store(&resources)
 	if s.InForce != nil {
 		s.InForce()
 	}
@@ -88,9 +87,7 @@ func (g *Gateway) Reload(ctx context.Context, dry bool, by evidence.By) (api.Rel
 	if err != nil {
 		return api.Reload{}, invalid(err)
 	}
-	g.mu.Lock()
-	old := g.settings
-	g.mu.Unlock()
+	old := g.opened
 	registry := g.recorder.State().Registry
 	before, _ := registry.Bundle()
 	r := api.Reload{
@@ -120,7 +117,7 @@ func (g *Gateway) try(s Settings, by evidence.By) error {
 	registry := g.recorder.State().Registry
 	for i, d := range g.changes(s, by) {
 		h := d.Head
-		h.Pos = evidence.Position{Gateway: g.settings.Name, Boot: g.recorder.Boot(), Seq: uint64(i)}
+		h.Pos = evidence.Position{Gateway: g.opened.Name, Boot: g.recorder.Boot(), Seq: uint64(i)}
 		h.Time = time.Now().UnixMicro()
 		next, err := registry.Apply(h, d.Body)
 		if err != nil {

@@ -24,7 +24,7 @@ import (
 func (g *Gateway) LogStatus(context.Context) (api.LogStatus, error) {
 	st := g.sealer.Status()
 	s := api.LogStatus{
-		Origin: g.settings.Origin, Key: g.material.verifier, Blocks: st.Blocks,
+		Origin: g.opened.Origin, Key: g.material.verifier, Blocks: st.Blocks,
 		Root: st.Checkpoint.Root.String(), Published: st.Published.UTC(),
 		Position: g.recorder.Last().String(), Sealed: st.Last.String(),
 		UnsealedBytes: st.UnsealedBytes, UnsealedAge: st.UnsealedAge.Seconds(),
@@ -40,7 +40,7 @@ func (g *Gateway) Fsck(ctx context.Context, progress func(api.Progress)) (api.Fs
 	if err := g.sealer.Flush(ctx); err != nil {
 		return api.FsckReport{}, err
 	}
-	return fsck(ctx, g.settings.Data, g.material.verifier, progress)
+	return fsck(ctx, g.opened.Data, g.material.verifier, progress)
 }
 
 // Fsck checks the log of a data directory that no gateway need be running on.
@@ -90,11 +90,11 @@ func (g *Gateway) CreatePack(ctx context.Context, r api.PackRequest, by evidence
 	sum := sha256.New()
 	count := &counter{w: io.MultiWriter(w, sum)}
 	res, err := pack.Create(ctx, pack.Source{
-		Archive: g.archive, Log: os.DirFS(filepath.Join(g.settings.Data, logDir)),
+		Archive: g.archive, Log: os.DirFS(filepath.Join(g.opened.Data, logDir)),
 		Seeds: g.keys, Signer: g.material.signer, Gateway: exporter{g},
 	}, pack.Params{
-		From: from, To: to, By: by, Purpose: r.Purpose, Organisation: g.settings.Organisation,
-		Generator: verify.Generator{Version: g.settings.Version, Binary: g.settings.Binary},
+		From: from, To: to, By: by, Purpose: r.Purpose, Organisation: g.live.Load().Organisation,
+		Generator: verify.Generator{Version: g.opened.Version, Binary: g.opened.Binary},
 		Progress: func(done, total uint64) {
 			progress(api.Progress{Stage: "packing blocks", Done: done, Total: total})
 		},

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"filippo.io/age"
@@ -105,20 +106,20 @@ type Gateway struct {
 	gate       *session.Gate
 	began      time.Time
 
-	mu        sync.Mutex
-	settings  Settings
-	resources map[string]Resource
+	opened    Settings // as they were when the boot began; what a reload can't change
 	explain   Explainer
 	listeners []*listener.Listener
 
-	changing sync.Mutex // one change of configuration or policy at a time
+	changing  sync.Mutex // one change of configuration or policy at a time
+	live      atomic.Pointer[Settings]
+	resources atomic.Pointer[map[string]Resource]
 }
 
 // Open opens the data directory of s, records the start of a boot, ends what
 // the boot before left open, and puts configuration and policy in force.
 // Reload reads both again. The gateway serves nobody before Run.
 func Open(ctx context.Context, s Settings, reload func() (Settings, error), log *slog.Logger) (_ *Gateway, err error) {
-	g := &Gateway{log: log, reload: reload, settings: s, began: time.Now()}
+	g := &Gateway{log: log, reload: reload, opened: s, began: time.Now()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, g.close())
@@ -232,7 +233,7 @@ func (g *Gateway) boot(ctx context.Context, past *recorder.Past, registry *decis
 		return err
 	}
 	g.recorder = recorder.New(recorder.Config{
-		Gateway: g.settings.Name, Boot: boot, Journal: g.journal, Keys: g.keys, Scope: scope,
+		Gateway: g.opened.Name, Boot: boot, Journal: g.journal, Keys: g.keys, Scope: scope,
 		Registry: registry, Version: version,
 	})
 	host, err := os.Hostname()
@@ -241,10 +242,10 @@ func (g *Gateway) boot(ctx context.Context, past *recorder.Past, registry *decis
 	}
 	err = g.record(ctx, evidence.Power, evidence.GatewayStart, evidence.GatewayStartBody{
 		Previous: past.Last, Clean: past.Clean || past.Last.IsZero(),
-		Version: g.settings.Version, Binary: g.settings.Binary,
-		Config: g.settings.Config.Digest, Policy: g.settings.Policy.Digest, FailMode: "closed",
-		Heartbeat: int64(g.settings.Heartbeat / time.Second), Host: host,
-		Origin: g.settings.Origin, LogKey: g.material.verifier,
+		Version: g.opened.Version, Binary: g.opened.Binary,
+		Config: g.opened.Config.Digest, Policy: g.opened.Policy.Digest, FailMode: "closed",
+		Heartbeat: int64(g.opened.Heartbeat / time.Second), Host: host,
+		Origin: g.opened.Origin, LogKey: g.material.verifier,
 	})
 	if err != nil {
 		return err
@@ -307,7 +308,7 @@ func (g *Gateway) Run(ctx context.Context, others ...func(context.Context) error
 		g.log.Error("the gateway stops", "cause", cause)
 	}
 	open := g.gate.OpenSessions()
-	g.gate.Stop(errStopping, g.settings.Grace)
+	g.gate.Stop(errStopping, g.opened.Grace)
 	refuse()
 	for _, s := range serving {
 		s.Wait()
@@ -337,7 +338,7 @@ func (g *Gateway) stop(ctx context.Context, open int, cause error) error {
 	if err := g.record(ctx, evidence.Power, evidence.GatewayStop, evidence.GatewayStopBody{Reason: reason, Open: open}); err != nil {
 		return fmt.Errorf("recording the stop: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, max(g.settings.Grace, 5*time.Second))
+	ctx, cancel := context.WithTimeout(ctx, max(g.opened.Grace, 5*time.Second))
 	defer cancel()
 	if err := g.sealer.Flush(ctx); err != nil {
 		// Nothing is lost: the journal has it, and the next boot seals it.
@@ -385,7 +386,7 @@ func (g *Gateway) heartbeat(ctx context.Context) error {
 		}
 		last = now
 		// Early enough that the next look still is in time.
-		if now.Sub(beat) < g.settings.Heartbeat-2*time.Second {
+		if now.Sub(beat) < g.opened.Heartbeat-2*time.Second {
 			continue
 		}
 		beat = now
@@ -438,9 +439,7 @@ func (g *Gateway) accepted() (n uint64) {
 
 // Upstream implements session.Upstreams.
 func (g *Gateway) Upstream(resource string) (protocol.Upstream, error) {
-	g.mu.Lock()
-	r, ok := g.resources[resource]
-	g.mu.Unlock()
+	r, ok := (*g.resources.Load())[resource]
 	if !ok {
 		return protocol.Upstream{}, fmt.Errorf("no resource %q is configured", resource)
 	}

@@ -29,9 +29,7 @@ func (g *Gateway) registry() *decision.Registry { return g.recorder.State().Regi
 
 // person returns the configured person with an id.
 func (g *Gateway) person(id string) (evidence.Person, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, p := range g.settings.People {
+	for _, p := range g.live.Load().People {
 		if p.ID == id {
 			return p, nil
 		}
@@ -193,7 +191,7 @@ func (g *Gateway) EnrollKey(ctx context.Context, k api.NewKey, by evidence.By) (
 	id := "key_" + thumbprint
 	_, err = g.control(ctx, evidence.Head{Type: evidence.CredentialEnroll, Agent: known(g.registry(), k.Agent)}, evidence.CredentialBody{
 		ID: id, Agent: k.Agent, Kind: "key", Thumbprint: thumbprint, PublicKey: k.PublicKey,
-		Issuer: g.settings.Name, NotBefore: time.Now().UnixMicro(), NotAfter: micros(until), By: by,
+		Issuer: g.opened.Name, NotBefore: time.Now().UnixMicro(), NotAfter: micros(until), By: by,
 	})
 	if err != nil {
 		return api.Credential{}, err
@@ -239,7 +237,7 @@ func (g *Gateway) credential(id string) (api.Credential, error) {
 func (g *Gateway) apiCredential(c decision.Credential) api.Credential {
 	out := api.Credential{
 		ID: c.ID, Agent: c.Agent, Kind: c.Kind, Thumbprint: c.Thumbprint,
-		NotBefore: moment(c.NotBefore), NotAfter: moment(c.NotAfter), Status: "active", Audience: g.settings.Name,
+		NotBefore: moment(c.NotBefore), NotAfter: moment(c.NotAfter), Status: "active", Audience: g.opened.Name,
 		Created: api.Change{Position: c.Enrolled.String(), Time: moment(c.EnrolledAt), By: c.By},
 	}
 	switch {

@@ -57,7 +57,7 @@ func (g *Gateway) IssueToken(ctx context.Context, r api.TokenRequest) (api.Token
 	}
 	kind := ""
 	if r.OnBehalfOf != "" {
-		kind = principalType(r.OnBehalfOf, g.settings.People)
+		kind = principalType(r.OnBehalfOf, g.live.Load().People)
 	}
 	token, body, err := g.authority.Issue(identity.TokenRequest{
 		Agent: proof.Agent, Key: proof.Thumb, Ticket: r.Ticket, Principal: r.OnBehalfOf, PrincipalType: kind,
