@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -171,6 +172,36 @@ func TestWhoMayNotComeIn(t *testing.T) {
 	w.connect()
 	if _, err := pgx.Connect(t.Context(), w.url("bot", "sslmode=disable")); sqlstate(err) != "53300" {
 		t.Errorf("the third session of two: %v", err)
+	}
+	w.passes()
+}
+
+// psql hangs up at the password request when it has none, to ask its user for
+// one; a port scanner does at any byte.
+func TestHangingUpDuringTheLoginHarmsNobody(t *testing.T) {
+	w := newWorld(t)
+	other := w.connect()
+	host, port, _ := strings.Cut(w.listen, ":")
+	for range 3 {
+		cmd := exec.CommandContext(t.Context(), "psql", "-X", "-w", "-h", host, "-p", port, "-U", "bot", "-d", "orders", "-c", "select 1")
+		if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "no password supplied") {
+			t.Errorf("psql without a password: %v\n%s", err, out)
+		}
+	}
+	startup := []byte{0, 0, 0, 33, 0, 3, 0, 0, 'u', 's', 'e', 'r', 0, 'b', 'o', 't', 0, 'd', 'a', 't', 'a', 'b', 'a', 's', 'e', 0, 'o', 'r', 'd', 'e', 'r', 's', 0, 0}
+	startup[3] = byte(len(startup))
+	for n := range len(startup) + 1 {
+		c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", w.listen)
+		w.ok(err)
+		_, err = c.Write(startup[:n])
+		w.ok(err)
+		w.ok(c.Close())
+	}
+	if _, err := other.Exec(t.Context(), "select 1"); err != nil {
+		t.Errorf("another agent's session: %v", err)
+	}
+	if !strings.Contains(w.must("sessions"), "bot") {
+		t.Error("another agent's session is gone")
 	}
 	w.passes()
 }

@@ -74,7 +74,7 @@ func (c *conn) end(reason string, err error) {
 // run serves the session until its end.
 func (c *conn) run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	wg.Go(func() { c.watch(ctx) })
+	wg.Go(func() { c.contain(func() { c.watch(ctx) }) })
 	// What the server says is recorded even while the gateway stops.
 	wg.Go(func() { c.contain(func() { c.server.run(context.WithoutCancel(ctx)) }) })
 	c.contain(func() { c.client.run(ctx) })

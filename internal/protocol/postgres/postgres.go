@@ -104,7 +104,7 @@ func (p *Protocol) Serve(ctx context.Context, agent net.Conn, g protocol.Gate) e
 		return err
 	}
 	c, err := p.open(login, l, g)
-	if err != nil {
+	if err != nil || c == nil {
 		return err
 	}
 	if !unhang() {
@@ -187,7 +187,8 @@ func (p *Protocol) encrypt(ctx context.Context, l *leg) error {
 	return nil
 }
 
-// open logs an agent in and connects it.
+// open logs an agent in and connects it. It returns nil when the agent hangs
+// up instead of showing a password.
 func (p *Protocol) open(ctx context.Context, l *leg, g protocol.Gate) (*conn, error) {
 	if l.tls == nil && !local(l.RemoteAddr()) {
 		return nil, l.refuse(fatal(codeTLSRequired, "this gateway asks for a password only over TLS", "connect with sslmode=require or better"), nil)

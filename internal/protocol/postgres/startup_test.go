@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/binary"
 	"errors"
+	"io"
 	"math/big"
 	"net"
 	"strings"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres"
 )
@@ -223,6 +225,33 @@ func TestUpstreamThatRefuses(t *testing.T) {
 		t.Errorf("the agent saw %v", err)
 	}
 	g.last(t)
+}
+
+// psql without a password hangs up when it is asked for one.
+func TestHangingUpAtThePassword(t *testing.T) {
+	g := startGateway(t, startServer(t), postgres.Config{})
+	for range 3 {
+		c, err := new(net.Dialer).DialContext(context.Background(), "tcp", g.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := pgproto3.StartupMessage{ProtocolVersion: pgproto3.ProtocolVersion30, Parameters: map[string]string{"user": "agent-1", "database": "db"}}
+		b, err := m.Encode(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Write(b); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, make([]byte, 9)); err != nil { // AuthenticationCleartextPassword
+			t.Fatal(err)
+		}
+		c.Close()
+	}
+	g.connect(t).Close(t.Context())
+	if n := len(g.Sessions()); n != 1 {
+		t.Errorf("%d sessions, want that of the agent that came in", n)
+	}
 }
 
 func TestPortCheck(t *testing.T) {
