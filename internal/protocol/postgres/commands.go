@@ -283,9 +283,16 @@ func (a *agentSide) portal(name []byte) binding {
 // earlier waits until the segments before this one are answered, so that what
 // they define is known; q.mu is held. When the connection closes first nothing
 // is forwarded any more, and it doesn't matter what is known.
+//
+// They are never answered when one of them began a COPY: the server waits for
+// its content, and the agent has sent a command in its place.
 func (a *agentSide) earlier() {
 	q := &a.c.q
-	q.until(func() bool { return q.done >= a.begun })
+	q.until(func() bool { return q.done >= a.begun || q.copying != nil })
+	if q.done < a.begun && !q.closed {
+		a.c.end("protocol error", violation("a command within the content of a COPY"))
+		q.until(func() bool { return false })
+	}
 }
 
 // settled waits, after a COPY, for its outcome: whether the server takes a

@@ -99,16 +99,41 @@ func (c *conn) contain(side func()) {
 // watch ends the session when the gateway must, and closes the connections
 // once it has ended, so that nobody waits for a peer.
 func (c *conn) watch(ctx context.Context) {
-	select {
-	case <-c.over:
-	case <-c.sess.Done():
-		c.ended(ctx, c.sess.Cause())
-	case <-ctx.Done():
-		c.expel(context.WithoutCancel(ctx), "the gateway is stopping")
+	look := time.NewTicker(time.Second)
+	defer look.Stop()
+	var since time.Time // the agent has hung up
+	for over := false; !over; {
+		select {
+		case <-c.over:
+			over = true
+		case <-c.sess.Done():
+			c.ended(ctx, c.sess.Cause())
+			over = true
+		case <-ctx.Done():
+			c.expel(context.WithoutCancel(ctx), "the gateway is stopping")
+			over = true
+		case now := <-look.C:
+			since = c.deserted(since, now)
+		}
 	}
 	c.q.close()
 	c.up.Close()
 	c.agent.Close()
+}
+
+// deserted ends a session whose agent has hung up for a while, when nobody
+// reads from it and so sees that: what the agent's side waits for, the server
+// may never answer.
+func (c *conn) deserted(since, now time.Time) time.Time {
+	switch {
+	case !c.q.awaited() || !hungUp(c.agent):
+		return time.Time{}
+	case since.IsZero():
+		return now
+	case now.Sub(since) >= c.p.cfg.Limits.Drain:
+		c.end("agent closed", errEnded)
+	}
+	return since
 }
 
 // ended is told that the session must end.

@@ -13,11 +13,10 @@ import (
 // goes. It waits for the server to say whether there is a COPY at all; content
 // that nobody waits for is dropped here, as the server would.
 func (a *agentSide) copy(ctx context.Context, size int) error {
-	q := &a.c.q
-	q.mu.Lock()
-	q.until(func() bool { return q.copying != nil || q.done == q.tail })
-	ex := q.copying
-	q.mu.Unlock()
+	ex, err := a.copying(ctx)
+	if err != nil {
+		return err
+	}
 	if ex == nil {
 		return a.discard(size)
 	}
@@ -35,6 +34,37 @@ func (a *agentSide) copy(ctx context.Context, size int) error {
 	a.in.r += len(run)
 	return a.send(run)
 }
+
+// copying waits for the server to say whether there is a COPY, and returns its
+// exchange or nil.
+func (a *agentSide) copying(ctx context.Context) (protocol.Exchange, error) {
+	q := &a.c.q
+	known := func() bool { return q.copying != nil || q.done == q.tail || q.skipping }
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !known() && a.open {
+		// Without a Sync or a Flush the server keeps its answers to itself, and
+		// the agent, which has gone on to content, may never send one.
+		q.mu.Unlock()
+		err := a.flush(ctx)
+		q.mu.Lock()
+		if err != nil {
+			return nil, err
+		}
+	}
+	q.until(known)
+	return q.copying, nil
+}
+
+// flush asks the server for the answers that it holds back. A COPY ignores it.
+func (a *agentSide) flush(ctx context.Context) error {
+	if err := a.c.note(ctx, protocol.Note{Kind: "flush", Gateway: true, Frames: 1, Bytes: len(flushFrame)}); err != nil {
+		return refusal(err)
+	}
+	return a.send(flushFrame)
+}
+
+var flushFrame = []byte{'H', 0, 0, 0, 4}
 
 // content returns the whole frames of content at the front of the buffer, and
 // whether the last of them ends the COPY.

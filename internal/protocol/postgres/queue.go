@@ -174,6 +174,13 @@ func (q *queue) until(ok func() bool) bool {
 	return true
 }
 
+// awaited reports whether somebody waits in until.
+func (q *queue) awaited() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.wait
+}
+
 func (q *queue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
