@@ -130,6 +130,23 @@ func TestARevocationEndsALiveSession(t *testing.T) {
 	w.passes()
 }
 
+func TestARevokedKeyEndsItsSessions(t *testing.T) {
+	w := newWorld(t)
+	c := w.connect()
+	_, err := c.Exec(t.Context(), "select 1 as before")
+	w.ok(err)
+	out := w.must("credential", "list", "--agent", "bot", "--csv")
+	key := out[strings.Index(out, "key_"):]
+	w.must("credential", "revoke", key[:strings.IndexAny(key, ",\n")], "--reason", "test")
+	if _, err = c.Exec(t.Context(), "select 1 as after"); err == nil {
+		t.Error("a command passed after its key was revoked")
+	}
+	if w.serverSaw("as after") {
+		t.Error("the server saw it")
+	}
+	w.passes()
+}
+
 func TestARevokedGrantCountsForTheNextCommand(t *testing.T) {
 	w := newWorld(t)
 	id := w.grant("idle", "reader")

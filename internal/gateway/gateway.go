@@ -144,16 +144,12 @@ func Open(ctx context.Context, s Settings, reload func() (Settings, error), log 
 		Upstreams:     g,
 		Ready:         g.sealer.Ready,
 		Limits:        s.Limits,
-		Logger:        log,
 	})
 	return g, nil
 }
 
 // Gate is where protocols open sessions.
 func (g *Gateway) Gate() *session.Gate { return g.gate }
-
-// Authority issues and verifies agents' tokens.
-func (g *Gateway) Authority() *identity.Authority { return g.authority }
 
 // Serve adds a listener to what Run serves. Call it before Run.
 func (g *Gateway) Serve(l *listener.Listener) { g.listeners = append(g.listeners, l) }

@@ -37,7 +37,7 @@ func (a authenticator) Authenticate(c protocol.Credential, registry *decision.Re
 	return session.Principal{
 		Agent: claims.Agent, Credential: claims.ID, Key: claims.Key,
 		TokenHash: base64.RawURLEncoding.EncodeToString(sum[:]),
-		Ticket:    claims.Ticket, OnBehalf: claims.Principal, Type: claims.PrincipalType, Expires: claims.Expires,
+		Ticket:    claims.Ticket, OnBehalf: claims.Principal, Type: claims.PrincipalType,
 	}, nil
 }
 

@@ -12,7 +12,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -59,7 +58,6 @@ type Principal struct {
 	Ticket     string
 	OnBehalf   string // the person or system it acts for; "" is itself
 	Type       string // "self", "human", "system"
-	Expires    time.Time
 }
 
 // Limits bound what one gateway carries.
@@ -77,7 +75,6 @@ type Config struct {
 	// far behind.
 	Ready  func() error
 	Limits Limits
-	Logger *slog.Logger
 	Now    func() time.Time
 }
 
@@ -163,7 +160,8 @@ func (g *Gate) open(ctx context.Context, c protocol.Credential, t protocol.Targe
 		}
 	}
 	s := newSession(g, chain, start, up, who, t)
-	return s, g.enter(s)
+	g.enter(s)
+	return s, nil
 }
 
 // starting is a session.start on its way.
@@ -309,14 +307,13 @@ func (g *Gate) release(agent string) {
 
 // enter makes s known to Sweep and Kill. If the gateway began to stop since
 // its place was reserved, the session ends like the others.
-func (g *Gate) enter(s *Session) error {
+func (g *Gate) enter(s *Session) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.sessions[s.id] = s
 	if g.stopping != nil {
 		s.end(g.stopping)
 	}
-	return nil
 }
 
 func (g *Gate) leave(s *Session) {

@@ -29,6 +29,7 @@ type Session struct {
 	relaxed  bool // reads need only survive the process
 
 	commands, denied atomic.Uint64
+	proven           atomic.Uint64 // registry version that the credential was last looked up in
 
 	done  chan struct{}
 	cause error // set before done is closed
@@ -151,6 +152,11 @@ func (s *Session) Begin(ctx context.Context, cmds ...*evidence.Command) ([]proto
 	}
 	for {
 		registry, version := s.gate.Recorder.State()
+		if r := s.unproven(registry, version, s.gate.Now().UnixMicro()); r != nil {
+			s.end(r)
+			s.begun(nil)
+			return nil, r
+		}
 		durability := s.decide(batch, cmds, registry, version)
 		stale, err := s.chain.Record(ctx, version, durability, drafts...)
 		if err != nil {
@@ -305,8 +311,28 @@ func (s *Session) Close(end protocol.SessionEnd) error {
 	return s.record(context.Background(), evidence.Process, drafts...)
 }
 
-// recheck ends the session when its agent may no longer connect.
+// unproven says that the token, or the key behind it, which the session rests
+// on was revoked; nil while they stand. Policy doesn't ask about them, so each
+// new registry is asked once.
+func (s *Session) unproven(registry *decision.Registry, version uint64, now int64) *protocol.Refusal {
+	if s.proven.Load() == version {
+		return nil
+	}
+	key, enrolled := registry.Key(s.who.Key)
+	if registry.Revoked(s.who.Credential) || enrolled && !key.Active(now) {
+		return &protocol.Refusal{Kind: protocol.ErrDenied, Reason: "the right to this session has ended: its credential was revoked"}
+	}
+	s.proven.Store(version)
+	return nil
+}
+
+// recheck ends the session when its credential was revoked or its agent may no
+// longer connect.
 func (s *Session) recheck(registry *decision.Registry, version uint64, now int64) {
+	if r := s.unproven(registry, version, now); r != nil {
+		s.end(r)
+		return
+	}
 	s.mu.Lock()
 	same := s.checked == version && (s.until == 0 || now < s.until)
 	s.mu.Unlock()

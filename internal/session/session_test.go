@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"net"
 	"strings"
 	"sync"
@@ -162,8 +160,7 @@ func newFixture(t *testing.T, limits session.Limits) *fixture {
 		Expires: start.Add(time.Hour).UnixMicro(), By: by})
 	f.gate = session.NewGate(session.Config{
 		Recorder: f.book, Authenticator: door{}, Upstreams: upstreams{}, Limits: limits,
-		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
-		Now:    func() time.Time { return f.now },
+		Now: func() time.Time { return f.now },
 		Ready: func() error {
 			if err := f.unready.Load(); err != nil {
 				return *err
@@ -293,6 +290,24 @@ func TestARevocationCountsForTheNextCommand(t *testing.T) {
 	}
 	if _, err := s.Begin(context.Background(), &evidence.Command{Shape: shape}); !errors.Is(err, protocol.ErrDenied) {
 		t.Errorf("Begin on an ended session: %v", err)
+	}
+}
+
+func TestARevokedCredentialEndsItsSessions(t *testing.T) {
+	f := newFixture(t, session.Limits{})
+	s := f.open(t)
+	shape := selectShape("public.t")
+	begin(t, s, &evidence.Command{Shape: shape})
+	// The revocation lands between the decision and its record.
+	f.before = func() {
+		f.control(t, evidence.CredentialRevoke, evidence.RevokeBody{ID: "tok_1", Reason: "test", By: evidence.By{Via: "test"}})
+	}
+	n := len(f.records)
+	if _, err := s.Begin(t.Context(), &evidence.Command{Shape: shape}); !errors.Is(err, protocol.ErrDenied) {
+		t.Errorf("a command after its credential was revoked: %v", err)
+	}
+	if len(f.records) != n+1 || s.Cause() == nil {
+		t.Errorf("%d records since, cause %v", len(f.records)-n, s.Cause())
 	}
 }
 
