@@ -206,10 +206,17 @@ type ResultSealed struct {
 	Detail string `json:"detail"`
 }
 
-// TxEndBody says how a transaction ended when no command's own outcome does.
+// TxEndBody says how commands that stand or fall together ended: those of its
+// session with an intent from First to Last. A block always has one; an
+// implicit transaction, a pipeline up to its Sync, only when commands with the
+// outcome ok were rolled back, since otherwise their own outcomes say it.
 type TxEndBody struct {
-	Result string     `json:"result"` // "commit", "rollback", "unknown"
-	Of     []Position `json:"of,omitempty"`
+	Result   string   `json:"result"` // "commit", "rollback", "prepare" or "unknown"
+	Block    bool     `json:"block"`  // between BEGIN and COMMIT, or their like
+	First    Position `json:"first"`
+	Last     Position `json:"last"`
+	Commands int      `json:"commands"`
+	ID       string   `json:"xid,omitempty"` // the upstream's own id of it, where it is known
 }
 
 // ResolutionBody says later what an in_doubt was.

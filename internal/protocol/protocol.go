@@ -79,6 +79,10 @@ type Session interface {
 	// Note accounts for frames that belong to no command. It returns when the
 	// record survives the process.
 	Note(context.Context, Note) error
+	// EndTransaction records how commands that stand or fall together ended. It
+	// returns when the record survives the process, and comes after the Ends of
+	// the commands and before the agent sees the end.
+	EndTransaction(context.Context, Transaction) error
 	// Connected records what the upstream is, once connected.
 	Connected(context.Context, evidence.SessionUpstreamBody) error
 	// Done is closed when the session must end (its agent was retired, its
@@ -113,6 +117,15 @@ type Note struct {
 	Frames  int
 	Bytes   int // towards the upstream
 	Detail  string
+}
+
+// Transaction is how the commands from First to Last ended, as one.
+type Transaction struct {
+	Result      string // "commit", "rollback", "prepare" or "unknown"
+	Block       bool   // between BEGIN and COMMIT, or their like
+	First, Last evidence.Position
+	Commands    int
+	ID          string // the upstream's own id of it; "" where it isn't known
 }
 
 // SessionEnd is how a session ended.

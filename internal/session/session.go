@@ -262,6 +262,16 @@ func (s *Session) Note(ctx context.Context, n protocol.Note) error {
 	})
 }
 
+// EndTransaction implements protocol.Session.
+func (s *Session) EndTransaction(ctx context.Context, t protocol.Transaction) error {
+	return s.record(ctx, evidence.Process, &evidence.Draft{
+		Head: evidence.Head{Type: evidence.TxEnd, Agent: s.agent, Resource: s.resource, Of: t.First},
+		Body: evidence.EncodeBody(evidence.TxEndBody{
+			Result: t.Result, Block: t.Block, First: t.First, Last: t.Last, Commands: t.Commands, ID: t.ID,
+		}),
+	})
+}
+
 // Connected implements protocol.Session.
 func (s *Session) Connected(ctx context.Context, b evidence.SessionUpstreamBody) error {
 	return s.record(ctx, evidence.Process, &evidence.Draft{

@@ -86,6 +86,7 @@ type Session struct {
 	upstream  evidence.SessionUpstreamBody
 	exchanges []*Exchange
 	notes     []protocol.Note
+	ends      []protocol.Transaction
 	end       *protocol.SessionEnd
 	faults    []string
 }
@@ -165,6 +166,35 @@ func (s *Session) Note(_ context.Context, n protocol.Note) error {
 	s.open("Note")
 	s.notes = append(s.notes, n)
 	return nil
+}
+
+// EndTransaction implements protocol.Session.
+func (s *Session) EndTransaction(_ context.Context, t protocol.Transaction) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open("EndTransaction")
+	within := 0
+	for _, x := range s.exchanges {
+		if x.pos.Before(t.First) || t.Last.Before(x.pos) {
+			continue
+		}
+		within++
+		if x.outcome == nil && t.Result != "unknown" {
+			s.fault("%s of a transaction before the end of %s", t.Result, x.pos)
+		}
+	}
+	if within < t.Commands || t.Commands < 1 {
+		s.fault("a transaction of %d commands from %s to %s, where there are %d", t.Commands, t.First, t.Last, within)
+	}
+	s.ends = append(s.ends, t)
+	return nil
+}
+
+// Transactions returns the ends of transactions so far.
+func (s *Session) Transactions() []protocol.Transaction {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.ends)
 }
 
 // Connected implements protocol.Session.
