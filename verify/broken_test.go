@@ -241,6 +241,28 @@ var lies = []lie{
 		s.Lost()
 		return finish(g, nil)
 	}},
+	{"transaction.end", "ended-twice", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		first, last := s.Block("SELECT ?", "postgres:select", "public.orders")
+		s.Commit(first, last)
+		s.Commit(first, last)
+		return finish(g, s)
+	}},
+	{"transaction.end", "before-its-command", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		first, _ := s.Block("SELECT ?", "postgres:select", "public.orders")
+		open, _ := s.Ask("SELECT ?", "postgres:select", "public.orders")
+		s.Commit(first, open)
+		s.End(open, evidence.OK)
+		return finish(g, s)
+	}},
+	{"command.resolution", "not-in-doubt", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		p, _ := s.Ask("SELECT ?", "postgres:select", "public.orders")
+		s.End(p, evidence.OK)
+		s.Resolve(p)
+		return finish(g, s)
+	}},
 	{"session.bytes", "unaccounted", changing(func(d *evidence.Draft) {
 		if d.Head.Type == evidence.SessionEnd {
 			d.Head.Bytes += 17

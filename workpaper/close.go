@@ -183,10 +183,11 @@ func (f *Fold) totalRows(agents, grants rollForward, openSessions, openCommands 
 		{sessionsTable, "open at closing (=)", openSessions}, {sessionsTable, "refused", c.sessionsRefused}, {sessionsTable, "ended by a crash", c.crashed},
 		{commandsTable, "carried in", c.commandsCarried}, {commandsTable, "asked (+)", c.commands}, {commandsTable, "ended (-)", c.commandsEnded},
 		{commandsTable, "open at closing (=)", openCommands}, {commandsTable, "in doubt", c.commandsInDoubt}, {commandsTable, "allowed though opaque", c.opaque},
+		{transactionsTable, "ended", c.transactions}, {resolutionsTable, "commands resolved", c.resolutions},
 		{"decisions", "allow", c.allowed}, {"decisions", "deny", c.denied}, {"decisions", "error", c.failed},
 		{changesTable, "policy", c.policyChanges}, {changesTable, "configuration", c.configChanges},
 		{uptimeTable, "boots begun", c.boots}, {uptimeTable, "recording gaps", c.gaps},
-		{"records", "alerts", c.alerts}, {"records", "reads and exports of evidence", c.exports},
+		{alertsTable, "raised", c.alerts}, {"records", "reads and exports of evidence", c.exports},
 	} {
 		if err := f.row(totalsTable, t.table, t.measure, count(t.value)); err != nil {
 			return err

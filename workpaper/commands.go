@@ -277,6 +277,7 @@ func (f *Fold) result(r *evidence.Record) error {
 		}
 	case evidence.InDoubt:
 		f.counts.commandsInDoubt++
+		f.doubtful(c)
 	default:
 		f.tests.writeAhead.Except(h.Pos, "has no outcome that a command can have: %q", h.Outcome)
 	}

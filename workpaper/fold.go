@@ -72,6 +72,7 @@ type Fold struct {
 	boot       *bootState
 	sessions   map[evidence.Position]*session
 	commands   map[evidence.Position]*command
+	doubts     map[evidence.Position]doubt
 	upstreams  map[upstreamKey]evidence.Position
 	authns     authns // successful ones that no session cites yet
 	tokens     tokens
@@ -95,6 +96,7 @@ type counts struct {
 	grantsCreated, grantsRemoved                                        uint64
 	keysEnrolled, credentialsRevoked, tokensIssued                      uint64
 	policyChanges, configChanges, boots, exports, alerts, gaps, crashed uint64
+	transactions, resolutions                                           uint64
 }
 
 // NewFold returns a fold whose rows go to out.
@@ -102,7 +104,7 @@ func NewFold(out Out) *Fold {
 	return &Fold{
 		out: out, registry: decision.New(), tests: newTests(), bodies: newBodyCache(),
 		sessions: make(map[evidence.Position]*session),
-		commands: make(map[evidence.Position]*command), upstreams: make(map[upstreamKey]evidence.Position),
+		commands: make(map[evidence.Position]*command), doubts: make(map[evidence.Position]doubt), upstreams: make(map[upstreamKey]evidence.Position),
 		authns: newAuthns(), tokens: newTokens(), activity: make(map[string]*activity),
 		grantUses: make(map[string]*uses), keyUses: make(map[string]*uses),
 		askers: make(map[string]*Asker), policies: make(map[string]bool), configs: make(map[string]bool),
@@ -250,7 +252,9 @@ func (f *Fold) other(r *evidence.Record) error {
 	case evidence.PackExport, evidence.EvidenceRead:
 		f.counts.exports++
 	case evidence.Alert:
-		f.counts.alerts++
+		return f.alert(r)
+	case evidence.Resolution:
+		return f.resolution(r)
 	case evidence.TimeStep:
 		f.boot.steps++
 	}

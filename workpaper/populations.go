@@ -3,16 +3,19 @@ package workpaper
 // The tables of a pack, in the order of its folder. What a column means is in
 // docs/spec/pack.md; a field that records don't hold has no column.
 const (
-	agentsTable      = "agents"
-	credentialsTable = "credentials"
-	authnTable       = "authn"
-	grantsTable      = "grants"
-	sessionsTable    = "sessions"
-	commandsTable    = "commands"
-	denialsTable     = "denials"
-	changesTable     = "changes"
-	uptimeTable      = "uptime"
-	totalsTable      = "totals"
+	agentsTable       = "agents"
+	credentialsTable  = "credentials"
+	authnTable        = "authn"
+	grantsTable       = "grants"
+	sessionsTable     = "sessions"
+	commandsTable     = "commands"
+	transactionsTable = "transactions"
+	resolutionsTable  = "resolutions"
+	denialsTable      = "denials"
+	alertsTable       = "alerts"
+	changesTable      = "changes"
+	uptimeTable       = "uptime"
+	totalsTable       = "totals"
 )
 
 // Populations returns the populations, without rows.
@@ -40,8 +43,12 @@ func Populations() []Table {
 		{Name: commandsTable, Columns: columns("command_id:n", "at:t", "session_id:n", "agent_id:n", "resource:n", "verb:n", "path", "parse", "text", "checks",
 			"of:n", "decision:n", "rules", "grants", "policy_digest", "deny_reason", "outcome:n", "code:n", "rows:#", "bytes_up:#", "bytes_down:#",
 			"frames:#", "duration_us:#", "ended_at:t", "end_pos:n")},
+		{Name: transactionsTable, Columns: columns("tx_pos:n", "at:t", "session_id:n", "agent_id:n", "resource:n", "result:n", "block", "first_command:n", "last_command:n",
+			"commands:#", "xid")},
+		{Name: resolutionsTable, Columns: columns("pos:n", "at:t", "command_id:n", "session_id:n", "agent_id:n", "resource:n", "result:n", "how")},
 		{Name: denialsTable, Columns: columns("pos:n", "at:t", "kind:n", "session_id:n", "agent_id:n", "resource:n", "verb:n", "text", "checks",
 			"decision:n", "rules", "policy_digest", "deny_reason", "client", "bytes_to_upstream:#")},
+		{Name: alertsTable, Columns: columns("pos:n", "at:t", "rule", "severity:n", "session_id:n", "agent_id:n", "resource:n", "trigger:n", "text")},
 		{Name: changesTable, Columns: columns("change_pos:n", "at:t", "kind:n", "before_digest", "after_digest", "version", "files", "diff", "activated_by", "activated_via")},
 		{Name: uptimeTable, Columns: columns("boot:n", "started_at:t", "start_pos:n", "last_at:t", "last_pos:n", "end:n", "reason", "previous_pos:n", "previous_clean",
 			"version", "binary_digest", "config_digest", "policy_digest", "fail_mode", "host", "heartbeat_s:#", "records:#",

@@ -29,6 +29,9 @@ type session struct {
 	retired  int64  // when its agent was retired, while it was open
 	gap      bool
 
+	open       []evidence.Position // intents without an outcome, in order
+	transacted evidence.Position   // last command of the last transaction that ended
+
 	commands, denied, skipped, errors, doubts, opaque uint64
 	rows, reply, bytes                                uint64
 	checkedAt                                         uint64 // 1 + registry version under which it was last found admitted
@@ -221,6 +224,7 @@ func (s *session) intent(h *evidence.Head, in *intent) {
 		s.skipped++
 	default:
 		s.bytes += h.Bytes
+		s.asked(h.Pos)
 	}
 }
 
@@ -228,6 +232,7 @@ func (s *session) result(h *evidence.Head) {
 	s.rows += h.Rows
 	s.reply += h.Reply
 	s.bytes += h.Bytes
+	s.settled(h.Of)
 	switch h.Outcome {
 	case evidence.Failed, evidence.Cancelled:
 		s.errors++
@@ -249,6 +254,8 @@ func (f *Fold) ofSession(r *evidence.Record) error {
 		s.bytes += r.Head.Bytes
 	case evidence.SessionUpstream:
 		f.connected(r, s)
+	case evidence.TxEnd:
+		return f.transaction(r, s)
 	case evidence.SessionEnd:
 		return f.sessionEnd(r, s)
 	}

@@ -79,6 +79,7 @@ func WriteTests(w io.Writer, tests []*Test) error {
 type tests struct {
 	bodies, sequence, scope, boot                     Test
 	pairing, sessionPairing, writeAhead, bytes        Test
+	transactions, resolutions                         Test
 	attribution, connection, totals                   Test
 	registered, owner, authentication, credential     Test
 	change, policyCited, grantCited, afterRevoke, lag Test
@@ -88,7 +89,7 @@ type tests struct {
 
 func (t *tests) all() []*Test {
 	return []*Test{
-		&t.bodies, &t.sequence, &t.scope, &t.boot, &t.pairing, &t.sessionPairing, &t.writeAhead, &t.bytes, &t.attribution, &t.connection,
+		&t.bodies, &t.sequence, &t.scope, &t.boot, &t.pairing, &t.sessionPairing, &t.writeAhead, &t.transactions, &t.resolutions, &t.bytes, &t.attribution, &t.connection,
 		&t.totals, &t.registered, &t.owner, &t.authentication, &t.credential, &t.change, &t.policyCited, &t.grantCited,
 		&t.afterRevoke, &t.lag, &t.enforce, &t.denials, &t.liveness, &t.gap, &t.digests,
 		&t.leavers, &t.privileges, &t.bypass, &t.approvals,
@@ -105,6 +106,8 @@ func newTests() *tests {
 		pairing:        Test{ID: "command.pairing", Of: "commands", Title: "Every command ended exactly once, or is open at the end of the range"},
 		sessionPairing: Test{ID: "session.pairing", Of: "sessions", Title: "Every session ended exactly once, or is open at the end of the range"},
 		writeAhead:     Test{ID: "command.order", Of: "commands", Title: "Every outcome is one that a command can have, in the boot that saw it"},
+		transactions:   Test{ID: "transaction.end", Of: "ends of transactions", Title: "Every end of a transaction names commands of its session that had ended, and none twice"},
+		resolutions:    Test{ID: "command.resolution", Of: "resolutions", Title: "Every resolution is of a command that was in doubt"},
 		bytes:          Test{ID: "session.bytes", Of: "ended sessions", Title: "Bytes forwarded to the upstream are those of recorded frames"},
 
 		attribution: Test{ID: "session.attribution", Of: "records of sessions", Title: "Every record of a session is of its agent and resource"},

@@ -286,6 +286,35 @@ func (s *Session) Do(text, action, object string) {
 	}
 }
 
+// Block does a command between BEGIN and COMMIT and returns the first and the
+// last intent of that transaction.
+func (s *Session) Block(text, action, object string) (first, last evidence.Position) {
+	ask := func(text, action, object string) evidence.Position {
+		p, _ := s.Ask(text, action, object)
+		s.End(p, evidence.OK)
+		return p
+	}
+	first = ask("BEGIN", "postgres:select", "")
+	ask(text, action, object)
+	return first, ask("COMMIT", "postgres:select", "")
+}
+
+// Commit records that a transaction of three commands was committed.
+func (s *Session) Commit(first, last evidence.Position) {
+	s.Record(&evidence.Draft{
+		Head: evidence.Head{Type: evidence.TxEnd, Agent: s.Agent, Resource: s.Resource, Of: first},
+		Body: evidence.EncodeBody(evidence.TxEndBody{Result: "commit", Block: true, First: first, Last: last, Commands: 3}),
+	})
+}
+
+// Resolve records what became of a command in doubt.
+func (s *Session) Resolve(of evidence.Position) {
+	s.g.Record(s.g.own, &evidence.Draft{
+		Head: evidence.Head{Type: evidence.Resolution, Agent: s.Agent, Resource: s.Resource, Of: of},
+		Body: evidence.EncodeBody(evidence.ResolutionBody{Result: "rolled_back", How: "its connection is gone and its transaction was not committed"}),
+	})
+}
+
 // Close ends the session.
 func (s *Session) Close() {
 	s.Record(&evidence.Draft{

@@ -28,6 +28,7 @@ func Day() *Gateway {
 	for range 20 {
 		s.Do("INSERT INTO public.orders VALUES (?)", "postgres:insert", "public.orders")
 	}
+	s.Commit(s.Block("INSERT INTO public.orders VALUES (?)", "postgres:insert", "public.orders"))
 	early.Do("DROP TABLE public.orders", "postgres:drop", "public.orders")
 	early.Do("SELECT ?", "postgres:select", "public.orders")
 	s.Close()
@@ -41,6 +42,8 @@ func Day() *Gateway {
 	g.Now = Noon + 130*Second // killed here
 	g.Boot()
 	lost.Lost(open)
+	lost.Resolve(open)
+	g.Own(evidence.Alert, evidence.AlertBody{Rule: "grammar-killed", Severity: "medium", Trigger: open, Text: "a statement was not understood in time"})
 	late := g.Open("report-bot", "orders")
 	slow, _ := late.Ask("SELECT ?", "postgres:select", "public.orders")
 	g.Now = Noon + 150*Second
