@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"crypto/tls"
 	"net"
 	"syscall"
 
@@ -11,10 +10,7 @@ import (
 // hungUp reports whether a peer will send no more, also while bytes of it are
 // still unread (poll(2), POLLRDHUP).
 func hungUp(c net.Conn) bool {
-	if t, ok := c.(*tls.Conn); ok {
-		c = t.NetConn()
-	}
-	s, ok := c.(syscall.Conn)
+	s, ok := socket(c).(syscall.Conn)
 	if !ok {
 		return false
 	}

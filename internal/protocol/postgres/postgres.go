@@ -77,6 +77,7 @@ func New(cfg Config) *Protocol {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	cfg.TLS = agentTLS(cfg.TLS)
 	cfg.Limits = cfg.Limits.withDefaults()
 	return &Protocol{
 		cfg:    cfg,
@@ -124,27 +125,33 @@ type leg struct {
 // never comes because the connection served its purpose.
 func (p *Protocol) greet(ctx context.Context, agent net.Conn) (*leg, error) {
 	l := &leg{Conn: agent}
+	first, err := p.begin(ctx, l)
+	if err != nil {
+		return nil, unasked(err)
+	}
+	asked := make(map[uint32]bool) // requests are answered once
 	for {
-		code, rest, err := readStartup(l)
+		code, rest, err := readStartup(first)
+		first = l
 		if err != nil {
-			if errors.Is(err, io.EOF) { // a port check
-				return nil, nil
+			return nil, unasked(err)
+		}
+		if code == sslRequest || code == gssRequest {
+			if asked[code] || len(rest) != 0 {
+				return nil, violation("unexpected SSLRequest or GSSENCRequest")
 			}
-			return nil, fmt.Errorf("reading startup: %w", err)
+			asked[code] = true
 		}
 		switch code {
 		case sslRequest:
-			if l.tls != nil || len(rest) != 0 {
-				return nil, violation("unexpected SSLRequest")
+			if l.tls != nil {
+				return nil, violation("SSLRequest within TLS")
 			}
-			if err := p.encrypt(ctx, l); err != nil {
+			if err := p.answer(ctx, l); err != nil {
 				return nil, err
 			}
 			continue
 		case gssRequest:
-			if len(rest) != 0 {
-				return nil, violation("unexpected GSSENCRequest")
-			}
 			if _, err := l.Write([]byte{'N'}); err != nil {
 				return nil, fmt.Errorf("answering GSSENCRequest: %w", err)
 			}
@@ -165,26 +172,13 @@ func (p *Protocol) greet(ctx context.Context, agent net.Conn) (*leg, error) {
 	}
 }
 
-// encrypt answers an SSLRequest. Nothing was read beyond the request, so
-// nothing that came in the clear can be taken for something encrypted.
-func (p *Protocol) encrypt(ctx context.Context, l *leg) error {
-	answer := byte('N')
-	if p.cfg.TLS != nil {
-		answer = 'S'
-	}
-	if _, err := l.Write([]byte{answer}); err != nil {
-		return fmt.Errorf("answering SSLRequest: %w", err)
-	}
-	if p.cfg.TLS == nil {
+// unasked is err of a connection that has asked for nothing yet: one that only
+// looks whether somebody answers is none.
+func unasked(err error) error {
+	if errors.Is(err, io.EOF) {
 		return nil
 	}
-	t := tls.Server(l.Conn, p.cfg.TLS)
-	if err := t.HandshakeContext(ctx); err != nil {
-		return fmt.Errorf("TLS with the agent: %w", err)
-	}
-	state := t.ConnectionState()
-	l.Conn, l.tls = t, &state
-	return nil
+	return fmt.Errorf("reading startup: %w", err)
 }
 
 // open logs an agent in and connects it. It returns nil when the agent hangs

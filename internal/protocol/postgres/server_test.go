@@ -337,11 +337,23 @@ func (g *gateway) last(t testing.TB) *prototest.Session {
 // psql runs psql through the gateway and returns what it prints.
 func (g *gateway) psql(t testing.TB, args ...string) (string, error) {
 	t.Helper()
+	return g.psqlOf(t, "sslmode=disable", args...)
+}
+
+// psqlOf runs psql with more connection options of libpq's.
+func (g *gateway) psqlOf(t testing.TB, options string, args ...string) (string, error) {
+	t.Helper()
 	bin, err := exec.LookPath("psql")
 	if err != nil {
 		t.Skip("psql is missing; install it: apt-get install postgresql-client")
 	}
-	cmd := exec.CommandContext(t.Context(), bin, append([]string{"-X", "-A", "-t", g.url()}, args...)...)
+	host, port, err := net.SplitHostPort(g.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := fmt.Sprintf("host=%s port=%s user=agent-1 dbname=app %s", host, port, options)
+	cmd := exec.CommandContext(t.Context(), bin, append([]string{"-X", "-A", "-t", at}, args...)...)
+	cmd.Env = append(cmd.Environ(), "PGPASSWORD="+prototest.Token)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }

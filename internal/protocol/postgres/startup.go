@@ -22,7 +22,8 @@ const (
 	protocolMinor = 2 // newest minor version; 3.1 was never used
 )
 
-// maxStartup bounds a startup packet (PostgreSQL's MAX_STARTUP_PACKET_LENGTH).
+// maxStartup bounds a startup packet, less its length (PostgreSQL's
+// MAX_STARTUP_PACKET_LENGTH).
 const maxStartup = 10000
 
 // readStartup reads one packet of the startup phase and returns its code and
@@ -33,7 +34,7 @@ func readStartup(r io.Reader) (code uint32, rest []byte, err error) {
 		return 0, nil, err
 	}
 	size := binary.BigEndian.Uint32(head[:4])
-	if size < 8 || size > maxStartup {
+	if size < 8 || size > 4+maxStartup {
 		return 0, nil, violation("startup packet of %d bytes", size)
 	}
 	rest = make([]byte, size-8)

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/binary"
+	"encoding/pem"
 	"errors"
 	"io"
 	"math/big"
@@ -146,6 +147,10 @@ func TestNonsenseEndsTheConnection(t *testing.T) {
 	if n := len(g.Sessions()); n != 0 {
 		t.Errorf("%d sessions", n)
 	}
+}
+
+func pemOf(der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
 // testTLS is a server's configuration and a client's that trusts it.
