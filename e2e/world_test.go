@@ -48,6 +48,7 @@ type world struct {
 	listen string
 	serve  *exec.Cmd
 	served chan struct{}
+	packed string // the newest pack
 }
 
 // secrets that must turn up nowhere.
@@ -278,6 +279,7 @@ func (w *world) pack() (report string, err error) {
 	name := w.path(fmt.Sprintf("pack-%d.zip", time.Now().UnixNano()))
 	day := 24 * time.Hour
 	now := time.Now().UTC()
+	w.packed = name
 	w.must("pack", "create", "--from", now.Add(-day).Format(time.DateOnly), "--to", now.Add(day).Format(time.DateOnly), "-o", name)
 	out, err := exec.CommandContext(w.t.Context(), exhibitVerify, name, "--trust", w.path("trust.json")).CombinedOutput()
 	return string(out), err

@@ -221,8 +221,9 @@ type TxEndBody struct {
 
 // ResolutionBody says later what an in_doubt was.
 type ResolutionBody struct {
-	Result string `json:"result"`
-	How    string `json:"how"`
+	Result string `json:"result"`        // "committed", "rolled_back" or "unknown"
+	How    string `json:"how"`           // what that was concluded from
+	ID     string `json:"xid,omitempty"` // the upstream's own id of the transaction
 }
 
 // AgentBody registers an agent.

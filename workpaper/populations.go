@@ -45,7 +45,7 @@ func Populations() []Table {
 			"frames:#", "duration_us:#", "ended_at:t", "end_pos:n")},
 		{Name: transactionsTable, Columns: columns("tx_pos:n", "at:t", "session_id:n", "agent_id:n", "resource:n", "result:n", "block", "first_command:n", "last_command:n",
 			"commands:#", "xid")},
-		{Name: resolutionsTable, Columns: columns("pos:n", "at:t", "command_id:n", "session_id:n", "agent_id:n", "resource:n", "result:n", "how")},
+		{Name: resolutionsTable, Columns: columns("pos:n", "at:t", "command_id:n", "session_id:n", "agent_id:n", "resource:n", "result:n", "how", "xid")},
 		{Name: denialsTable, Columns: columns("pos:n", "at:t", "kind:n", "session_id:n", "agent_id:n", "resource:n", "verb:n", "text", "checks",
 			"decision:n", "rules", "policy_digest", "deny_reason", "client", "bytes_to_upstream:#")},
 		{Name: alertsTable, Columns: columns("pos:n", "at:t", "rule", "severity:n", "session_id:n", "agent_id:n", "resource:n", "trigger:n", "text")},

@@ -90,7 +90,7 @@ func (f *Fold) resolution(r *evidence.Record) error {
 		f.tests.resolutions.Except(h.Pos, "is of agent %s on %s, command %s of %s on %s", h.Agent, h.Resource, h.Of, d.agent, d.resource)
 	}
 	delete(f.doubts, h.Of)
-	return f.row(resolutionsTable, pos(h.Pos), f.clock.format(h.Time), pos(h.Of), pos(d.session), h.Agent, h.Resource, b.Result, b.How)
+	return f.row(resolutionsTable, pos(h.Pos), f.clock.format(h.Time), pos(h.Of), pos(d.session), h.Agent, h.Resource, b.Result, b.How, b.ID)
 }
 
 // alert writes the row of what asked a person to look.

@@ -19,6 +19,7 @@ func protocolsOf(c *config.Config, g *gateway.Gateway, log *slog.Logger) (make f
 	}
 	databases := postgres.NewDatabases(postgres.DatabasesConfig{Grammar: pool, Upstream: g.Upstream, Record: g.RecordImport, Logger: log})
 	g.ExplainWith(databases)
+	g.ResolveWith("postgres", postgres.Resolver{})
 	return func(l config.Listener, t *tls.Config) (protocol.Protocol, error) {
 		switch l.Protocol {
 		case "postgres":

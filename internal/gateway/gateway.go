@@ -108,6 +108,9 @@ type Gateway struct {
 
 	opened    Settings // as they were when the boot began; what a reload can't change
 	explain   Explainer
+	resolvers map[string]protocol.Resolver // by protocol
+	doubtful  []evidence.Head              // starts of sessions that a crash left with commands in doubt
+	traceFrom uint64                       // block at which their boot begins
 	listeners []*listener.Listener
 
 	changing  sync.Mutex // one change of configuration or policy at a time
@@ -209,6 +212,7 @@ func (g *Gateway) fold(ctx context.Context) (*recorder.Past, *decision.Registry,
 	if err != nil {
 		return nil, nil, 0, fmt.Errorf("finding the last boot: %w", err)
 	}
+	g.traceFrom = from
 	err = g.sealer.Scan(ctx, from, func(r *evidence.Record) error { return past.Add(r.Head) })
 	if err != nil {
 		return nil, nil, 0, fmt.Errorf("reading the last boot: %w", err)
@@ -247,6 +251,7 @@ func (g *Gateway) boot(ctx context.Context, past *recorder.Past, registry *decis
 		return err
 	}
 	open := past.Open()
+	g.doubtful = past.Doubtful()
 	doubts, err := g.recorder.Recover(ctx, past, g.keys)
 	if err != nil {
 		return err
@@ -290,7 +295,7 @@ func (g *Gateway) Run(ctx context.Context, others ...func(context.Context) error
 	start(g.heartbeat, background)
 	accept, refuse := context.WithCancel(ctx)
 	defer refuse()
-	var serving []*sync.WaitGroup
+	serving := []*sync.WaitGroup{start(g.resolve, accept)}
 	for _, l := range g.listeners {
 		serving = append(serving, start(l.Run, accept))
 	}

@@ -136,6 +136,34 @@ type SessionEnd struct {
 	Reply  uint64            // forwarded to the agent, all told
 }
 
+// Resolver finds out, after a crash, what became of commands that nobody saw
+// the end of.
+type Resolver interface {
+	// Resolve says what it can of the commands in doubt of one session, each at
+	// most once; of those that change nothing it need not. It may wait for the
+	// upstream to be done with them. Its error says that the upstream could not
+	// be asked.
+	Resolve(ctx context.Context, up Upstream, l *Lost, found func(of evidence.Position, r evidence.ResolutionBody) error) error
+}
+
+// Lost is what is known of a session that a crash ended.
+type Lost struct {
+	Upstream evidence.SessionUpstreamBody
+	// Commands that no ended transaction covers, in order: the last ones, when
+	// Cut. Those with the outcome InDoubt want to be resolved.
+	Commands []LostCommand
+	Cut      bool
+}
+
+// LostCommand is one of them. An open one has the outcome InDoubt.
+type LostCommand struct {
+	Position evidence.Position
+	Verb     string
+	Parse    evidence.Parse
+	Checks   []evidence.Check
+	Outcome  evidence.OutcomeClass
+}
+
 // Refusal is an error to show to an agent. Kind says what went wrong so that
 // each protocol can spell it its own way.
 type Refusal struct {

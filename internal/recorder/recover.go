@@ -61,6 +61,17 @@ func (p *Past) Add(h evidence.Head) error {
 // Open is the number of sessions that nothing ended.
 func (p *Past) Open() int { return len(p.sessions) }
 
+// Doubtful returns the sessions with a command that nothing ended.
+func (p *Past) Doubtful() []evidence.Head {
+	var starts []evidence.Head
+	for _, s := range p.sessions {
+		if len(s.intents) > 0 {
+			starts = append(starts, s.start)
+		}
+	}
+	return starts
+}
+
 // Scopes opens the scope of a slot of any boot.
 type Scopes interface {
 	Scope(boot, slot uint64) (*keys.Scope, error)

@@ -1,0 +1,86 @@
+package e2e
+
+import (
+	"archive/zip"
+	"encoding/csv"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// table reads a population of the newest pack.
+func (w *world) table(name string) (rows []map[string]string) {
+	w.t.Helper()
+	z, err := zip.OpenReader(w.packed)
+	w.ok(err)
+	defer z.Close()
+	f, err := z.Open("pop/" + name + ".csv")
+	w.ok(err)
+	defer f.Close()
+	all, err := csv.NewReader(f).ReadAll()
+	w.ok(err)
+	for _, cells := range all[1:] {
+		row := map[string]string{}
+		for i, c := range cells {
+			row[all[0][i]] = c
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+// TestDoubtsOfACrashAreResolved kills the gateway while three commands run:
+// one by itself, one in a block, and one that only reads. Of the first the
+// server tells the transaction, the second can't have been committed, and the
+// third changed nothing.
+func TestDoubtsOfACrashAreResolved(t *testing.T) {
+	w := newWorld(t)
+	alone, block, reader := w.connect(), w.connect(), w.connect()
+	_, err := block.Exec(t.Context(), "begin")
+	w.ok(err)
+	running := func(c *pgx.Conn, text string) {
+		go func() { _, _ = c.Exec(t.Context(), text) }() // killed in the middle
+		w.until(20*time.Second, text+" runs", func() bool { return w.serverSaw(text) })
+	}
+	running(alone, "insert into t values (501, 'alone') returning pg_sleep(6)")
+	running(block, "insert into t values (502, 'block') returning pg_sleep(6)")
+	running(reader, "select count(*), pg_sleep(6) from t")
+	w.stop(syscall.SIGKILL)
+	w.start()
+
+	resolved := map[string]string{}
+	w.until(60*time.Second, "two commands are resolved", func() bool {
+		w.passes()
+		for _, r := range w.table("resolutions") {
+			resolved[r["command_id"]] = r["result"] + ": " + r["how"]
+		}
+		return len(resolved) == 2
+	})
+	var got []string
+	for _, d := range w.did("--agent", "bot") {
+		if d.Outcome == "in_doubt" {
+			got = append(got, d.Verb+" "+resolved[d.ID])
+		}
+	}
+	slices.Sort(got)
+	want := []string{
+		"read ",
+		"write committed: the server's own status of its transaction",
+		"write rolled_back: its block was not committed, and the server rolls back the block of a client that has gone",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("in doubt and resolved:\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	c := w.connect()
+	found, err := c.Query(t.Context(), "select v from t where id > 500")
+	w.ok(err)
+	rows, err := pgx.CollectRows(found, pgx.RowTo[string])
+	w.ok(err)
+	if len(rows) != 1 || rows[0] != "alone" {
+		t.Errorf("the server has %q", rows)
+	}
+}
