@@ -2,6 +2,7 @@ package grammar
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -49,6 +50,7 @@ var (
 // concurrent use.
 type Pool struct {
 	cfg     Config
+	ways    []func(*exec.Cmd) // to isolate a child, the best first
 	slots   chan *child // one per worker; nil is a worker without a child
 	spawn   chan spawnRequest
 	done    chan struct{}
@@ -61,7 +63,7 @@ type Pool struct {
 // Start starts a pool, and one child to see that it works.
 func Start(cfg Config) (*Pool, error) {
 	if cfg.Command == nil {
-		exe, err := os.Executable()
+		exe, err := self()
 		if err != nil {
 			return nil, fmt.Errorf("finding the executable: %w", err)
 		}
@@ -82,7 +84,7 @@ func Start(cfg Config) (*Pool, error) {
 	if cfg.OnBare == nil {
 		cfg.OnBare = func(string) {}
 	}
-	p := &Pool{cfg: cfg, slots: make(chan *child, cfg.Workers), spawn: make(chan spawnRequest), done: make(chan struct{})}
+	p := &Pool{cfg: cfg, ways: isolations(), slots: make(chan *child, cfg.Workers), spawn: make(chan spawnRequest), done: make(chan struct{})}
 	p.closing.Add(1)
 	go p.spawner()
 	first, err := p.start()
@@ -191,20 +193,24 @@ func (p *Pool) spawner() {
 	}
 }
 
-// start starts a child, in namespaces of its own where the system lets it.
+// start starts a child, as well isolated as the system lets it be.
 func (p *Pool) start() (*child, error) {
-	c, err := p.startIn(true)
-	if err != nil {
-		outer := err
-		if c, err = p.startIn(false); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrPool, err)
+	var refused error
+	for i, isolate := range p.ways {
+		c, err := p.startIn(isolate)
+		if err != nil {
+			refused = cmp.Or(refused, err)
+			continue
 		}
-		p.tellBare(fmt.Sprintf("no namespaces: %v", outer))
+		if i > 0 {
+			p.tellBare(fmt.Sprintf("less isolated: %v", refused))
+		}
+		if c.bare != "" {
+			p.tellBare(c.bare)
+		}
+		return c, nil
 	}
-	if c.bare != "" {
-		p.tellBare(c.bare)
-	}
-	return c, nil
+	return nil, fmt.Errorf("%w: %w", ErrPool, refused)
 }
 
 func (p *Pool) tellBare(reason string) {
@@ -213,12 +219,12 @@ func (p *Pool) tellBare(reason string) {
 	}
 }
 
-func (p *Pool) startIn(namespaces bool) (*child, error) {
+func (p *Pool) startIn(isolate func(*exec.Cmd)) (*child, error) {
 	cmd := p.cfg.Command()
 	if cmd.Env == nil {
 		cmd.Env = []string{} // nothing, not the gateway's
 	}
-	isolate(cmd, namespaces)
+	isolate(cmd)
 	childIn, in, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("starting the grammar: %w", err)

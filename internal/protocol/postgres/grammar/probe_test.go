@@ -6,9 +6,13 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/grammar"
 )
@@ -45,15 +49,6 @@ func try(what string) error {
 		if len(os.Environ()) == 0 {
 			return os.ErrNotExist
 		}
-	case "descriptors":
-		// Those of the runtime's own poller come right after the three.
-		for fd := 3; fd < 64; fd++ {
-			var st syscall.Stat_t
-			if syscall.Fstat(fd, &st) == nil && st.Mode&syscall.S_IFMT != 0 {
-				return nil
-			}
-		}
-		return os.ErrNotExist
 	case "read a file":
 		_, err := os.ReadFile("/etc/hostname")
 		return err
@@ -76,18 +71,25 @@ func try(what string) error {
 		return err
 	case "run a program":
 		return exec.CommandContext(ctx, "/bin/true").Run()
+	case "become a program":
+		return syscall.Exec("/bin/true", []string{"true"}, nil)
 	case "fork":
-		pid, _, errno := syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
-		if errno != 0 {
-			return errno
+		return call(unix.SYS_CLONE, uintptr(syscall.SIGCHLD))
+	case "outlive the gateway":
+		return call(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, 0)
+	case "be dumped":
+		return call(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 1)
+	case "raise a limit":
+		return call(unix.SYS_SETRLIMIT, unix.RLIMIT_NOFILE, uintptr(unsafe.Pointer(&unix.Rlimit{Cur: 8, Max: 8})))
+	case "write code":
+		_, err := unix.Mmap(-1, 0, 4096, unix.PROT_WRITE|unix.PROT_EXEC, unix.MAP_ANON|unix.MAP_PRIVATE)
+		return err
+	case "make code":
+		b, err := unix.Mmap(-1, 0, 4096, unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+		if err != nil {
+			return nil // should have worked
 		}
-		if pid == 0 {
-			os.Exit(0)
-		}
-	case "trace the gateway":
-		return syscall.PtraceAttach(os.Getppid())
-	case "signal the gateway":
-		return syscall.Kill(os.Getppid(), 0)
+		return unix.Mprotect(b, unix.PROT_READ|unix.PROT_EXEC)
 	case "memory":
 		var hoard [][]byte
 		for range 64 {
@@ -98,6 +100,51 @@ func try(what string) error {
 			hoard = append(hoard, b)
 		}
 		fmt.Fprint(os.Stderr, len(hoard))
+	default:
+		return tryOn(what)
+	}
+	return nil
+}
+
+// tryOn tries what is done to the process with the id that follows.
+func tryOn(what string) error {
+	verb, id, _ := strings.Cut(what, " ")
+	pid, err := strconv.Atoi(id)
+	if err != nil {
+		panic(what)
+	}
+	switch verb {
+	case "trace":
+		return syscall.PtraceAttach(pid)
+	case "kill":
+		return syscall.Kill(pid, 0)
+	case "tgkill":
+		return unix.Tgkill(pid, pid, 0)
+	case "sigqueue":
+		return call(unix.SYS_RT_SIGQUEUEINFO, uintptr(pid), 0, 0)
+	case "sigio": // has the kernel signal it when something can be read
+		return call(unix.SYS_FCNTL, 0, unix.F_SETOWN, uintptr(pid))
+	case "peek":
+		b := make([]byte, 1)
+		local, remote := []unix.Iovec{{Base: &b[0], Len: 1}}, []unix.RemoteIovec{{Len: 1}}
+		_, err := unix.ProcessVMReadv(pid, local, remote, 0)
+		return err
+	case "open":
+		_, err := os.ReadFile("/proc/" + id + "/environ")
+		return err
+	}
+	panic(what)
+}
+
+func call(number uintptr, args ...uintptr) error {
+	var a [6]uintptr
+	copy(a[:], args)
+	_, _, errno := syscall.RawSyscall6(number, a[0], a[1], a[2], a[3], a[4], a[5])
+	if number == unix.SYS_CLONE && errno == 0 {
+		os.Exit(0)
+	}
+	if errno != 0 {
+		return errno
 	}
 	return nil
 }

@@ -4,7 +4,10 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
+	"strconv"
+	"sync"
 	"syscall"
 
 	seccomp "github.com/elastic/go-seccomp-bpf"
@@ -15,6 +18,9 @@ import (
 // sandbox gives up, for good and for every thread, what answering doesn't
 // need.
 func sandbox() error {
+	if err := closeInherited(); err != nil {
+		return err
+	}
 	size, data, err := mapped()
 	if err != nil {
 		return err
@@ -41,6 +47,25 @@ func sandbox() error {
 	return filter()
 }
 
+// closeInherited closes the descriptors that whoever started the gateway left
+// open in it, and so in us. Those of our own runtime are closed on exec.
+func closeInherited() error {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return fmt.Errorf("listing descriptors: %w", err)
+	}
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil || fd < 3 {
+			continue
+		}
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			unix.Close(fd)
+		}
+	}
+	return nil
+}
+
 // mapped is what the process has mapped already, in bytes: all of it, and what
 // it can write to. Go, and its race detector most of all, reserve far more than
 // they use.
@@ -59,21 +84,49 @@ func mapped() (size, data uint64, err error) {
 
 // needed are the system calls that a Go program with C in it makes while it
 // reads, computes and writes. All others fail with EPERM; none of the runtime
-// or of glibc's is missed then, since those that matter are here.
+// or of glibc's is missed then, since those that matter are here. No call that
+// makes a process or a thread is among them, and none that names another
+// process or arranges for the kernel to signal one, as fcntl does.
 var needed = []string{
 	"read", "write", "close",
-	"mmap", "munmap", "mremap", "mprotect", "madvise", "brk", "mincore",
+	"munmap", "mremap", "madvise", "brk", "mincore",
 	"futex", "nanosleep", "clock_nanosleep", "clock_gettime", "clock_getres", "gettimeofday", "time",
-	"sched_yield", "sched_getaffinity", "getpid", "gettid", "tgkill", "getrusage", "getrandom", "getcpu", "sysinfo", "uname",
-	"rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "restart_syscall",
-	"set_robust_list", "rseq", "set_tid_address", "arch_prctl", "membarrier", "prctl",
-	"epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "epoll_pwait2", "eventfd2", "fcntl", // the poller of the runtime
-	"timer_create", "timer_settime", "timer_delete", "setitimer",
+	"sched_yield", "sched_getaffinity", "getpid", "gettid", "getrusage", "getrandom", "getcpu",
+	"rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "restart_syscall", "membarrier",
+	"epoll_create1", "epoll_ctl", "epoll_pwait", "epoll_pwait2", "eventfd2", // the poller of the runtime
 	"exit", "exit_group",
 }
 
-// threadsOnly lets clone make threads and no processes.
-var threadsOnly = []seccomp.Condition{{Argument: 0, Operation: seccomp.BitsSet, Value: unix.CLONE_THREAD}}
+// partly are the system calls that are needed for some things and would do
+// for others: signals between our own threads, and memory that isn't code.
+func partly() []seccomp.NameWithConditions {
+	only := func(name string, c seccomp.Condition) seccomp.NameWithConditions {
+		return seccomp.NameWithConditions{Name: name, Conditions: []seccomp.Condition{c}}
+	}
+	notCode := seccomp.Condition{Argument: 2, Operation: seccomp.BitsNotSet, Value: unix.PROT_EXEC}
+	return []seccomp.NameWithConditions{
+		only("tgkill", seccomp.Condition{Argument: 0, Operation: seccomp.Equal, Value: uint64(os.Getpid())}),
+		only("mmap", notCode),
+		only("mprotect", notCode),
+	}
+}
+
+// makeThreads has the runtime make the threads that it may come to need, as
+// the filter lets it make none: they stay, idle, for it to use again.
+func makeThreads() {
+	const threads = 8
+	var running, done sync.WaitGroup
+	running.Add(threads)
+	for range threads {
+		done.Go(func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			running.Done()
+			running.Wait()
+		})
+	}
+	done.Wait()
+}
 
 func filter() error {
 	info, err := arch.GetInfo("")
@@ -84,6 +137,10 @@ func filter() error {
 		_, known := info.SyscallNames[name]
 		return !known
 	})
+	makeThreads()
+	// No new privileges is a thread's own; the filter is for all of them.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	err = seccomp.LoadFilter(seccomp.Filter{
 		NoNewPrivs: true,
 		Flag:       seccomp.FilterFlagTSync,
@@ -91,10 +148,7 @@ func filter() error {
 			DefaultAction: seccomp.ActionErrno, // EPERM
 			Syscalls: []seccomp.SyscallGroup{
 				{Names: names, Action: seccomp.ActionAllow},
-				{NamesWithCondtions: []seccomp.NameWithConditions{{Name: "clone", Conditions: threadsOnly}}, Action: seccomp.ActionAllow},
-				// Its flags lie in memory, out of a filter's sight; glibc falls
-				// back to clone when a kernel doesn't have it.
-				{Names: []string{"clone3"}, Action: seccomp.ActionErrno | seccomp.Action(unix.ENOSYS)},
+				{NamesWithCondtions: partly(), Action: seccomp.ActionAllow},
 			},
 		},
 	})
@@ -104,12 +158,34 @@ func filter() error {
 	return nil
 }
 
-// isolate asks for a child in namespaces of its own: no network, no other
-// process to be seen, no rights even if the gateway has some. It dies with the
-// gateway.
-func isolate(cmd *exec.Cmd, namespaces bool) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	if namespaces {
-		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS
+// self is the program that runs, even when another lies in its place by now.
+func self() (string, error) { return "/proc/self/exe", nil }
+
+// nobody owns nothing.
+const nobody = 65534
+
+// isolations are ways to start a child, the best first. In namespaces of its
+// own it sees no network and no other process and has no rights, even if the
+// gateway has some; root's child is nobody outside of them as well. In any
+// case it dies with the gateway.
+func isolations() []func(*exec.Cmd) {
+	apart := func(cmd *exec.Cmd) {
+		beside(cmd)
+		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWUSER | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS
 	}
+	if os.Geteuid() != 0 {
+		return []func(*exec.Cmd){apart, beside}
+	}
+	return []func(*exec.Cmd){func(cmd *exec.Cmd) {
+		apart(cmd)
+		a := cmd.SysProcAttr
+		a.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
+		a.UidMappings = []syscall.SysProcIDMap{{ContainerID: nobody, HostID: nobody, Size: 1}}
+		a.GidMappings = a.UidMappings
+		a.GidMappingsEnableSetgroups = true // so that it loses root's other groups
+	}, apart, beside}
+}
+
+func beside(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 }

@@ -4,9 +4,12 @@ package grammar
 
 import (
 	"errors"
+	"os"
 	"os/exec"
 )
 
 func sandbox() error { return errors.New("this system has no sandbox that we know to use") }
 
-func isolate(*exec.Cmd, bool) {}
+func self() (string, error) { return os.Executable() }
+
+func isolations() []func(*exec.Cmd) { return []func(*exec.Cmd){func(*exec.Cmd) {}} }

@@ -377,18 +377,20 @@ func (s *scrubber) localList(names []*pg.Node) {
 func (s *scrubber) scrubFields(m proto.Message, keep ...string) bool {
 	r := m.ProtoReflect()
 	ok := true
-	r.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+	// In the order of the fields: Range's differs from process to process.
+	fields := r.Descriptor().Fields()
+	for i := range fields.Len() {
+		fd := fields.Get(i)
 		switch {
-		case slices.Contains(keep, string(fd.Name())):
+		case !r.Has(fd) || slices.Contains(keep, string(fd.Name())):
 		case fd.Kind() == protoreflect.BytesKind, fd.Kind() == protoreflect.StringKind && fd.IsList():
-			ok = false // the trees have none today
+			return false // the trees have none today
 		case fd.Kind() == protoreflect.StringKind:
-			if v.String() != "" {
-				r.Set(fd, protoreflect.ValueOfString(s.name(v.String(), false)))
+			if v := r.Get(fd).String(); v != "" {
+				r.Set(fd, protoreflect.ValueOfString(s.name(v, false)))
 			}
 		}
-		return ok
-	})
+	}
 	forEachField(m, func(fd protoreflect.FieldDescriptor, c proto.Message) {
 		ok = ok && (slices.Contains(keep, string(fd.Name())) || s.scrub(c))
 	})
