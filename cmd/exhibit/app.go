@@ -34,7 +34,7 @@ const (
 // verbs are the commands, in the order that help lists them.
 var verbs = []func(*app) *cobra.Command{
 	newInit, newServe, newDoctor, newReload, newDemo,
-	newAgent, newEnroll, newToken, newCredential, newGrant,
+	newAgent, newEnroll, newToken, newCertificate, newCredential, newGrant,
 	newWho, newAllowed, newDid, newExplain, newSessions,
 	newLog, newPack, newVerify,
 	newConfig, newPolicy, newOpenAPI, newVersion,

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"crypto/ed25519"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -440,6 +441,49 @@ protocols; it needs no person and can be asked for by the agent itself.`,
 	f.StringVar(&r.Ticket, "ticket", "", "ticket or run that the agent works on; stands in every session of the token")
 	f.StringVar(&r.OnBehalfOf, "for", "", "whom the agent works for")
 	f.StringVar(&audience, "audience", "", "the gateway that is asked (default: as noted in the key file)")
+	return c
+}
+
+func newCertificate(a *app) *cobra.Command {
+	var file, expires string
+	c := &cobra.Command{
+		Use: "certificate [AGENT] --key FILE", Short: "Make a client certificate of an agent's key", GroupID: groupRights,
+		Long: `Makes a certificate that an agent's key signs itself, and prints it (PEM). An
+agent that shows it to a listener over TLS is let in without a token while the key
+is enrolled and the certificate lasts. It asks no gateway and needs no person.
+
+Only the key counts: a certificate that an authority of your own issues for it
+does as well. A session by certificate works on no ticket and for nobody else;
+where policies want either, use a token.`,
+		Example: `  exhibit certificate --key reporter.key > reporter.crt
+  psql "host=gateway.example.com port=6433 user=reporter dbname=orders \
+    sslmode=verify-full sslcert=reporter.crt sslkey=reporter.key"`,
+		Args: atMost("AGENT"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			agent, err := tokenAgent(cmd, file, args)
+			if err != nil {
+				return err
+			}
+			until, err := until(expires)
+			if err != nil {
+				return err
+			}
+			if !until.After(time.Now()) {
+				return usagef("--expires %q: the certificate would have expired already", expires)
+			}
+			key, err := identity.ReadKey(file)
+			if err != nil {
+				return err
+			}
+			der, err := identity.IssueCertificate(key, agent, time.Now(), until)
+			if err != nil {
+				return err
+			}
+			return pem.Encode(a.out, &pem.Block{Type: "CERTIFICATE", Bytes: der})
+		},
+	}
+	c.Flags().StringVar(&file, "key", os.Getenv("EXHIBIT_KEY"), "file of the agent's key (EXHIBIT_KEY)")
+	c.Flags().StringVar(&expires, "expires", "720h", "when the certificate ends: a date, a time or a duration")
 	return c
 }
 

@@ -92,9 +92,8 @@ type Listener struct {
 
 // ListenTLS is the agent's leg; plain when empty.
 type ListenTLS struct {
-	Cert     string `yaml:"cert"`
-	Key      string `yaml:"key"`
-	ClientCA string `yaml:"client_ca"` // asks agents for certificates of this authority
+	Cert string `yaml:"cert"`
+	Key  string `yaml:"key"`
 }
 
 // Resource is a system that agents reach through the gateway.

@@ -43,7 +43,7 @@ func TestFull(t *testing.T) {
 		Metrics: Metrics{Address: "[::1]:9464"},
 		Listeners: []Listener{
 			{Name: "local", Protocol: "postgres", Address: "/run/exhibit/.s.PGSQL.6433"},
-			{Name: "agents", Protocol: "postgres", Address: "0.0.0.0:6433", TLS: ListenTLS{Cert: dir + "/tls/gw.pem", Key: dir + "/tls/gw.key", ClientCA: dir + "/tls/agents.pem"}},
+			{Name: "agents", Protocol: "postgres", Address: "0.0.0.0:6433", TLS: ListenTLS{Cert: dir + "/tls/gw.pem", Key: dir + "/tls/gw.key"}},
 		},
 		Resources: []Resource{
 			{

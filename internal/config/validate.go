@@ -26,7 +26,7 @@ func (c *Config) complete(d *decoder, dir string) {
 	paths := []*string{&c.Data, &c.Policies, &c.Admin.Socket, &c.Admin.HTTPS.Cert, &c.Admin.HTTPS.Key, &c.Admin.HTTPS.ClientCA}
 	for i := range c.Listeners {
 		l := &c.Listeners[i]
-		paths = append(paths, &l.TLS.Cert, &l.TLS.Key, &l.TLS.ClientCA)
+		paths = append(paths, &l.TLS.Cert, &l.TLS.Key)
 	}
 	for i := range c.Resources {
 		r := &c.Resources[i]

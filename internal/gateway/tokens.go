@@ -16,13 +16,18 @@ import (
 	"github.com/exhibit-gateway/exhibit/internal/session"
 )
 
-// authenticator proves peers by the gateway's own tokens.
+// authenticator proves peers by the gateway's own tokens, or by certificates of
+// enrolled keys.
 type authenticator struct{ authority *identity.Authority }
 
 // Authenticate implements session.Authenticator: the token must be this
 // gateway's, in its time, neither it nor its key revoked, its agent in service,
-// and the user name must be that agent.
+// and the user name must be that agent. Of a certificate and its key the same is
+// asked.
 func (a authenticator) Authenticate(c protocol.Credential, registry *decision.Registry, now time.Time) (session.Principal, error) {
+	if c.Method == "certificate" {
+		return byCertificate(c, registry, now)
+	}
 	claims, err := a.authority.Verify(c.Secret, now)
 	if err != nil {
 		return session.Principal{}, err
@@ -39,6 +44,21 @@ func (a authenticator) Authenticate(c protocol.Credential, registry *decision.Re
 		TokenHash: base64.RawURLEncoding.EncodeToString(sum[:]),
 		Ticket:    claims.Ticket, OnBehalf: claims.Principal, Type: claims.PrincipalType,
 	}, nil
+}
+
+func byCertificate(c protocol.Credential, registry *decision.Registry, now time.Time) (session.Principal, error) {
+	if c.TLS == nil || len(c.TLS.PeerCertificates) == 0 {
+		return session.Principal{}, protocol.ErrUnknownCertificate
+	}
+	cert, err := identity.VerifyCertificate(c.TLS.PeerCertificates[0], c.User, registry, now)
+	var coded *identity.Error
+	switch {
+	case errors.As(err, &coded) && coded.Code() == identity.CodeUnknownKey:
+		return session.Principal{}, protocol.ErrUnknownCertificate
+	case err != nil:
+		return session.Principal{}, err
+	}
+	return session.Principal{Agent: cert.Agent, Credential: cert.ID, Key: cert.Key, Type: identity.Self}, nil
 }
 
 // mismatch is a good token shown under another agent's name.

@@ -32,16 +32,18 @@ type Protocol interface {
 // Gate opens sessions. One connection may carry several credentials.
 type Gate interface {
 	// Open proves who the agent is, decides whether it may connect, and records
-	// both. Its error is a *Refusal, to be shown to the agent.
+	// both. Its error is a *Refusal, to be shown to the agent. Or it is
+	// ErrUnknownCertificate, when nothing was recorded: many clients show a
+	// certificate that was meant for others, so ask for a token.
 	Open(context.Context, Credential, Target) (Session, error)
 }
 
 // Credential is what a peer shows. Secret is never recorded.
 type Credential struct {
-	User     string // whom the peer claims to be
-	Secret   string // the token it shows
-	Method   string // "token" or "certificate"
-	TLS      *tls.ConnectionState
+	User     string               // whom the peer claims to be
+	Secret   string               // the token it shows
+	Method   string               // "token" or "certificate"
+	TLS      *tls.ConnectionState // with the certificate that it shows
 	Client   net.Addr
 	Listener string
 }
@@ -183,3 +185,7 @@ var (
 	ErrUnrecordable   = errors.New("the record cannot be written")
 	ErrUnavailable    = errors.New("not available")
 )
+
+// ErrUnknownCertificate means that a client certificate is of a key that nobody
+// enrolled.
+var ErrUnknownCertificate = errors.New("the client certificate is of no enrolled key")

@@ -39,7 +39,8 @@ type Recorder interface {
 }
 
 // Authenticator proves who a peer is. Its error has a code for the record, by
-// a Code method; its text may name what the peer claimed and is sealed.
+// a Code method; its text may name what the peer claimed and is sealed. Of
+// protocol.ErrUnknownCertificate there is no record.
 type Authenticator interface {
 	Authenticate(protocol.Credential, *decision.Registry, time.Time) (Principal, error)
 }
@@ -110,7 +111,10 @@ func (g *Gate) Open(ctx context.Context, c protocol.Credential, t protocol.Targe
 	registry, _ := g.Recorder.State()
 	now := g.Now()
 	who, err := g.Authenticator.Authenticate(c, registry, now)
-	if err != nil {
+	switch {
+	case errors.Is(err, protocol.ErrUnknownCertificate):
+		return nil, err
+	case err != nil:
 		return nil, g.refuseAuthn(ctx, c, t, now, err)
 	}
 	authn, err := g.recordAuthn(ctx, c, t, who, now)
@@ -268,10 +272,11 @@ func (g *Gate) refuseAuthn(ctx context.Context, c protocol.Credential, t protoco
 	if _, err := g.Recorder.Own().Record(ctx, 0, evidence.Process, d); err != nil {
 		return unrecordable(err)
 	}
-	return &protocol.Refusal{
-		Kind: protocol.ErrAuthentication, Reason: "authentication failed",
-		Hint: "get a fresh token with `exhibit token`, and use the agent's id as user name",
+	hint := "get a fresh token with `exhibit token`, and use the agent's id as user name"
+	if c.Method == "certificate" {
+		hint = "show a certificate that hasn't expired, of a key that is enrolled for the agent whose id is the user name; or none, and a token"
 	}
+	return &protocol.Refusal{Kind: protocol.ErrAuthentication, Reason: "authentication failed", Hint: hint}
 }
 
 func known(r *decision.Registry, agent string) bool {

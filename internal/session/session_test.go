@@ -116,6 +116,9 @@ func (f failure) Error() string { return "claimed with " + string(f) }
 func (f failure) Code() string  { return "bad_signature" }
 
 func (door) Authenticate(c protocol.Credential, _ *decision.Registry, _ time.Time) (session.Principal, error) {
+	if c.Method == "certificate" {
+		return session.Principal{}, protocol.ErrUnknownCertificate
+	}
 	if c.Secret != "token" {
 		return session.Principal{}, failure(c.Secret)
 	}
@@ -359,6 +362,15 @@ func TestAFailedLoginIsEvidenceAndSaysNothing(t *testing.T) {
 	}
 	if strings.Contains(string(got[0].Body), "s3cret") {
 		t.Error("a secret lies in a body")
+	}
+}
+
+func TestACertificateOfNobodysIsNoLogin(t *testing.T) {
+	f := newFixture(t, session.Limits{})
+	n := len(f.records)
+	_, err := f.gate.Open(t.Context(), protocol.Credential{User: "bot", Method: "certificate"}, protocol.Target{Protocol: "postgres", Resource: "orders"})
+	if !errors.Is(err, protocol.ErrUnknownCertificate) || len(f.records) != n || f.gate.OpenSessions() != 0 {
+		t.Errorf("%v, %d records, %d sessions", err, len(f.records)-n, f.gate.OpenSessions())
 	}
 }
 

@@ -13,8 +13,9 @@ import (
 // Protocol Negotiation (ALPN) Protocol IDs").
 const alpn = "postgresql"
 
-// agentTLS is c with what PostgreSQL asks of the agents' leg. A ticket would
-// let in whoever holds it, in place of the key of a certificate.
+// agentTLS is c with what is asked of the agents' leg. A certificate may be
+// anybody's: the gate knows which keys count. A session ticket would let in
+// whoever holds it, in place of that key.
 func agentTLS(c *tls.Config) *tls.Config {
 	if c == nil {
 		return nil
@@ -23,6 +24,7 @@ func agentTLS(c *tls.Config) *tls.Config {
 	c.NextProtos = []string{alpn}
 	c.MinVersion = max(c.MinVersion, tls.VersionTLS12)
 	c.SessionTicketsDisabled = true
+	c.ClientAuth = tls.RequestClientCert
 	return c
 }
 

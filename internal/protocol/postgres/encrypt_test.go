@@ -1,8 +1,12 @@
 package postgres_test
 
 import (
+	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -276,5 +280,77 @@ func TestPsqlVerifiesTheGateway(t *testing.T) {
 		if strings.Contains(out, prototest.Token) {
 			t.Errorf("%s: psql printed the token", options)
 		}
+	}
+}
+
+// certificate is a client's, with a key of its own.
+func certificate(t *testing.T) tls.Certificate {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+func TestLoginByCertificate(t *testing.T) {
+	server, client := testTLS(t)
+	known, stranger := certificate(t), certificate(t)
+	g := startGateway(t, startServer(t), postgres.Config{TLS: server})
+	g.Certificate = func(c *x509.Certificate) bool { return bytes.Equal(c.Raw, known.Certificate[0]) }
+	for name, c := range map[string]struct {
+		certificate *tls.Certificate
+		token       string
+		method      string // of the login; "" is none
+		code        string
+	}{
+		"known":                         {&known, "", "certificate", ""},
+		"known, with a wrong token":     {&known, "wrong", "certificate", ""},
+		"unknown, with a token":         {&stranger, prototest.Token, "token", ""},
+		"unknown, with a wrong token":   {&stranger, "wrong", "token", "28P01"},
+		"none, with a token":            {nil, prototest.Token, "token", ""},
+		"unknown, without any password": {&stranger, "", "token", "28P01"},
+	} {
+		before, _ := g.Opened()
+		with := client.Clone()
+		if c.certificate != nil {
+			with.Certificates = []tls.Certificate{*c.certificate}
+		}
+		conn, err := g.connectTLS(with, func(cfg *pgx.ConnConfig) { cfg.Password = c.token })
+		if err != nil && code(err) != c.code || err == nil && c.code != "" {
+			t.Errorf("%s: %v, want %q", name, err, c.code)
+		}
+		if err == nil {
+			conn.Close(t.Context())
+		}
+		logins, _ := g.Opened()
+		if len(logins) != len(before)+1 || logins[len(before)].Method != c.method {
+			t.Errorf("%s: the logins are %+v", name, logins[len(before):])
+		}
+	}
+}
+
+// A certificate proves only what the handshake proves: that its key is held.
+func TestACertificateWithoutItsKeyIsNoLogin(t *testing.T) {
+	server, client := testTLS(t)
+	known, other := certificate(t), certificate(t)
+	g := startGateway(t, startServer(t), postgres.Config{TLS: server})
+	g.Certificate = func(*x509.Certificate) bool { return true }
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		thief := client.Clone()
+		thief.MinVersion, thief.MaxVersion = version, version
+		thief.Certificates = []tls.Certificate{{Certificate: known.Certificate, PrivateKey: other.PrivateKey}}
+		if c, err := g.connectTLS(thief, nil); err == nil {
+			c.Close(t.Context())
+			t.Errorf("%s: a stolen certificate let in", tls.VersionName(version))
+		}
+	}
+	if logins, _ := g.Opened(); len(logins) != 0 {
+		t.Errorf("%d logins", len(logins))
 	}
 }

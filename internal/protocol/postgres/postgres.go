@@ -184,24 +184,9 @@ func unasked(err error) error {
 // open logs an agent in and connects it. It returns nil when the agent hangs
 // up instead of showing a password.
 func (p *Protocol) open(ctx context.Context, l *leg, g protocol.Gate) (*conn, error) {
-	if l.tls == nil && !local(l.RemoteAddr()) {
-		return nil, l.refuse(fatal(codeTLSRequired, "this gateway asks for a password only over TLS", "connect with sslmode=require or better"), nil)
-	}
-	if _, err := l.Write([]byte{'R', 0, 0, 0, 8, 0, 0, 0, 3}); err != nil { // AuthenticationCleartextPassword
-		return nil, fmt.Errorf("asking for a password: %w", err)
-	}
-	token, err := readPassword(l)
-	if err != nil {
-		if errors.Is(err, io.EOF) { // psql without a password hangs up to ask for one
-			return nil, nil
-		}
-		return nil, l.refuse(fatal(codeProtocol, "a password was expected", ""), err)
-	}
-	sess, err := g.Open(ctx,
-		protocol.Credential{User: l.user, Secret: token, Method: "token", TLS: l.tls, Client: l.RemoteAddr(), Listener: p.cfg.Listener},
-		protocol.Target{Protocol: p.Name(), Resource: l.database, Database: l.database})
-	if err != nil {
-		return nil, l.refuse(refusal(err), nil)
+	sess, err := p.login(ctx, l, g)
+	if err != nil || sess == nil {
+		return nil, err
 	}
 	c := newConn(p, l, sess)
 	if err := c.connect(ctx); err != nil {
@@ -212,6 +197,53 @@ func (p *Protocol) open(ctx context.Context, l *leg, g protocol.Gate) (*conn, er
 		return nil, c.close(f.message, l.refuse(f, err))
 	}
 	return c, nil
+}
+
+// login proves an agent to the gate: by its certificate, or by a token where it
+// shows none or one that isn't of an enrolled key.
+func (p *Protocol) login(ctx context.Context, l *leg, g protocol.Gate) (protocol.Session, error) {
+	c := protocol.Credential{User: l.user, TLS: l.tls, Client: l.RemoteAddr(), Listener: p.cfg.Listener}
+	t := protocol.Target{Protocol: p.Name(), Resource: l.database, Database: l.database}
+	if l.tls != nil && len(l.tls.PeerCertificates) > 0 {
+		c.Method = "certificate"
+		sess, err := g.Open(ctx, c, t)
+		if !errors.Is(err, protocol.ErrUnknownCertificate) {
+			return sess, l.refused(err)
+		}
+	}
+	var err error
+	c.Method = "token"
+	if c.Secret, err = l.password(); err != nil {
+		if errors.Is(err, io.EOF) { // psql without a password hangs up to ask for one
+			return nil, nil
+		}
+		return nil, err
+	}
+	sess, err := g.Open(ctx, c, t)
+	return sess, l.refused(err)
+}
+
+// password asks the agent for its password.
+func (l *leg) password() (string, error) {
+	if l.tls == nil && !local(l.RemoteAddr()) {
+		return "", l.refuse(fatal(codeTLSRequired, "this gateway asks for a password only over TLS", "connect with sslmode=require or better"), nil)
+	}
+	if _, err := l.Write([]byte{'R', 0, 0, 0, 8, 0, 0, 0, 3}); err != nil { // AuthenticationCleartextPassword
+		return "", fmt.Errorf("asking for a password: %w", err)
+	}
+	token, err := readPassword(l)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", l.refuse(fatal(codeProtocol, "a password was expected", ""), err)
+	}
+	return token, err
+}
+
+// refused tells the agent what the gate has against it, if anything.
+func (l *leg) refused(err error) error {
+	if err == nil {
+		return nil
+	}
+	return l.refuse(refusal(err), nil)
 }
 
 // refuse tells the agent why there will be no session, and returns what the

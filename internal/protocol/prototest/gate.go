@@ -1,8 +1,10 @@
 package prototest
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
@@ -23,6 +25,9 @@ type Gate struct {
 	Upstream protocol.Upstream
 	Token    string // what Credential.Secret must be; Token by default
 
+	// Certificate says whether a certificate is an agent's; nil knows none.
+	Certificate func(*x509.Certificate) bool
+
 	// Decide decides a command; nil allows everything.
 	Decide func(*evidence.Command) evidence.Decision
 	// Refuse, Begin, Note and End fail what they are named after. Begin runs
@@ -42,12 +47,11 @@ type Gate struct {
 func (g *Gate) Open(_ context.Context, c protocol.Credential, t protocol.Target) (protocol.Session, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.opened, g.targets = append(g.opened, c), append(g.targets, t)
-	want := g.Token
-	if want == "" {
-		want = Token
+	if c.Method == "certificate" && (g.Certificate == nil || !g.Certificate(c.TLS.PeerCertificates[0])) {
+		return nil, protocol.ErrUnknownCertificate
 	}
-	if c.Secret != want {
+	g.opened, g.targets = append(g.opened, c), append(g.targets, t)
+	if c.Method != "certificate" && c.Secret != cmp.Or(g.Token, Token) {
 		return nil, &protocol.Refusal{Kind: protocol.ErrAuthentication, Reason: "wrong token"}
 	}
 	if g.Refuse != nil {
