@@ -209,7 +209,9 @@ type ResultSealed struct {
 // TxEndBody says how commands that stand or fall together ended: those of its
 // session with an intent from First to Last. A block always has one; an
 // implicit transaction, a pipeline up to its Sync, only when commands with the
-// outcome ok were rolled back, since otherwise their own outcomes say it.
+// outcome ok were rolled back, or a COMMIT or ROLLBACK ended it before its Sync,
+// since otherwise their own outcomes say it. Commands counts all intents of the
+// session from First to Last, those that were denied or skipped among them.
 type TxEndBody struct {
 	Result   string   `json:"result"` // "commit", "rollback", "prepare" or "unknown"
 	Block    bool     `json:"block"`  // between BEGIN and COMMIT, or their like

@@ -31,6 +31,7 @@ type agentSide struct {
 	skip    skipping    // until the next Sync
 	ends    byte        // 'S' or 'Q' when the region at hand ends with one
 
+	number int // of commands begun
 	units  []unit
 	cmds   []*evidence.Command
 	params [][]byte
@@ -275,6 +276,7 @@ func (a *agentSide) pass(ctx context.Context, region []byte) error {
 			return f
 		}
 	}
+	a.number += len(exchanges)
 	if a.skip != forwarding {
 		return a.skipped(ctx)
 	}
@@ -312,7 +314,7 @@ func (a *agentSide) admitted(exchanges []protocol.Exchange) (int, protocol.Excha
 		if ex.Skipped() || ex.Decision().Effect != evidence.Allow {
 			return i, ex
 		}
-		u.entry.ex = ex
+		u.entry.ex, u.entry.n = ex, a.number-len(exchanges)
 		if u.entry.parse != nil {
 			u.entry.parse.of = ex.Position()
 		}

@@ -212,7 +212,7 @@ func (c *conn) close(reason string, err error) error {
 			end.Frames[frontendFrames['@'+i].name] = n
 		}
 	}
-	return errors.Join(err, c.sess.Close(end))
+	return errors.Join(err, c.server.leave(context.Background()), c.sess.Close(end))
 }
 
 // errClosed is what a note gets when the session's end is recorded already.

@@ -23,6 +23,7 @@ const (
 // frames that belong to none.
 type entry struct {
 	ex      protocol.Exchange // nil: no command
+	n       int               // its number in the session, from 1
 	kind    entryKind
 	pending int  // answers due before that to the Sync
 	execute bool // one of them completes an Execute
@@ -38,6 +39,8 @@ type entry struct {
 	rows   uint64
 	counts uint64 // rows as its CommandCompletes count them
 	reply  uint64
+
+	endings int // of un's effects, so many have been looked at for ends of transactions
 }
 
 // defines reports whether names or settings may change when e is answered.

@@ -22,6 +22,7 @@ type serverSide struct {
 	held    int // offset from out.r of the first byte that is held, or -1
 	observe int // offset from out.r of the first byte of COPY content not yet observed, or -1
 
+	tx       transactions
 	cur      entry
 	busy     bool // cur is being answered
 	skipping bool // the server ignores everything up to a Sync
@@ -306,6 +307,7 @@ func (s *serverSide) result(t byte, body []byte, size int) error {
 	switch t {
 	case 'C':
 		s.cur.counts += tagRows(tag(body))
+		s.tx.completed(&s.cur, tag(body))
 	case 'I':
 	default:
 		return violation("%s from the upstream within a Query", backendMessages[t].name)
@@ -336,6 +338,7 @@ func (s *serverSide) complete(ctx context.Context, t byte, body []byte, size int
 		}
 	case 'C':
 		s.cur.counts += tagRows(tag(body))
+		s.tx.completed(&s.cur, tag(body))
 	case 's':
 		s.cur.counts = s.cur.rows
 	}
@@ -393,6 +396,7 @@ func (s *serverSide) failed(ctx context.Context, body []byte, size int) error {
 		s.count(size) // nobody asked: the server ends the connection
 		return nil
 	}
+	s.tx.fails(&s.cur, e.fatal())
 	if s.cur.ex != nil {
 		s.c.q.endCopy(s.cur.ex)
 	}
@@ -457,11 +461,15 @@ func (s *serverSide) ready(ctx context.Context, body []byte, size int) error {
 		found = s.take()
 	}
 	if !found || !s.cur.sync || s.cur.pending > 0 || s.cur.kind == queryEntry && !s.cur.ended && !s.cur.held {
-		return s.stray(body[0], size)
+		return s.stray(ctx, body[0], size)
 	}
 	s.skipping = false
 	s.cur.reply += uint64(size)
 	if err := s.end(ctx, evidence.Outcome{Class: evidence.OK}); err != nil {
+		return err
+	}
+	s.tx.ready(body[0])
+	if err := s.tell(ctx); err != nil {
 		return err
 	}
 	s.release()
@@ -488,11 +496,15 @@ func (s *serverSide) skip(ctx context.Context) (found bool, err error) {
 
 // stray takes in the answer to a Sync that the server might as well have taken
 // for part of a COPY's content.
-func (s *serverSide) stray(status byte, size int) error {
+func (s *serverSide) stray(ctx context.Context, status byte, size int) error {
 	if !s.c.q.stray(status) {
 		return violation("ReadyForQuery from the upstream that answers nothing")
 	}
 	s.skipping = false
+	s.tx.ready(status)
+	if err := s.tell(ctx); err != nil {
+		return err
+	}
 	s.scanned += size
 	return nil
 }
@@ -513,7 +525,8 @@ func (s *serverSide) end(ctx context.Context, o evidence.Outcome) error {
 	if s.cur.un != nil {
 		s.ran(o.Class == evidence.OK)
 	}
-	return nil
+	s.tx.ran(&s.cur, o.Class == evidence.OK)
+	return s.tell(ctx)
 }
 
 // ran takes in what the command at hand did to the session and the database.

@@ -212,6 +212,25 @@ func (s *server) count(t testing.TB, query string) (n int) {
 	return n
 }
 
+// numbers returns those that a query on the server yields.
+func (s *server) numbers(t testing.TB, query string) []int {
+	t.Helper()
+	c, err := pgx.Connect(t.Context(), s.url("app"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(context.WithoutCancel(t.Context()))
+	rows, err := c.Query(t.Context(), query)
+	if err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	n, err := pgx.CollectRows(rows, pgx.RowTo[int])
+	if err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	return n
+}
+
 // upstream is the server as the gateway sees it.
 func (s *server) upstream() protocol.Upstream {
 	return protocol.Upstream{Address: s.address, Database: "app", User: "gateway", Password: s.password}

@@ -21,6 +21,7 @@ func understandingGateway(t *testing.T) *gateway {
 	s := startServer(t)
 	s.sql(t, "create schema if not exists open", "create schema if not exists hidden",
 		"create table if not exists open.t (n int)", "create table if not exists hidden.t (n int)",
+		"create table if not exists open.late (n int unique deferrable initially deferred)",
 		"truncate open.t, hidden.t", "insert into open.t values (1)", "insert into hidden.t values (2)")
 	pool, err := grammar.Start(grammar.Config{Workers: 1})
 	if err != nil {

@@ -30,12 +30,13 @@ type Gate struct {
 
 	// Decide decides a command; nil allows everything.
 	Decide func(*evidence.Command) evidence.Decision
-	// Refuse, Begin, Note and End fail what they are named after. Begin runs
-	// before anything is recorded.
-	Refuse func(protocol.Credential, protocol.Target) error
-	Begin  func([]*evidence.Command) error
-	Note   func(protocol.Note) error
-	End    func(*Exchange, evidence.Outcome) error
+	// Refuse, Begin, Note, EndTransaction and End fail what they are named
+	// after. Begin runs before anything is recorded.
+	Refuse         func(protocol.Credential, protocol.Target) error
+	Begin          func([]*evidence.Command) error
+	Note           func(protocol.Note) error
+	EndTransaction func(protocol.Transaction) error
+	End            func(*Exchange, evidence.Outcome) error
 
 	mu       sync.Mutex
 	sessions []*Session
@@ -174,6 +175,11 @@ func (s *Session) Note(_ context.Context, n protocol.Note) error {
 
 // EndTransaction implements protocol.Session.
 func (s *Session) EndTransaction(_ context.Context, t protocol.Transaction) error {
+	if s.gate.EndTransaction != nil {
+		if err := s.gate.EndTransaction(t); err != nil {
+			return err
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open("EndTransaction")

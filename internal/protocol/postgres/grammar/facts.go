@@ -119,6 +119,8 @@ type Effect struct {
 	Name   string     `json:"name,omitempty"`
 	Values []string   `json:"values,omitempty"`
 	Local  bool       `json:"local,omitempty"`
+	// Chain: a transaction ends, and the next begins at once.
+	Chain bool `json:"chain,omitempty"`
 	// Unsure: the statement may succeed without this effect.
 	Unsure bool `json:"unsure,omitempty"`
 }

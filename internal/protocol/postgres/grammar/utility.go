@@ -244,7 +244,7 @@ func (w *walker) transaction(m *pg.TransactionStmt) {
 		return
 	}
 	w.is(k.action)
-	w.effect(Effect{Kind: k.effect, Name: m.SavepointName})
+	w.effect(Effect{Kind: k.effect, Name: m.SavepointName, Chain: m.Chain})
 }
 
 // set walks SET and RESET. Roles are rights; everything else is a setting.
