@@ -72,8 +72,9 @@ type Use struct {
 	Kind   Kind   `json:"kind,omitempty"`
 	Schema string `json:"schema,omitempty"` // as written, or ""
 	Name   string `json:"name,omitempty"`
-	Args   []Arg  `json:"args,omitempty"` // of the functions in ArgumentsMatter
-	Alone  bool   `json:"alone,omitempty"`
+	Args   []Arg  `json:"args,omitempty"`  // of the functions in ArgumentsMatter
+	Alone  bool   `json:"alone,omitempty"` // of a call: the statement succeeds only if it was made
+	Later  bool   `json:"later,omitempty"` // of a call: another statement makes it
 }
 
 // Arg is an argument of a function; Literal when its value can be read off.

@@ -58,7 +58,7 @@ func (w *walker) utility(m proto.Message) {
 		w.prepare(m)
 	case *pg.ExecuteStmt:
 		w.is("execute")
-		w.effect(Effect{Kind: EffectExecute, Name: m.Name})
+		w.effect(Effect{Kind: EffectExecute, Name: m.Name, Unsure: w.asleep})
 		w.nodes(m.Params)
 	case *pg.DeallocateStmt:
 		w.is("deallocate")
@@ -66,7 +66,10 @@ func (w *walker) utility(m proto.Message) {
 	case *pg.DeclareCursorStmt:
 		w.is("declare")
 		w.use(Use{Action: "declare"})
-		w.statement(m.Query)
+		outer := w.later
+		w.later = true
+		w.dormant(m.Query)
+		w.later = outer
 	case *pg.FetchStmt:
 		w.is("fetch")
 	case *pg.ClosePortalStmt:
@@ -76,7 +79,7 @@ func (w *walker) utility(m proto.Message) {
 	case *pg.CreateTableAsStmt:
 		w.is("create")
 		w.create(m.Into.GetRel())
-		w.statement(m.Query)
+		w.dormant(m.Query) // not run if the table exists, WITH NO DATA ...
 		w.st.Limited = ""
 	case *pg.TransactionStmt:
 		w.transaction(m)
@@ -118,6 +121,15 @@ func (w *walker) utility(m proto.Message) {
 	}
 }
 
+// dormant walks a statement that may succeed without being run: no call in it
+// is sure to be made.
+func (w *walker) dormant(n *pg.Node) {
+	outer := w.asleep
+	w.asleep = true
+	w.statement(n)
+	w.asleep = outer
+}
+
 // explain counts as what it explains when it may run it. Otherwise every
 // relation below is explained: the plan says what statistics know of it.
 func (w *walker) explain(m *pg.ExplainStmt) {
@@ -130,7 +142,7 @@ func (w *walker) explain(m *pg.ExplainStmt) {
 		defer func() { w.reading, w.dry = outer, dry }()
 	}
 	effects := len(w.st.Effects)
-	w.statement(m.Query)
+	w.dormant(m.Query)
 	if w.dry { // it changes nothing; but what EXECUTE names must be known
 		kept := w.st.Effects[:effects]
 		for _, e := range w.st.Effects[effects:] {
@@ -183,7 +195,7 @@ func (w *walker) prepare(m *pg.PrepareStmt) {
 	inner.finish()
 	outer := w.st
 	w.st = &Statement{Action: "prepare", Uses: outer.Uses}
-	w.statement(m.Query)
+	w.dormant(m.Query)
 	outer.Uses, outer.Bounded = w.st.Uses, w.st.Bounded
 	w.st = outer
 	w.st.Inner = inner.st

@@ -47,6 +47,8 @@ type walker struct {
 	reading string            // what reading a relation counts as: select, explain, copy_out
 	locking bool              // in the FROM of a SELECT ... FOR UPDATE
 	dry     bool              // under an EXPLAIN that runs nothing
+	asleep  bool              // in a statement that isn't sure to run
+	later   bool              // in a cursor's query, which FETCH runs
 	alone   *pg.FuncCall      // the only thing that the statement does
 
 	plain     bool         // only plain statements so far, no constant looked at
@@ -118,7 +120,9 @@ func (w *walker) statement(n *pg.Node) {
 	case *pg.SelectStmt:
 		w.is("select")
 		w.st.Limited = limited(m)
-		w.alone = soleCall(m)
+		if w.alone = nil; !w.asleep {
+			w.alone = soleCall(m)
+		}
 		w.visit(m)
 	case *pg.InsertStmt, *pg.UpdateStmt, *pg.DeleteStmt, *pg.MergeStmt:
 		w.is(map[protoreflect.Name]string{"InsertStmt": "insert", "UpdateStmt": "update", "DeleteStmt": "delete", "MergeStmt": "merge"}[nameOf(m)])
@@ -160,7 +164,20 @@ func (w *walker) visit(m proto.Message) {
 		w.expr(m)
 	case *pg.SubLink:
 		w.operator(m.OperName)
+		if m.SubLinkType == pg.SubLinkType_ANY_SUBLINK && len(m.OperName) == 0 { // IN
+			w.equals()
+		}
 		w.children(m, "oper_name")
+	case *pg.JoinExpr:
+		if m.IsNatural || len(m.UsingClause) > 0 {
+			w.equals()
+		}
+		w.children(m)
+	case *pg.CaseExpr:
+		if m.Arg != nil {
+			w.equals()
+		}
+		w.children(m)
 	case *pg.SortBy:
 		w.operator(m.UseOp)
 		w.children(m, "use_op")
@@ -330,7 +347,7 @@ func (w *walker) updateStmt(m *pg.UpdateStmt) {
 	defer w.with(m.WithClause)()
 	w.change("update", m.Relation)
 	w.readsTarget(m.Relation, m.TargetList, m.ReturningList, []*pg.Node{m.WhereClause})
-	w.bounded(m.WhereClause)
+	w.bounded(w.restricts(m.Relation, m.WhereClause))
 	w.children(m, "with_clause", "relation")
 }
 
@@ -338,7 +355,7 @@ func (w *walker) deleteStmt(m *pg.DeleteStmt) {
 	defer w.with(m.WithClause)()
 	w.change("delete", m.Relation)
 	w.readsTarget(m.Relation, m.ReturningList, []*pg.Node{m.WhereClause})
-	w.bounded(m.WhereClause)
+	w.bounded(w.restricts(m.Relation, m.WhereClause))
 	w.children(m, "with_clause", "relation")
 }
 
@@ -347,14 +364,20 @@ func (w *walker) mergeStmt(m *pg.MergeStmt) {
 	w.change("merge", m.Relation)
 	w.relation(w.reading, m.Relation)
 	for _, n := range m.MergeWhenClauses {
-		switch n.GetMergeWhenClause().GetCommandType() {
+		when := n.GetMergeWhenClause()
+		switch when.GetCommandType() {
 		case pg.CmdType_CMD_INSERT:
 			w.change("insert", m.Relation)
+			continue
 		case pg.CmdType_CMD_UPDATE:
 			w.change("update", m.Relation)
 		case pg.CmdType_CMD_DELETE:
 			w.change("delete", m.Relation)
+		default:
+			continue
 		}
+		missed := when.MatchKind == pg.MergeMatchKind_MERGE_WHEN_NOT_MATCHED_BY_SOURCE
+		w.bounded(bound{w, m.Relation}.leavesOut(m.JoinCondition, missed) || w.restricts(m.Relation, when.Condition))
 	}
 	w.children(m, "with_clause", "relation")
 }
@@ -365,7 +388,7 @@ func (w *walker) mergeStmt(m *pg.MergeStmt) {
 func (w *walker) readsTarget(r *pg.RangeVar, lists ...[]*pg.Node) {
 	for _, list := range lists {
 		for _, n := range list {
-			if n != nil && len(columns(n)) > 0 {
+			if n != nil && namesColumn(n) {
 				w.relation(w.reading, r)
 				return
 			}
@@ -373,12 +396,22 @@ func (w *walker) readsTarget(r *pg.RangeVar, lists ...[]*pg.Node) {
 	}
 }
 
-func (w *walker) bounded(where *pg.Node) {
+func namesColumn(m proto.Message) bool {
+	if _, ok := m.(*pg.ColumnRef); ok {
+		return true
+	}
+	found := false
+	forEachChild(m, func(c proto.Message) { found = found || namesColumn(c) })
+	return found
+}
+
+// bounded notes whether an UPDATE or DELETE is.
+func (w *walker) bounded(is bool) {
 	if w.dry {
 		return
 	}
 	b := Unbounded
-	if w.restricts(where) {
+	if is {
 		b = Bounded
 	}
 	w.st.Bounded = w.st.Bounded.And(b)
@@ -389,7 +422,7 @@ func (w *walker) call(m *pg.FuncCall) {
 	u := Use{Kind: Function, Schema: schema, Name: name}
 	if params, ok := ArgumentsMatter[name]; ok && (schema == "" || schema == "pg_catalog") {
 		u.Args = literals(m, params)
-		u.Alone = m == w.alone
+		u.Alone, u.Later = m == w.alone, w.later
 		w.plain = false
 	}
 	w.use(u)
@@ -466,6 +499,9 @@ func (w *walker) operator(names []*pg.Node) {
 		w.use(Use{Kind: Operator, Schema: schema, Name: name})
 	}
 }
+
+// equals is the operator that PostgreSQL looks up where the text has none.
+func (w *walker) equals() { w.use(Use{Kind: Operator, Name: "="}) }
 
 func (w *walker) attribute(n *pg.Node) {
 	if s := n.GetString_(); s != nil {

@@ -68,7 +68,7 @@ func parsePath(setting, user string) ([]string, bool) {
 func expandPath(names []string, user string) []string {
 	path := make([]string, 0, len(names))
 	for _, n := range names {
-		if n == "$user" {
+		if n = truncate(n); n == "$user" {
 			n = user
 		}
 		if n != "" && !slices.Contains(path, n) {
@@ -81,13 +81,13 @@ func expandPath(names []string, user string) []string {
 // splitIdentifiers splits a list of identifiers, which may be quoted; those
 // that aren't are folded to lower case.
 func splitIdentifiers(s string, sep byte) ([]string, bool) {
+	const space = " \t\n\r\f" // to PostgreSQL's lexer
 	var names []string
-	s = strings.TrimSpace(s)
-	if s == "" {
+	if s = strings.Trim(s, space); s == "" {
 		return nil, true
 	}
 	for {
-		s = strings.TrimLeft(s, " \t\n\r\f")
+		s = strings.TrimLeft(s, space)
 		var name string
 		if strings.HasPrefix(s, `"`) {
 			var b strings.Builder
@@ -107,17 +107,17 @@ func splitIdentifiers(s string, sep byte) ([]string, bool) {
 			}
 			name, s = b.String(), s[i+1:]
 		} else {
-			end := strings.IndexAny(s, string(sep)+" \t\n\r\f")
+			end := strings.IndexAny(s, string(sep)+space)
 			if end < 0 {
 				end = len(s)
 			}
 			if end == 0 || strings.Contains(s[:end], `"`) {
 				return nil, false
 			}
-			name, s = strings.ToLower(s[:end]), s[end:]
+			name, s = lower(s[:end]), s[end:]
 		}
 		names = append(names, truncate(name))
-		s = strings.TrimLeft(s, " \t\n\r\f")
+		s = strings.TrimLeft(s, space)
 		if s == "" {
 			return names, true
 		}
@@ -126,6 +126,17 @@ func splitIdentifiers(s string, sep byte) ([]string, bool) {
 		}
 		s = s[1:]
 	}
+}
+
+// lower folds an identifier as PostgreSQL does: what isn't ASCII stays.
+func lower(name string) string {
+	b := []byte(name)
+	for i, c := range b {
+		if c >= 'A' && c <= 'Z' {
+			b[i] = c + 'a' - 'A'
+		}
+	}
+	return string(b)
 }
 
 // truncate cuts an identifier to what PostgreSQL keeps of it.

@@ -183,6 +183,9 @@ func (r *resolver) relationIn(action string, k key, seen map[key]bool) {
 	}
 	seen[k] = true
 	r.check(action, k.String())
+	if action == "update" && k == (key{"pg_catalog", "pg_settings"}) {
+		r.anySetting() // a rule of the view calls set_config
+	}
 	if info := r.ix.relations[k]; info != nil && throughViews[action] {
 		for _, b := range info.Bases {
 			r.relationIn(action, key{b.Schema, b.Name}, seen)
@@ -307,14 +310,15 @@ func (r *resolver) function(u *grammar.Use) {
 		return
 	}
 	r.risky = true
-	for _, object := range r.routines(u.Schema, u.Name) {
+	objects := r.routines(u.Schema, u.Name)
+	for _, object := range objects {
 		r.functions[object] = struct{}{}
 		name, system := strings.CutPrefix(object, "pg_catalog.")
 		switch {
 		case system && r.ix.pure[name]:
 			delete(r.functions, object)
 		case system && name == "set_config":
-			r.setConfig(u)
+			r.setConfig(u, len(objects) == 1)
 		case system && special(name) != nil:
 			r.specialFunction(name, u)
 		default:
@@ -361,7 +365,7 @@ func (r *resolver) specialFunction(name string, u *grammar.Use) {
 			continue
 		}
 		path, ok := splitIdentifiers(u.Args[0].Value, '.')
-		if !ok || len(path) == 0 || len(path) > 3 {
+		if !ok || len(path) == 0 || len(path) > 3 || isOID(u.Args[0].Value) {
 			r.check(action, "")
 			continue
 		}
@@ -373,12 +377,18 @@ func (r *resolver) specialFunction(name string, u *grammar.Use) {
 	}
 }
 
+// isOID reports whether regclass takes a text for a number and not for a name.
+func isOID(s string) bool { return s == "-" || strings.Trim(s, "0123456789") == "" }
+
 // setConfig is SET in the form of a function. It can be called anywhere: only
-// when it is all that the statement does is it sure to happen.
-func (r *resolver) setConfig(u *grammar.Use) {
+// when it is all that the statement does, and means no function but this one,
+// is it sure to happen.
+func (r *resolver) setConfig(u *grammar.Use, only bool) {
+	if u.Later { // by a FETCH, of which nobody can say when it comes
+		r.checks[opaqueCheck] = struct{}{}
+	}
 	if len(u.Args) < 2 || !u.Args[0].Literal {
-		r.check("set_role", "setting.?")
-		r.effect(Effect{Effect: grammar.Effect{Kind: grammar.EffectUnknowable, Unsure: true}}, nil)
+		r.anySetting()
 		return
 	}
 	name := strings.ToLower(u.Args[0].Value)
@@ -387,10 +397,10 @@ func (r *resolver) setConfig(u *grammar.Use) {
 		action = "set_role"
 	}
 	r.setting(action, name)
-	e := grammar.Effect{Kind: grammar.EffectSet, Name: name, Unsure: !u.Alone}
+	e := grammar.Effect{Kind: grammar.EffectSet, Name: name, Unsure: !u.Alone || !only}
 	switch {
 	case action == "set_role":
-		e = grammar.Effect{Kind: grammar.EffectRole, Unsure: !u.Alone}
+		e = grammar.Effect{Kind: grammar.EffectRole, Unsure: e.Unsure}
 	case !u.Args[1].Literal:
 		e = grammar.Effect{Kind: grammar.EffectUnknowable, Unsure: true}
 	case name == "search_path":
@@ -408,6 +418,12 @@ func (r *resolver) setConfig(u *grammar.Use) {
 		e.Unsure = e.Unsure || !local.Literal
 	}
 	r.effect(Effect{Effect: e}, nil)
+}
+
+// anySetting is the setting of something that the text doesn't name.
+func (r *resolver) anySetting() {
+	r.check("set_role", "setting.?")
+	r.effect(Effect{Effect: grammar.Effect{Kind: grammar.EffectUnknowable, Unsure: true}}, nil)
 }
 
 func isTrue(s string) bool {
@@ -514,9 +530,6 @@ func (r *resolver) pureType(k key) bool {
 // attribute checks a name after a dot. When it isn't a column PostgreSQL
 // takes it for a function called with what is before the dot.
 func (r *resolver) attribute(name string) {
-	if r.ix.columns[name] || r.ix.builtinNames.pure[name] && !r.inPath(r.ix.functions[name]) {
-		return
-	}
 	if r.ix.impure[name] || r.inPath(r.ix.functions[name]) {
 		r.function(&grammar.Use{Kind: grammar.Function, Name: name})
 	}

@@ -177,8 +177,8 @@ func changesLexing(e Effect) bool {
 	switch e.Kind {
 	case grammar.EffectSet, grammar.EffectReset:
 		return e.Name == "" || lexing(e.Name) && (e.Kind == grammar.EffectReset || len(e.Values) != 1 || !readable(e.Name, e.Values[0]))
-	case grammar.EffectUnknowable, grammar.EffectDiscard, grammar.EffectRole:
-		return false // reported by the server if it happens; see Parameter
+	case grammar.EffectUnknowable, grammar.EffectDiscard:
+		return true
 	}
 	return false
 }

@@ -31,6 +31,14 @@ func TestSessionFollowsSearchPath(t *testing.T) {
 		"SELECT 1", "SELECT 1/0", "syntax error",
 		"SET search_path TO app; SELECT 1/0", "BEGIN; SET search_path TO app; COMMIT; SELECT 1/0", "SET LOCAL search_path TO app; SELECT 1",
 		"BEGIN; SET search_path TO app; SAVEPOINT a; SET search_path TO public", "COMMIT; SET search_path TO app", "ROLLBACK; SET LOCAL search_path TO app",
+		"EXPLAIN SELECT set_config('search_path', 'app', false)", "EXPLAIN (ANALYZE, ANALYZE off) SELECT set_config('search_path', 'app', false)",
+		"EXPLAIN ANALYZE SELECT set_config('search_path', 'app', false)", "DEALLOCATE ALL; PREPARE q AS SELECT set_config('search_path', 'app', false)",
+		"PREPARE r AS SELECT set_config('search_path', 'app', false); EXECUTE r; DEALLOCATE r",
+		"DROP TABLE IF EXISTS made; CREATE TABLE made AS SELECT set_config('search_path', 'app', false)",
+		"CREATE TABLE IF NOT EXISTS public.orders AS SELECT set_config('search_path', 'app', false)",
+		"CREATE TABLE IF NOT EXISTS public.orders AS SELECT set_config('search_path', 'app', false) WITH NO DATA",
+		"UPDATE pg_settings SET setting = 'app' WHERE name = 'search_path'", "SET search_path TO 'ÉCOLE', app", "SELECT set_config('search_path', 'ÉCOLE', false)",
+		"SELECT set_config('search_path', 'app\u00a0', false)", "SET search_path TO '" + strings.Repeat("x", 70) + "'",
 		"SET ROLE none", "DO 'BEGIN PERFORM set_config(''search_path'', ''app'', false); END'",
 	}
 	exact, all := 0, 0
@@ -178,6 +186,44 @@ func TestSessionCountsWhatIsUnderway(t *testing.T) {
 	s.Ready('I')
 	if got := objects(u.Understand(ctx, "SELECT * FROM audit", "simple", s.Env())); !strings.Contains(got, "public.audit") {
 		t.Errorf("failed: %s", got)
+	}
+}
+
+// A text that may set anything makes those behind it in a pipeline opaque: they
+// may be lexed in another way.
+func TestSessionLexingIsInDoubt(t *testing.T) {
+	u := New(&inProcess{}, shop())
+	ctx := context.Background()
+	for _, text := range []string{
+		"DO $$ BEGIN PERFORM set_config('standard_conforming_strings', 'off', false); END $$", "CALL p()", "DISCARD ALL", "RESET ALL", "SELEC 1",
+		"UPDATE pg_settings SET setting = 'off' WHERE name = 'standard_conforming_strings'", "SELECT set_config(note, 'off', false) FROM orders",
+	} {
+		s := NewSession("app_user", "public")
+		un := u.Understand(ctx, text, "simple", s.Env())
+		s.Sent(un)
+		if got := u.Understand(ctx, `SELECT '\'; DELETE FROM orders; --'`, "simple", s.Env()); got.Shape.Parse != evidence.ParseOpaque {
+			t.Errorf("behind %s: %s", text, got)
+		}
+		s.Done(un, true)
+		s.Ready('I')
+		if got := u.Understand(ctx, "SELECT 1", "simple", s.Env()); got.Shape.Parse != evidence.ParseFull {
+			t.Errorf("after %s: %s", text, got)
+		}
+	}
+}
+
+// A cursor's query runs when rows are fetched. One that sets something isn't
+// understood: nobody could say from when on it holds.
+func TestCursorThatSets(t *testing.T) {
+	u := New(&inProcess{}, shop())
+	for _, text := range []string{
+		"DECLARE c CURSOR FOR SELECT set_config('search_path', 'app', false)",
+		"EXPLAIN ANALYZE DECLARE c CURSOR FOR SELECT set_config('work_mem', '1MB', false)",
+		"DECLARE c CURSOR FOR SELECT id FROM orders ORDER BY set_config('search_path', 'app', false)",
+	} {
+		if un := understand(u, text); un.Shape.Verb != evidence.VerbOpaque {
+			t.Errorf("%q: %s", text, un)
+		}
 	}
 }
 

@@ -276,7 +276,11 @@ func (u *Understander) Execute(un *Understanding, prepared func(name string) *Un
 			}
 			mergeFacts(shape.Facts, inner.Shape.Facts)
 			text = strings.TrimPrefix(text+"; EXECUTE: "+inner.Shape.Text, "; ")
-			out.Effects = append(slices.Clip(out.Effects), inner.Effects...)
+			out.Effects = slices.Clip(out.Effects)
+			for _, i := range inner.Effects {
+				i.Unsure = i.Unsure || e.Unsure
+				out.Effects = append(out.Effects, i)
+			}
 		}
 	}
 	shape.Text, shape.Checks = text, sortedChecks(checks)

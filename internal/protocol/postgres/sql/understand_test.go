@@ -229,7 +229,7 @@ func TestTextReadsTheSame(t *testing.T) {
 	read := 0
 	for _, text := range corpus(t) {
 		un := understand(u, text)
-		if !plainStatement(text) || un.Shape.Parse != evidence.ParseFull || un.Shape.Text == "SELECT" || strings.Contains(text, "set_config") || strings.Contains(text, "currval") {
+		if !plainStatement(text) || un.Shape.Parse != evidence.ParseFull || un.Shape.Text == "SELECT" || strings.Contains(un.Shape.Text, "set_config") || strings.Contains(text, "currval") {
 			continue
 		}
 		// A "?" is a constant; where none can stand, it is a name, and then a
