@@ -182,7 +182,7 @@ func Build(h Header, records []evidence.Record, chunks []Chunk) (Header, []byte,
 	if len(records) == 0 || len(records) > MaxRecords {
 		return Header{}, nil, fmt.Errorf("building block %d: %d records, want 1 to %d", h.Block, len(records), MaxRecords)
 	}
-	var raw [NumSections][]byte
+	raw := room(records)
 	var tree TreeHasher
 	first, last := &records[0].Head, &records[len(records)-1].Head
 	h.Control = false
@@ -219,11 +219,31 @@ func Build(h Header, records []evidence.Record, chunks []Chunk) (Header, []byte,
 	if err := h.Check(); err != nil {
 		return Header{}, nil, fmt.Errorf("building block %d: %w", h.Block, err)
 	}
-	file := append(h.Encode(), '\n')
+	line := h.Encode()
+	file := make([]byte, 0, len(line)+1+len(stored[Heads])+len(stored[Bodies])+len(stored[Hashes])+len(stored[Sealed]))
+	file = append(append(file, line...), '\n')
 	for _, s := range stored {
 		file = append(file, s...)
 	}
 	return h, file, nil
+}
+
+// room returns sections that are as long as records will make them: growing by
+// and by would copy megabytes several times over.
+func room(records []evidence.Record) (raw [NumSections][]byte) {
+	var size [NumSections]int
+	for i := range records {
+		r := &records[i]
+		size[Heads] += len(r.HeadBytes) + 1
+		size[Bodies] += len(r.Body) + 1
+		if r.Head.HasSealed {
+			size[Hashes] += len(r.SealedHash)
+		}
+	}
+	for _, s := range []int{Heads, Bodies, Hashes} {
+		raw[s] = make([]byte, 0, size[s])
+	}
+	return raw
 }
 
 // Cut returns the beginning of a block file that holds only its first sections:
