@@ -147,6 +147,7 @@ func Open(ctx context.Context, s Settings, reload func() (Settings, error), log 
 		Upstreams:     g,
 		Ready:         g.sealer.Ready,
 		Limits:        s.Limits,
+		FailurePause:  session.DefaultFailurePause,
 	})
 	return g, nil
 }

@@ -76,7 +76,10 @@ type Config struct {
 	// far behind.
 	Ready  func() error
 	Limits Limits
-	Now    func() time.Time
+	// FailurePause is how long a peer that failed to prove itself waits for its
+	// answer; see DefaultFailurePause.
+	FailurePause time.Duration
+	Now          func() time.Time
 }
 
 // Gate opens sessions and knows those that are open.
@@ -249,8 +252,13 @@ func (g *Gate) recordAuthn(ctx context.Context, c protocol.Credential, t protoco
 	return d.Head.Pos, err
 }
 
+// DefaultFailurePause is how long a peer that failed to prove itself waits for
+// its answer. Each attempt is a record: whoever guesses must not fill the journal
+// faster than connections are limited.
+const DefaultFailurePause = time.Second
+
 // refuseAuthn records a failed attempt: its cause in the clear, what the peer
-// claimed sealed. The peer is told neither.
+// claimed sealed. The peer is told neither, and that not at once.
 func (g *Gate) refuseAuthn(ctx context.Context, c protocol.Credential, t protocol.Target, now time.Time, cause error) error {
 	code := "rejected"
 	var coded interface{ Code() string }
@@ -272,11 +280,22 @@ func (g *Gate) refuseAuthn(ctx context.Context, c protocol.Credential, t protoco
 	if _, err := g.Recorder.Own().Record(ctx, 0, evidence.Process, d); err != nil {
 		return unrecordable(err)
 	}
+	g.pause(ctx)
 	hint := "get a fresh token with `exhibit token`, and use the agent's id as user name"
 	if c.Method == "certificate" {
 		hint = "show a certificate that hasn't expired, of a key that is enrolled for the agent whose id is the user name; or none, and a token"
 	}
 	return &protocol.Refusal{Kind: protocol.ErrAuthentication, Reason: "authentication failed", Hint: hint}
+}
+
+// pause waits, but for nobody who has gone.
+func (g *Gate) pause(ctx context.Context) {
+	t := time.NewTimer(g.FailurePause)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
 }
 
 func known(r *decision.Registry, agent string) bool {

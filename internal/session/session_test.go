@@ -204,6 +204,28 @@ func (f *fixture) tryOpen(user, secret, resource string) (protocol.Session, erro
 	}, protocol.Target{Protocol: "postgres", Resource: resource, Database: resource})
 }
 
+func TestWhoFailsToProveItselfWaitsForTheAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, session.Limits{})
+		f.gate.FailurePause = time.Minute
+		began, answered := time.Now(), make(chan error)
+		go func() {
+			_, err := f.tryOpen("bot", "guess", "orders")
+			answered <- err
+		}()
+		synctest.Wait()
+		if out := f.outcomes(); out[len(out)-1] != string(evidence.Denied) {
+			t.Errorf("while the peer waits, the attempt is on record as %q", out[len(out)-1])
+		}
+		if err := <-answered; !errors.Is(err, protocol.ErrAuthentication) || time.Since(began) != time.Minute {
+			t.Errorf("after %s: %v", time.Since(began), err)
+		}
+		if _, err := f.tryOpen("bot", "token", "orders"); err != nil || time.Since(began) != time.Minute {
+			t.Errorf("an agent that proves itself waited: %s, %v", time.Since(began), err)
+		}
+	})
+}
+
 func selectShape(object string) *evidence.Shape {
 	return &evidence.Shape{Path: "simple", Parse: evidence.ParseFull, Verb: evidence.VerbRead, Text: "SELECT ?",
 		Checks: []evidence.Check{{Action: "postgres:select", Object: object}}, Facts: evidence.Facts{"statements": int64(1)}}
