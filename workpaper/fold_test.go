@@ -201,6 +201,19 @@ func TestHolesAreFound(t *testing.T) {
 	}
 }
 
+func TestOneCommandEndsATransactionAndBeginsTheNext(t *testing.T) {
+	g, s := packtest.Shop()
+	first, chain := s.Block("SELECT ?", "postgres:select", "public.orders")
+	s.Commit(first, chain)
+	_, last := s.Block("SELECT ?", "postgres:select", "public.orders")
+	s.Commit(chain, last)
+	s.Commit(last, last)
+	s.Close()
+	if _, sum := fold(t, g, evidence.Position{}); len(failed(sum)) > 0 {
+		t.Errorf("failed: %v", failed(sum))
+	}
+}
+
 func TestStatesOfATest(t *testing.T) {
 	for _, c := range []struct {
 		test workpaper.Test

@@ -29,7 +29,7 @@ func (f *Fold) transaction(r *evidence.Record, s *session) error {
 		f.tests.transactions.Except(h.Pos, "ends a transaction with %.40q", b.Result)
 	case h.Of != b.First || b.Last.Before(b.First) || !b.Last.Before(h.Pos) || !s.start.Before(b.First):
 		f.tests.transactions.Except(h.Pos, "ends a transaction from %s to %s, which are no commands of session %s in order", b.First, b.Last, s.start)
-	case !s.transacted.Before(b.First):
+	case b.First.Before(s.transacted): // the command that ended one may begin the next
 		f.tests.transactions.Except(h.Pos, "ends a transaction from %s, and one up to %s has ended before", b.First, s.transacted)
 	case open && b.Result != "unknown":
 		f.tests.transactions.Except(h.Pos, "ends a transaction up to %s, and command %s has not ended", b.Last, s.open[0])
