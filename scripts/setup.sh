@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what building and testing need besides Go, where it is missing: a C
-# compiler (PostgreSQL's grammar is C) and the servers that the tests and the
-# benchmark start for themselves. Prints nothing when all is there.
+# compiler (PostgreSQL's grammar is C), the servers that the tests and the
+# benchmark start for themselves, and npm, which fetches a newer PostgreSQL.
+# Prints nothing when all is there.
 #
 # Nothing here depends on a server that the packages start by themselves; on a
 # machine with an init system you may want to stop those.
@@ -32,7 +33,19 @@ have_postgres || missing+=(postgresql)
 have psql && have pgbench || missing+=(postgresql-client postgresql-contrib)
 have pgbouncer || missing+=(pgbouncer)
 have haproxy || missing+=(haproxy)
-[ ${#missing[@]} -eq 0 ] && exit 0
+have npm || missing+=(npm)
+
+# Building needs no PostgreSQL 18, and its tests say themselves that it's missing.
+newer() {
+	if [ "$(uname -sm)" = "Linux x86_64" ] && [ -z "${EXHIBIT_PG18:-}" ]; then
+		"$(dirname "$0")/tool.sh" postgres-18 >/dev/null || say "going on without PostgreSQL 18"
+	fi
+}
+
+if [ ${#missing[@]} -eq 0 ]; then
+	newer
+	exit
+fi
 
 if ! have apt-get; then
 	say "missing: ${missing[*]} (Debian's names)"
@@ -61,3 +74,4 @@ if ! apt install -y -qq --no-install-recommends "${missing[@]}"; then
 	say "hint: install them by hand and run this again"
 	exit 1
 fi
+newer

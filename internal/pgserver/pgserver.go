@@ -14,9 +14,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -35,13 +33,10 @@ type Server struct {
 	done chan struct{}
 }
 
-// ErrMissing means that this machine has no PostgreSQL server.
-var ErrMissing = errors.New("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
-
 // Start makes a cluster in dir, which must not exist, and starts it with extra
-// settings ("name=value").
+// settings ("name=value"). Which PostgreSQL it is says Programs.
 func Start(ctx context.Context, dir string, settings ...string) (_ *Server, err error) {
-	bin, err := binDir()
+	programs, err := Programs()
 	if err != nil {
 		return nil, err
 	}
@@ -52,6 +47,12 @@ func Start(ctx context.Context, dir string, settings ...string) (_ *Server, err 
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}
+	if cred != nil && !open(programs) {
+		if programs, err = dir+"/programs", os.CopyFS(dir+"/programs", os.DirFS(programs)); err != nil {
+			return nil, err
+		}
+	}
+	bin := filepath.Join(programs, "bin")
 	s := &Server{User: "postgres", Password: rand.Text(), Log: filepath.Join(dir, "server.log"), done: make(chan struct{})}
 	if err := s.initdb(ctx, bin, dir, cred); err != nil {
 		return nil, err
@@ -200,25 +201,4 @@ func credential() (*syscall.Credential, error) {
 	uid, err1 := strconv.ParseUint(u.Uid, 10, 32)
 	gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, errors.Join(err1, err2)
-}
-
-// binDir is where the server's programs are: Debian keeps them out of PATH. The
-// newest version wins.
-func binDir() (string, error) {
-	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
-	if err != nil {
-		return "", err
-	}
-	if len(found) > 0 {
-		version := func(path string) int {
-			n, _ := strconv.Atoi(strings.Split(path, "/")[4])
-			return n
-		}
-		return filepath.Dir(slices.MaxFunc(found, func(a, b string) int { return version(a) - version(b) })), nil
-	}
-	path, err := exec.LookPath("initdb")
-	if err != nil {
-		return "", ErrMissing
-	}
-	return filepath.Dir(path), nil
 }

@@ -1,24 +1,22 @@
 package postgres_test
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/pgserver"
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/grammar"
@@ -55,110 +53,62 @@ func TestMain(m *testing.M) {
 // role "gateway", whose password only the gateway knows.
 func startServer(t testing.TB) *server {
 	t.Helper()
-	bin := findServer(t)
 	sharedServer.once.Do(func() {
-		sharedServer.s, sharedServer.stop, sharedServer.err = runServer(bin)
+		sharedServer.s, sharedServer.stop, sharedServer.err = runServer()
 	})
-	if sharedServer.err != nil {
-		t.Fatal(sharedServer.err)
-	}
+	missing(t, sharedServer.err)
 	return sharedServer.s
 }
 
-// findServer returns the folder of PostgreSQL's programs.
-func findServer(t testing.TB) string {
+// missing fails a test, or skips it at home where no server is installed.
+func missing(t testing.TB, err error) {
 	t.Helper()
-	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
-	if err == nil && len(found) > 0 {
-		return filepath.Dir(found[len(found)-1])
+	if errors.Is(err, pgserver.ErrMissing) && os.Getenv("CI") != "true" {
+		t.Skip(err)
 	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal("PostgreSQL is missing; install it: apt-get install postgresql")
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Skip("PostgreSQL is missing; install it: apt-get install postgresql")
-	return ""
 }
 
-func runServer(bin string) (*server, func(), error) {
+func runServer() (_ *server, stop func(), err error) {
 	dir, err := os.MkdirTemp("", "exhibit-postgres-")
 	if err != nil {
 		return nil, nil, err
 	}
-	cred, err := serverUser(dir)
+	if err := os.Chmod(dir, 0o755); err != nil { // PostgreSQL runs as another user
+		return nil, nil, err
+	}
+	ctx := context.Background()
+	pg, err := pgserver.Start(ctx, filepath.Join(dir, "postgres"), "fsync=off", "log_statement=none", "max_prepared_transactions=2")
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	data := filepath.Join(dir, "data")
-	pwfile := filepath.Join(dir, "password")
-	s := &server{password: "upstream-secret-5d1e"}
-	if err := os.WriteFile(pwfile, []byte(s.password), 0o644); err != nil {
-		return nil, nil, err
+	stop = func() {
+		pg.Stop()         //nolint:errcheck // the tests are over
+		os.RemoveAll(dir) //nolint:errcheck // it's in the temporary folder
 	}
-	initdb := exec.CommandContext(context.Background(), filepath.Join(bin, "initdb"), "-D", data, "-U", "gateway", "--pwfile", pwfile,
-		"-A", "scram-sha-256", "-E", "UTF8", "--locale", "C", "--no-sync")
-	initdb.SysProcAttr = cred
-	initdb.Dir = dir
-	if out, err := initdb.CombinedOutput(); err != nil {
-		return nil, nil, fmt.Errorf("initdb: %w: %s", err, out)
-	}
-	port, err := freePort()
+	s := &server{address: pg.Addr, password: "upstream-secret-5d1e"}
+	err = pg.Exec(ctx, "postgres", "CREATE ROLE gateway SUPERUSER LOGIN PASSWORD '"+s.password+"'", "CREATE DATABASE app OWNER gateway")
 	if err != nil {
-		return nil, nil, err
-	}
-	s.address = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-	var log bytes.Buffer
-	run := exec.CommandContext(context.Background(), filepath.Join(bin, "postgres"), "-D", data, "-p", strconv.Itoa(port), "-h", "127.0.0.1",
-		"-k", dir, "-c", "fsync=off", "-c", "max_connections=100", "-c", "max_prepared_transactions=2")
-	run.SysProcAttr, run.Dir, run.Stderr = cred, dir, &log
-	if err := run.Start(); err != nil {
-		return nil, nil, err
-	}
-	stop := func() {
-		run.Process.Signal(syscall.SIGINT) //nolint:errcheck // the wait tells
-		run.Wait()                         //nolint:errcheck // it was told to go
-		os.RemoveAll(dir)
-	}
-	if err := s.setUp(); err != nil {
 		stop()
-		return nil, nil, fmt.Errorf("%w: %s", err, log.String())
+		return nil, nil, err
 	}
 	return s, stop, nil
 }
 
-// serverUser lets the server run as somebody else when the test is root's,
-// which PostgreSQL refuses.
-func serverUser(dir string) (*syscall.SysProcAttr, error) {
-	if os.Getuid() != 0 {
-		return nil, nil
+// TestOnPostgreSQL18 runs all tests of the package again, with a newer server
+// than the one that most systems have.
+func TestOnPostgreSQL18(t *testing.T) {
+	if testing.Short() || os.Getenv("EXHIBIT_PG") != "" {
+		t.Skip("slow, and not within itself")
 	}
-	u, err := user.Lookup("postgres")
-	if err != nil {
-		return nil, err
+	t.Setenv("EXHIBIT_PG", "18")
+	_, err := pgserver.Programs()
+	missing(t, err)
+	if out, err := exec.CommandContext(t.Context(), os.Args[0], "-test.timeout=10m").CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
-	uid, err := strconv.Atoi(u.Uid)
-	if err != nil {
-		return nil, err
-	}
-	gid, err := strconv.Atoi(u.Gid)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chown(dir, uid, gid); err != nil {
-		return nil, err
-	}
-	return &syscall.SysProcAttr{
-		Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)},
-		Pdeathsig:  syscall.SIGKILL,
-	}, os.Chmod(dir, 0o755)
-}
-
-func freePort() (int, error) {
-	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
 func (s *server) url(database string) string {

@@ -1,0 +1,77 @@
+package pgserver
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+)
+
+// ErrMissing means that this machine has no PostgreSQL server of the version
+// that is asked for.
+var ErrMissing = errors.New("no such PostgreSQL server is installed")
+
+// Programs is the folder whose bin has initdb and postgres. EXHIBIT_PG chooses
+// a major version; without it the newest wins that the system's packages have.
+// EXHIBIT_PG18 says where version 18 is, and so on.
+func Programs() (string, error) {
+	if v := os.Getenv("EXHIBIT_PG"); v != "" {
+		return programsOf(v)
+	}
+	if found, newest := packaged("*"), 0; len(found) > 0 {
+		var programs string
+		for _, dir := range found {
+			if v, _ := strconv.Atoi(filepath.Base(dir)); v >= newest {
+				newest, programs = v, dir
+			}
+		}
+		return programs, nil
+	}
+	initdb, err := exec.LookPath("initdb")
+	if err != nil {
+		return "", fmt.Errorf("%w (Debian: apt-get install postgresql)", ErrMissing)
+	}
+	return filepath.Dir(filepath.Dir(initdb)), nil
+}
+
+func programsOf(version string) (string, error) {
+	if dir := os.Getenv("EXHIBIT_PG" + version); dir != "" {
+		return dir, nil
+	}
+	if found := packaged(version); len(found) > 0 {
+		return found[0], nil
+	}
+	tools := os.Getenv("EXHIBIT_TOOLS")
+	if cache, err := os.UserCacheDir(); tools == "" && err == nil {
+		tools = filepath.Join(cache, "exhibit-tools")
+	}
+	dir := filepath.Join(tools, "postgres-"+version)
+	if _, err := os.Stat(filepath.Join(dir, "bin", "initdb")); err != nil {
+		return "", fmt.Errorf("%w: PostgreSQL %s (scripts/setup.sh gets version 18 for x86-64 Linux; elsewhere let EXHIBIT_PG%s name the folder whose bin has initdb)", ErrMissing, version, version)
+	}
+	return dir, nil
+}
+
+// packaged are the servers of Debian's packages, which keep them out of PATH.
+func packaged(version string) (dirs []string) {
+	found, _ := filepath.Glob("/usr/lib/postgresql/" + version + "/bin/initdb")
+	for _, initdb := range found {
+		dirs = append(dirs, filepath.Dir(filepath.Dir(initdb)))
+	}
+	return dirs
+}
+
+// open reports whether every user gets into a folder. The cache of root is
+// closed to the user that the server runs as.
+func open(dir string) bool {
+	for ; ; dir = filepath.Dir(dir) {
+		if info, err := os.Stat(dir); err != nil || info.Mode()&0o001 == 0 {
+			return false
+		}
+		if dir == filepath.Dir(dir) {
+			return true
+		}
+	}
+}
