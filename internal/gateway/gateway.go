@@ -214,7 +214,7 @@ func (g *Gateway) fold(ctx context.Context) (*recorder.Past, *decision.Registry,
 		return nil, nil, 0, fmt.Errorf("finding the last boot: %w", err)
 	}
 	g.traceFrom = from
-	err = g.sealer.Scan(ctx, from, func(r *evidence.Record) error { return past.Add(r.Head) })
+	err = g.sealer.ScanHeads(ctx, from, func(h *evidence.Head) error { return past.Add(*h) })
 	if err != nil {
 		return nil, nil, 0, fmt.Errorf("reading the last boot: %w", err)
 	}

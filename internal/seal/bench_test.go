@@ -35,22 +35,28 @@ func (w *world) backlog(n int) [][]byte {
 	return list
 }
 
+// fill puts a backlog of n commands into a journal of the usual size.
+func (w *world) fill(n int) {
+	w.t.Helper()
+	list := w.backlog(n)
+	check(w.t, w.journal.Close()) // its segments are small
+	var err error
+	w.journal, err = journal.Open(w.t.TempDir(), journal.Options{})
+	check(w.t, err)
+	for i := 0; i < len(list); i += 1000 {
+		lsn, err := w.journal.Append(list[i:min(i+1000, len(list))]...)
+		check(w.t, err)
+		check(w.t, w.journal.Wait(lsn, journal.Synced))
+	}
+}
+
 // BenchmarkSealing seals a backlog of 50,000 commands.
 func BenchmarkSealing(b *testing.B) {
 	for b.Loop() {
 		b.StopTimer()
 		w := newWorld(b)
 		w.config.MaxBytes = 1 << 20
-		list := w.backlog(50_000)
-		check(b, w.journal.Close()) // its segments are small
-		var err error
-		w.journal, err = journal.Open(b.TempDir(), journal.Options{})
-		check(b, err)
-		for i := 0; i < len(list); i += 1000 {
-			lsn, err := w.journal.Append(list[i:min(i+1000, len(list))]...)
-			check(b, err)
-			check(b, w.journal.Wait(lsn, journal.Synced))
-		}
+		w.fill(50_000)
 		b.StartTimer()
 		start := time.Now()
 		w.open()
@@ -63,7 +69,7 @@ func BenchmarkSealing(b *testing.B) {
 		b.ReportMetric(float64(r.Bytes)/50_000, "B/command")
 		var section [ledger.NumSections]uint64
 		for n := range r.Blocks {
-			blk, _, err := w.sealer.load(b.Context(), n)
+			blk, _, err := w.sealer.load(b.Context(), n, ledger.NumSections)
 			check(b, err)
 			for i, s := range blk.Sections {
 				section[i] += s.Size
@@ -73,5 +79,35 @@ func BenchmarkSealing(b *testing.B) {
 			b.ReportMetric(float64(section[i])/50_000, name+"-B/command")
 		}
 		b.StartTimer()
+	}
+}
+
+// BenchmarkScan reads 50,000 commands back, as a start does (heads) and as
+// questions do.
+func BenchmarkScan(b *testing.B) {
+	w := newWorld(b)
+	w.config.MaxBytes = 4 << 20
+	w.fill(50_000)
+	w.open()
+	w.flush()
+	for name, scan := range map[string]func() (n int, err error){
+		"heads": func() (n int, err error) {
+			err = w.sealer.ScanHeads(b.Context(), 0, func(*evidence.Head) error { n++; return nil })
+			return n, err
+		},
+		"bodies": func() (n int, err error) {
+			err = w.sealer.Scan(b.Context(), 0, func(*evidence.Record) error { n++; return nil })
+			return n, err
+		},
+	} {
+		b.Run(name, func(b *testing.B) {
+			records := 0
+			for b.Loop() {
+				n, err := scan()
+				check(b, err)
+				records += n
+			}
+			b.ReportMetric(float64(records)/b.Elapsed().Seconds(), "records/s")
+		})
 	}
 }

@@ -78,7 +78,7 @@ func (s *Sealer) recover(ctx context.Context) error {
 
 // newest returns the block that is the last leaf of the tree.
 func (s *Sealer) newest(ctx context.Context, cp ledger.Checkpoint) (*ledger.Block, error) {
-	b, _, err := s.load(ctx, cp.Size-1)
+	b, _, err := s.load(ctx, cp.Size-1, ledger.NumSections)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: the log has %d blocks and the archive lacks block %d: the archive was put back from an older copy, "+
 			"or is another one; put back the one that belongs to this log", ErrDiverged, cp.Size, cp.Size-1)
@@ -96,7 +96,7 @@ func (s *Sealer) readd(ctx context.Context, last *ledger.Block) (*ledger.Block, 
 	for {
 		var run []*cutBlock
 		for len(run) < maxRun {
-			b, file, err := s.load(ctx, s.state().blocks+uint64(len(run)))
+			b, file, err := s.load(ctx, s.state().blocks+uint64(len(run)), ledger.NumSections)
 			if errors.Is(err, fs.ErrNotExist) {
 				break
 			}
@@ -166,10 +166,15 @@ func sameRecord(b *ledger.Block, r *evidence.Record) error {
 }
 
 // load reads a block from the archive.
-func (s *Sealer) load(ctx context.Context, n uint64) (*ledger.Block, []byte, error) {
+func (s *Sealer) load(ctx context.Context, n uint64, sections int) (*ledger.Block, []byte, error) {
 	file, err := s.archive.Get(ctx, ledger.BlockPath(n))
 	if err != nil {
 		return nil, nil, fmt.Errorf("block %d: %w", n, err)
+	}
+	if sections < ledger.NumSections {
+		if file, err = ledger.Cut(file, sections); err != nil {
+			return nil, nil, fmt.Errorf("%w: block %d in the archive: %w; run exhibit log fsck", ErrDiverged, n, err)
+		}
 	}
 	b, err := ledger.ParseBlock(file)
 	if err != nil {

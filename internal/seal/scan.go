@@ -15,10 +15,20 @@ import (
 // It may run while sealing goes on, and misses and doubles nothing. Bodies are
 // there, sealed parts are not. A record is valid during its call.
 func (s *Sealer) Scan(ctx context.Context, from uint64, fn func(*evidence.Record) error) error {
+	return s.scanFrom(ctx, from, ledger.NumSections, fn)
+}
+
+// ScanHeads is Scan for those who need no bodies, and several times as fast.
+func (s *Sealer) ScanHeads(ctx context.Context, from uint64, fn func(*evidence.Head) error) error {
+	return s.scanFrom(ctx, from, ledger.Heads+1, func(r *evidence.Record) error { return fn(&r.Head) })
+}
+
+// scanFrom is Scan with only the first sections of blocks.
+func (s *Sealer) scanFrom(ctx context.Context, from uint64, sections int, fn func(*evidence.Record) error) error {
 	next := from
 	return s.scan(ctx, fn, func(st *sealed) error {
 		for ; next < st.blocks; next++ {
-			b, err := s.blockOf(ctx, st, next)
+			b, err := s.blockOf(ctx, st, next, sections)
 			if err != nil {
 				return err
 			}
@@ -45,7 +55,7 @@ func (s *Sealer) ScanControl(ctx context.Context, fn func(*evidence.Record) erro
 			return nil
 		}
 		list, err := ledger.ControlBlocks(st.last, func(n uint64) (ledger.Header, error) {
-			b, err := s.blockOf(ctx, st, n)
+			b, err := s.blockOf(ctx, st, n, ledger.NumSections)
 			if err != nil {
 				return ledger.Header{}, err
 			}
@@ -55,7 +65,7 @@ func (s *Sealer) ScanControl(ctx context.Context, fn func(*evidence.Record) erro
 			return err
 		}
 		for _, n := range list[sort.Search(len(list), func(i int) bool { return list[i] >= next }):] {
-			b, err := s.blockOf(ctx, st, n)
+			b, err := s.blockOf(ctx, st, n, ledger.NumSections)
 			if err != nil {
 				return err
 			}
@@ -116,9 +126,10 @@ func (s *Sealer) tail(ctx context.Context, st *sealed, fn func(*evidence.Record)
 	return true, err
 }
 
-// blockOf loads a block and proves that it is the one in the log.
-func (s *Sealer) blockOf(ctx context.Context, st *sealed, n uint64) (*ledger.Block, error) {
-	b, _, err := s.load(ctx, n)
+// blockOf loads the first sections of a block and proves that it is the one in
+// the log.
+func (s *Sealer) blockOf(ctx context.Context, st *sealed, n uint64, sections int) (*ledger.Block, error) {
+	b, _, err := s.load(ctx, n, sections)
 	if err != nil {
 		return nil, err
 	}
@@ -162,7 +173,7 @@ func (s *Sealer) LastBoot(ctx context.Context) (uint64, error) {
 		if err != nil || ok || first == 0 {
 			return first, err
 		}
-		b, err := s.blockOf(ctx, &st, first-1)
+		b, err := s.blockOf(ctx, &st, first-1, ledger.Heads+1)
 		if err != nil {
 			return 0, err
 		}
@@ -191,7 +202,7 @@ func (s *Sealer) firstOf(ctx context.Context, st *sealed, boot, end uint64) (uin
 		if failed != nil {
 			return true
 		}
-		b, err := s.blockOf(ctx, st, uint64(n))
+		b, err := s.blockOf(ctx, st, uint64(n), ledger.Heads+1)
 		failed = err
 		return err == nil && b.Boot >= boot
 	})
@@ -201,7 +212,7 @@ func (s *Sealer) firstOf(ctx context.Context, st *sealed, boot, end uint64) (uin
 // settled reports whether blocks from..end-1 hold a record that settles.
 func (s *Sealer) settled(ctx context.Context, st *sealed, from, end uint64) (bool, error) {
 	for n := from; n < end; n++ {
-		b, err := s.blockOf(ctx, st, n)
+		b, err := s.blockOf(ctx, st, n, ledger.Heads+1)
 		if err != nil {
 			return false, err
 		}

@@ -568,7 +568,7 @@ func TestErasedScopesAreLeftOut(t *testing.T) {
 	w.erase(gone)
 	w.open()
 	w.checkLog()
-	b, _, err := w.sealer.load(t.Context(), 0)
+	b, _, err := w.sealer.load(t.Context(), 0, ledger.NumSections)
 	check(t, err)
 	chunks, err := b.Chunks()
 	check(t, err)
@@ -749,7 +749,7 @@ func TestScanFromABlock(t *testing.T) {
 	w.open()
 	w.work(30)
 	w.flush()
-	b, _, err := w.sealer.load(t.Context(), 1)
+	b, _, err := w.sealer.load(t.Context(), 1, ledger.NumSections)
 	check(t, err)
 	var first evidence.Position
 	n := 0
