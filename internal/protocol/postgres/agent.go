@@ -29,7 +29,7 @@ type agentSide struct {
 	begun   uint64      // entry number at which the segment began
 	open    bool        // frames were forwarded since the last Sync
 	skip    skipping    // until the next Sync
-	ends    byte        // 'S' or 'Q' when the region at hand ends with one
+	ends    byte        // 'S', 'Q' or 'F' when the region at hand ends with one
 
 	number int // of commands begun
 	units  []unit
@@ -138,9 +138,6 @@ func (a *agentSide) gather(ctx context.Context) ([]byte, error) {
 		}
 		kind := frontendFrames[ready[0]].kind
 		switch {
-		case kind == refusedFrame:
-			return nil, fatal(codeUnsupported, fmt.Sprintf("%s is not let through", frontendFrames[ready[0]].name),
-				"use SQL instead of the function call protocol")
 		case kind == copyFrame:
 			if a.scanned > 0 {
 				return a.in.unread()[:a.scanned], nil
@@ -179,7 +176,7 @@ func (a *agentSide) gather(ctx context.Context) ([]byte, error) {
 }
 
 // answered reports whether an agent may wait for an answer after a frame.
-func answered(t byte) bool { return t == 'S' || t == 'Q' || t == 'H' || t == 'X' }
+func answered(t byte) bool { return t == 'S' || t == 'Q' || t == 'F' || t == 'H' || t == 'X' }
 
 // fill reads what the agent sends into the buffer, which it makes larger when
 // it is full.
@@ -432,7 +429,7 @@ func (a *agentSide) refuse(ctx context.Context, u *unit, ex protocol.Exchange) e
 	if u.unknown != "" {
 		f.code, f.message = codeNoStatement, u.unknown
 	}
-	sync := a.ends == 'S' || u.entry.kind == queryEntry
+	sync := a.ends == 'S' || u.entry.whole()
 	if status, idle := a.c.q.idle(); idle && !a.open && status != 'T' {
 		b := f.append(nil)
 		if sync {

@@ -7,7 +7,7 @@ import (
 )
 
 // parse makes units of the frames at the start of a region, and says how many
-// bytes of it they are. These make one command: a Query; a Parse with the Bind
+// bytes of it they are. These make one command: a Query or FunctionCall; a Parse with the Bind
 // and Execute of what it parsed; a Bind with its Execute; and an Execute alone,
 // which fetches more of a portal. What describes, closes or synchronizes joins
 // the command before it.
@@ -42,6 +42,8 @@ func (a *agentSide) frame(ctx context.Context, off int, t byte, body []byte) err
 	switch t {
 	case 'Q':
 		return a.query(ctx, off, body)
+	case 'F':
+		return a.call(ctx, off, body)
 	case 'P':
 		return a.prepare(ctx, off, body)
 	case 'B':
@@ -125,6 +127,32 @@ func (a *agentSide) query(ctx context.Context, off int, body []byte) error {
 	}
 	u.path, u.p, u.cmd.Raw = pathSimple, newPrepared("", text), text
 	u.entry.kind, u.entry.sync, a.ends = queryEntry, true, 'Q'
+	return nil
+}
+
+// call takes a FunctionCall. What it asks can be said in SQL, and is
+// understood as that.
+func (a *agentSide) call(ctx context.Context, off int, body []byte) error {
+	from := len(a.params)
+	oid, params, err := parseFunctionCall(body, a.params)
+	if err != nil {
+		return err
+	}
+	a.params = params
+	if err := a.settled(); err != nil {
+		return err
+	}
+	u, err := a.unit(ctx, off)
+	if err != nil {
+		return err
+	}
+	text := spellCall(oid, len(params)-from)
+	u.path, u.p, u.cmd.Raw = pathCall, &prepared{text: text}, []byte(text)
+	if callable[oid] == "" {
+		u.un = opaqueCall(oid)
+	}
+	u.cmd.Params = params[from:len(params):len(params)]
+	u.entry.kind, u.entry.sync, a.ends = callEntry, true, 'F'
 	return nil
 }
 

@@ -22,7 +22,7 @@ type frontendKind uint8
 
 const (
 	unknownFrame  frontendKind = iota
-	refusedFrame               // understood, and not let through
+	refusedFrame               // of the login
 	commandFrame               // asks something, or is part of asking
 	controlFrame               // closes, describes or synchronizes
 	copyFrame                  // content of a COPY
@@ -37,13 +37,13 @@ type frontendFrame struct {
 }
 
 // frontendFrames is every frame of protocol 3.0 to 3.2 that may follow the
-// startup.
+// startup. What isn't here, or of the login, ends the session.
 var frontendFrames = [256]frontendFrame{
 	'B': {"Bind", commandFrame, 0},
 	'C': {"Close", controlFrame, maxNameFrame},
 	'D': {"Describe", controlFrame, maxNameFrame},
 	'E': {"Execute", commandFrame, maxNameFrame},
-	'F': {"FunctionCall", refusedFrame, 0},
+	'F': {"FunctionCall", commandFrame, 0},
 	'H': {"Flush", controlFrame, -2},
 	'P': {"Parse", commandFrame, 0},
 	'Q': {"Query", commandFrame, 0},
@@ -52,7 +52,7 @@ var frontendFrames = [256]frontendFrame{
 	'c': {"CopyDone", copyFrame, -2},
 	'd': {"CopyData", copyFrame, -1},
 	'f': {"CopyFail", copyFrame, maxNameFrame},
-	'p': {"PasswordMessage", unknownFrame, maxNameFrame}, // also SASL and GSS responses: the login is over
+	'p': {"PasswordMessage", refusedFrame, maxNameFrame}, // also SASLInitialResponse, SASLResponse and GSSResponse
 }
 
 // maxNameFrame bounds the frames that hold a name or a reason. PostgreSQL has
@@ -65,6 +65,7 @@ type backendKind uint8
 
 const (
 	unknownMessage  backendKind = iota
+	refusedMessage              // of the login, or of replication
 	asyncMessage                // may come at any time and belongs to nothing
 	rowMessage                  // content
 	describeMessage             // announces content
@@ -80,9 +81,8 @@ type backendMessage struct {
 	kind backendKind
 }
 
-// backendMessages is every message that may follow the startup. What isn't
-// named here is for the startup, for replication or for function calls, and
-// ends the session.
+// backendMessages is every message of protocol 3.0 to 3.2. Those that are
+// refused, and what isn't named here, end the session.
 var backendMessages = [256]backendMessage{
 	'1': {"ParseComplete", completeMessage},
 	'2': {"BindComplete", completeMessage},
@@ -103,11 +103,11 @@ var backendMessages = [256]backendMessage{
 	'n': {"NoData", describeMessage},
 	's': {"PortalSuspended", completeMessage},
 	't': {"ParameterDescription", describeMessage},
-	'K': {"BackendKeyData", unknownMessage},
-	'R': {"Authentication", unknownMessage},
-	'V': {"FunctionCallResponse", unknownMessage},
-	'W': {"CopyBothResponse", unknownMessage},
-	'v': {"NegotiateProtocolVersion", unknownMessage},
+	'V': {"FunctionCallResponse", completeMessage},
+	'K': {"BackendKeyData", refusedMessage},
+	'R': {"Authentication", refusedMessage},
+	'W': {"CopyBothResponse", refusedMessage},
+	'v': {"NegotiateProtocolVersion", refusedMessage},
 }
 
 // frameSize returns the whole size of the frame at the start of b, which holds
@@ -123,8 +123,11 @@ func frameSize(b []byte) (int, error) {
 // checkFrontend returns the size of an agent's frame, or why it may not be.
 func checkFrontend(b []byte, maxMessage int) (int, error) {
 	f := &frontendFrames[b[0]]
-	if f.kind == unknownFrame {
-		return 0, violation("unexpected frame type %q", b[0])
+	switch f.kind {
+	case unknownFrame:
+		return 0, violation("unknown frame type %q", b[0])
+	case refusedFrame:
+		return 0, violation("%s after the login", f.name)
 	}
 	size, err := frameSize(b)
 	if err != nil {
@@ -209,6 +212,22 @@ func (p *body) bytes(n int) []byte {
 	return v
 }
 
+// values takes values with their count, and appends them; nil is NULL.
+func (p *body) values(to [][]byte) [][]byte {
+	for range p.uint16() {
+		n := p.int32()
+		if p.bad {
+			break
+		}
+		if n == -1 {
+			to = append(to, nil)
+			continue
+		}
+		to = append(to, p.bytes(n))
+	}
+	return to
+}
+
 // done reports whether the body was well formed and is used up.
 func (p *body) done() bool { return !p.bad && len(p.b) == 0 }
 
@@ -240,17 +259,7 @@ func parseBind(b []byte, params [][]byte) (portal, statement []byte, _ [][]byte,
 	p := body{b: b}
 	portal, statement = p.cstring(), p.cstring()
 	p.bytes(2 * p.uint16())
-	for range p.uint16() {
-		n := p.int32()
-		if p.bad {
-			break
-		}
-		if n == -1 {
-			params = append(params, nil)
-			continue
-		}
-		params = append(params, p.bytes(n))
-	}
+	params = p.values(params)
 	p.bytes(2 * p.uint16())
 	if !p.done() {
 		return nil, nil, params, violation("malformed Bind")
@@ -266,6 +275,21 @@ func parseExecute(b []byte) (portal []byte, rows int, err error) {
 		return nil, 0, violation("malformed Execute")
 	}
 	return portal, rows, nil
+}
+
+// parseFunctionCall returns the function's OID and the arguments of a
+// FunctionCall's body; nil is NULL. The arguments are appended to params and
+// alias b.
+func parseFunctionCall(b []byte, params [][]byte) (oid uint32, _ [][]byte, err error) {
+	p := body{b: b}
+	oid = uint32(p.int32())
+	p.bytes(2 * p.uint16())
+	params = p.values(params)
+	p.uint16()
+	if !p.done() {
+		return 0, params, violation("malformed FunctionCall")
+	}
+	return oid, params, nil
 }
 
 // parseObject returns the kind ('S' or 'P') and name of a Describe's or

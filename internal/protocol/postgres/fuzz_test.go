@@ -12,6 +12,7 @@ func FuzzFrames(f *testing.F) {
 	f.Add([]byte("P\x00\x00\x00\x10s\x00select $1\x00\x00\x00"))
 	f.Add([]byte("B\x00\x00\x00\x14\x00s\x00\x00\x00\x00\x01\x00\x00\x00\x011\x00\x00"))
 	f.Add([]byte("B\x00\x00\x00\x12\x00s\x00\x00\x00\x00\x01\xff\xff\xff\xff\x00\x00"))
+	f.Add([]byte("F\x00\x00\x00\x1b\x00\x00\x03\xbb\x00\x01\x00\x01\x00\x02\x00\x00\x00\x011\xff\xff\xff\xff\x00\x01"))
 	f.Add([]byte("E\x00\x00\x00\x09\x00\x00\x00\x00\x02"))
 	f.Add([]byte("D\x00\x00\x00\x06S\x00"))
 	f.Add([]byte("E\x00\x00\x00\x20SERROR\x00C42501\x00Mno\x00\x00"))
@@ -32,15 +33,20 @@ func FuzzFrames(f *testing.F) {
 		if name, text, err := parseParse(body); err == nil && len(name)+len(text)+4 > len(body) {
 			t.Errorf("a Parse of %q is %q, %q", body, name, text)
 		}
-		if _, _, params, err := parseBind(body, nil); err == nil {
+		within := func(what string, values [][]byte, err error) {
 			n := 0
-			for _, p := range params {
-				n += 4 + len(p)
+			for _, v := range values {
+				n += 4 + len(v)
 			}
-			if n > len(body) {
-				t.Errorf("a Bind of %d bytes holds values of %d", len(body), n)
+			if err == nil && n > len(body) {
+				t.Errorf("a %s of %d bytes holds values of %d", what, len(body), n)
 			}
 		}
+		_, _, values, err := parseBind(body, nil)
+		within("Bind", values, err)
+		oid, values, err := parseFunctionCall(body, nil)
+		within("FunctionCall", values, err)
+		spellCall(oid, len(values))
 		_, _, _ = parseExecute(body)
 		_, _, _ = parseObject(body)
 		_, _, _ = parseParameterStatus(body)

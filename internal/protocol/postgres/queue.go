@@ -15,6 +15,7 @@ type entryKind uint8
 
 const (
 	queryEntry    entryKind = iota // Query: results, then ReadyForQuery
+	callEntry                      // FunctionCall: its response, then ReadyForQuery
 	extendedEntry                  // one answer to each frame of the extended protocol
 	failingEntry                   // the gateway's own frame, answered with an error
 )
@@ -47,6 +48,10 @@ type entry struct {
 func (e *entry) defines() bool {
 	return e.parse != nil || len(e.closes) > 0 || e.un != nil && len(e.un.Effects) > 0
 }
+
+// whole reports whether e is a command that brings its own Sync: a Query or a
+// FunctionCall.
+func (e *entry) whole() bool { return e.kind == queryEntry || e.kind == callEntry }
 
 // lone reports whether e is a Sync and nothing else.
 func (e *entry) lone() bool {

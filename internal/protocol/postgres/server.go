@@ -221,7 +221,9 @@ func (s *serverSide) message(ctx context.Context, t byte, body []byte, size int)
 	}
 	switch kind {
 	case unknownMessage:
-		return violation("unexpected message type %q from the upstream", t)
+		return violation("unknown message type %q from the upstream", t)
+	case refusedMessage:
+		return violation("%s from the upstream", backendMessages[t].name)
 	case asyncMessage:
 		if t == 'S' {
 			s.c.q.report(body)
@@ -255,7 +257,7 @@ func (s *serverSide) message(ctx context.Context, t byte, body []byte, size int)
 		}
 		s.release()
 	case completeMessage:
-		if s.cur.kind == queryEntry {
+		if s.cur.whole() {
 			return s.result(t, body, size)
 		}
 		return s.complete(ctx, t, body, size)
@@ -301,19 +303,22 @@ func (s *serverSide) take() bool {
 	return true
 }
 
-// result takes in a completion within a Query. Whether it is the last one only
-// the next message tells.
+// result takes in a completion within a Query, or the response to a
+// FunctionCall. Whether it is the last one only the next message tells.
 func (s *serverSide) result(t byte, body []byte, size int) error {
-	switch t {
-	case 'C':
+	switch call := s.cur.kind == callEntry; {
+	case t == 'V' && call, t == 'I' && !call:
+	case t == 'C' && !call:
 		s.cur.counts += tagRows(tag(body))
 		s.tx.completed(&s.cur, tag(body))
-	case 'I':
 	default:
-		return violation("%s from the upstream within a Query", backendMessages[t].name)
+		return violation("%s from the upstream as the answer to another command", backendMessages[t].name)
 	}
 	s.held = s.scanned
 	s.cur.held = true
+	if size > headerSize+len(body) { // content, too much to hold; ReadyForQuery follows
+		s.release()
+	}
 	s.count(size)
 	return nil
 }
@@ -460,7 +465,7 @@ func (s *serverSide) ready(ctx context.Context, body []byte, size int) error {
 	case !s.busy:
 		found = s.take()
 	}
-	if !found || !s.cur.sync || s.cur.pending > 0 || s.cur.kind == queryEntry && !s.cur.ended && !s.cur.held {
+	if !found || !s.cur.sync || s.cur.pending > 0 || s.cur.whole() && !s.cur.ended && !s.cur.held {
 		return s.stray(ctx, body[0], size)
 	}
 	s.skipping = false
@@ -485,7 +490,7 @@ func (s *serverSide) skip(ctx context.Context) (found bool, err error) {
 		if err := s.end(ctx, evidence.Outcome{Class: evidence.Skipped}); err != nil {
 			return false, err
 		}
-		if s.cur.sync && s.cur.kind != queryEntry {
+		if s.cur.sync && !s.cur.whole() {
 			s.cur.pending = 0
 			return true, nil
 		}

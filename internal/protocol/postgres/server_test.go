@@ -197,7 +197,7 @@ var (
 
 func shapes(action string) map[string]*sql.Understanding {
 	m := make(map[string]*sql.Understanding)
-	for _, path := range []string{"simple", "prepare", "extended", "execute", "fetch"} {
+	for _, path := range []string{"simple", "prepare", "extended", "execute", "fetch", "function"} {
 		m[path] = &sql.Understanding{Shape: &evidence.Shape{
 			Path: path, Parse: evidence.ParseFull, Verb: evidence.VerbRead,
 			Checks: []evidence.Check{{Action: action}},

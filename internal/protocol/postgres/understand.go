@@ -2,6 +2,8 @@ package postgres
 
 import (
 	"context"
+	"strconv"
+	"strings"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/grammar"
@@ -26,6 +28,7 @@ const (
 	pathExtended = "extended" // Parse, Bind and Execute of one statement
 	pathExecute  = "execute"  // Bind and Execute of a statement prepared before
 	pathFetch    = "fetch"    // Execute of a portal bound before
+	pathCall     = "function" // FunctionCall
 )
 
 // maxText is the longest text that anybody tries to understand, bytes.
@@ -36,6 +39,7 @@ func (a *agentSide) understand(ctx context.Context, u *unit) {
 	switch {
 	case u.p == nil:
 		return // no command
+	case u.un != nil: // a call of nobody knows what
 	case u.p.opaque:
 		u.un = opaque(u.path)
 	default:
@@ -83,12 +87,53 @@ func (a *agentSide) executes(ctx context.Context, un *sql.Understanding, env *sq
 	})
 }
 
+// callable are the functions that a FunctionCall names and we understand: those
+// for which libpq uses it. Their OIDs are the same on every server
+// (pg_proc.dat).
+var callable = map[uint32]string{
+	715: "lo_create", 952: "lo_open", 953: "lo_close", 954: "loread", 955: "lowrite", 956: "lo_lseek",
+	957: "lo_creat", 958: "lo_tell", 964: "lo_unlink", 1004: "lo_truncate",
+	3170: "lo_lseek64", 3171: "lo_tell64", 3172: "lo_truncate64",
+}
+
+// spellCall spells a call in SQL, but for the name of a function that we don't
+// know.
+func spellCall(oid uint32, args int) string {
+	name := functionName(oid)
+	var b strings.Builder
+	b.WriteString("SELECT " + name + "(")
+	for i := range args {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString("$" + strconv.Itoa(i+1))
+	}
+	b.WriteString(")")
+	return b.String()
+}
+
+func functionName(oid uint32) string {
+	if name := callable[oid]; name != "" {
+		return "pg_catalog." + name
+	}
+	return "oid " + strconv.FormatUint(uint64(oid), 10)
+}
+
+// opaqueCall is the understanding of a call of a function that we don't know.
+func opaqueCall(oid uint32) *sql.Understanding {
+	un := *opaques[pathCall]
+	shape := *un.Shape
+	shape.Facts = evidence.Facts{"functions": []string{functionName(oid)}}
+	un.Shape = &shape
+	return &un
+}
+
 // opaque is the understanding of what nobody tried to understand.
 func opaque(path string) *sql.Understanding { return opaques[path] }
 
 var opaques = func() map[string]*sql.Understanding {
 	m := make(map[string]*sql.Understanding)
-	for _, path := range []string{pathSimple, pathPrepare, pathExtended, pathExecute, pathFetch} {
+	for _, path := range []string{pathSimple, pathPrepare, pathExtended, pathExecute, pathFetch, pathCall} {
 		m[path] = &sql.Understanding{
 			Shape: &evidence.Shape{
 				Path: path, Parse: evidence.ParseOpaque, Verb: evidence.VerbOpaque,

@@ -46,7 +46,7 @@ func TestFramesThatAreNotLetThrough(t *testing.T) {
 		frame []byte
 		code  string
 	}{
-		"function call":      {[]byte("F\x00\x00\x00\x0e\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00"), "0A000"},
+		"function call":      {[]byte("F\x00\x00\x00\x0e\x00\x00\x00\x01\x00\x00\x00\x01\x00\x00"), "08P01"},
 		"unknown":            {[]byte("!\x00\x00\x00\x04"), "08P01"},
 		"late password":      {[]byte("p\x00\x00\x00\x05\x00"), "08P01"},
 		"negative length":    {[]byte("Q\xff\xff\xff\xff"), "08P01"},

@@ -39,7 +39,7 @@ type Understanding struct {
 
 // paths are those that a text commonly comes on. What a text is on one of them
 // is remembered with the others.
-var paths = [...]string{"simple", "prepare", "extended", "execute", "fetch"}
+var paths = [...]string{"simple", "prepare", "extended", "execute", "fetch", "function"}
 
 // On is the same Understanding for a text that came on another path.
 func (u *Understanding) On(path string) *Understanding {
