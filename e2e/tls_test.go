@@ -78,13 +78,17 @@ func TestTLSOnBothLegs(t *testing.T) {
 	ca := newAuthority(t, w.path("tls"))
 	ca.issue("gateway", &x509.Certificate{})
 	ca.issue("server", &x509.Certificate{})
+	ca.issue("app", &x509.Certificate{})
 	w.serverTLS(ca)
 	w.edit(func(c string) string {
 		c = strings.Replace(c, "# tls: {cert: gateway.pem, key: gateway.key}", "tls: {cert: tls/gateway.pem, key: tls/gateway.key}", 1)
-		return strings.Replace(c, "# tls: {mode: verify-full, ca: upstream-ca.pem}", "tls: {mode: verify-full, ca: tls/ca.pem}", 1)
+		return strings.Replace(c, "# tls: {mode: verify-full, ca: upstream-ca.pem}", "tls: {mode: verify-full, ca: tls/ca.pem, cert: tls/app.pem, key: tls/app.key, channel_binding: require}", 1)
 	})
 	w.stop(15)
 	w.start()
+	if out, _ := w.exhibit("doctor"); !strings.Contains(out, "certificate for orders: it expires at") || !strings.Contains(out, "ok    resource orders:") {
+		t.Errorf("doctor says\n%s", out)
+	}
 	url := w.url("bot", "sslmode=verify-full&sslrootcert="+ca.path("ca.pem"))
 	out, err := w.run("psql", "-X", url, "-c", `\conninfo`, "-c", "select ssl, version from pg_stat_ssl where pid = pg_backend_pid()")
 	if err != nil || !strings.Contains(out, "SSL connection (protocol: TLSv1.3") || !strings.Contains(out, "t   | TLSv1.3") {

@@ -20,6 +20,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/internal/api"
 	"github.com/exhibit-gateway/exhibit/internal/config"
 	"github.com/exhibit-gateway/exhibit/internal/policy"
+	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/sql"
 	"github.com/exhibit-gateway/exhibit/workpaper"
 )
@@ -242,11 +243,19 @@ func (d *doctor) certificates(c *config.Config) {
 			pairs = append(pairs, pair{"certificate of listener " + l.Name, l.TLS.Cert, l.TLS.Key})
 		}
 	}
+	for _, r := range c.Resources {
+		if t := r.Upstream.TLS; t.Cert != "" {
+			pairs = append(pairs, pair{"certificate for " + r.Name, t.Cert, t.Key})
+		}
+	}
 	for _, p := range pairs {
 		t, err := tls.LoadX509KeyPair(p.cert, p.key)
 		if err != nil {
 			d.fail(p.check, err.Error(), "")
 			continue
+		}
+		if err := config.CheckPermissions(p.key); err != nil {
+			d.warn(p.check, err.Error(), "chmod 640 "+p.key+" or less")
 		}
 		leaf, err := x509.ParseCertificate(t.Certificate[0])
 		switch left := time.Until(leaf.NotAfter); {
@@ -372,21 +381,7 @@ func connectPostgres(ctx context.Context, u config.Upstream) (server string, err
 	if err != nil {
 		return "", err
 	}
-	c, err := pgconn.ParseConfig("host=localhost sslmode=disable")
-	if err != nil {
-		return "", err
-	}
-	c.Host, c.Port, c.Database, c.User, c.Password, c.TLSConfig, c.Fallbacks = "localhost", 5432, up.Database, up.User, up.Password, up.TLS, nil
-	c.RuntimeParams = map[string]string{"application_name": "exhibit doctor"}
-	c.LookupFunc = func(context.Context, string) ([]string, error) { return []string{"localhost"}, nil }
-	c.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
-		network := "tcp"
-		if strings.HasPrefix(up.Address, "/") {
-			network = "unix"
-		}
-		return new(net.Dialer).DialContext(ctx, network, up.Address)
-	}
-	conn, err := pgconn.ConnectConfig(ctx, c)
+	conn, err := postgres.Connect(ctx, up, map[string]string{"application_name": "exhibit doctor"})
 	if err != nil {
 		var dial *net.OpError
 		if errors.As(err, &dial) {

@@ -140,7 +140,11 @@ func targetOf(u config.Upstream) (*upstream.Target, error) {
 	return upstream.New(upstream.Config{
 		Address: u.Address, Database: u.Database, User: u.User,
 		Password: upstream.Secret{File: u.Password.File, Env: u.Password.Env},
-		TLS:      upstream.TLS{Mode: u.TLS.Mode, CA: u.TLS.CA, ServerName: u.TLS.ServerName},
+		TLS: upstream.TLS{
+			Mode: u.TLS.Mode, CA: u.TLS.CA, ServerName: u.TLS.ServerName, Cert: u.TLS.Cert, Key: u.TLS.Key,
+			Direct: u.TLS.Negotiation == config.NegotiationDirect, Bound: u.TLS.ChannelBinding == config.BindingRequire,
+		},
+		Version: u.MaxProtocolVersion,
 	})
 }
 

@@ -119,6 +119,8 @@ type Upstream struct {
 	User     string      `yaml:"user"`
 	Password Secret      `yaml:"password"`
 	TLS      UpstreamTLS `yaml:"tls"`
+
+	MaxProtocolVersion string `yaml:"max_protocol_version"` // "3.0" or "3.2"
 }
 
 // UpstreamTLS is the gateway's leg.
@@ -126,6 +128,12 @@ type UpstreamTLS struct {
 	Mode       string `yaml:"mode"`        // TLSDisable, TLSVerifyCA or TLSVerifyFull
 	CA         string `yaml:"ca"`          // PEM file; default: the system's roots
 	ServerName string `yaml:"server_name"` // default: the host of the address
+
+	Cert string `yaml:"cert"` // PEM file of the account's client certificate
+	Key  string `yaml:"key"`
+
+	Negotiation    string `yaml:"negotiation"`     // NegotiationPostgres or NegotiationDirect
+	ChannelBinding string `yaml:"channel_binding"` // BindingPrefer or BindingRequire
 }
 
 // Modes of an upstream's TLS, spelled as in libpq. Encryption without
@@ -134,6 +142,15 @@ const (
 	TLSDisable    = "disable"
 	TLSVerifyCA   = "verify-ca"
 	TLSVerifyFull = "verify-full"
+)
+
+// How TLS begins with an upstream, and whether the login must be bound to it,
+// spelled as in libpq.
+const (
+	NegotiationPostgres = "postgres" // once the server has been asked
+	NegotiationDirect   = "direct"   // at once
+	BindingPrefer       = "prefer"
+	BindingRequire      = "require"
 )
 
 // Secret says where a secret is: in a file or in an environment variable.

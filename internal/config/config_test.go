@@ -51,7 +51,12 @@ func TestFull(t *testing.T) {
 				Upstream: Upstream{
 					Address: "db.example.com:5432", Database: "orders", User: "exhibit",
 					Password: Secret{File: dir + "/secrets/orders"},
-					TLS:      UpstreamTLS{Mode: TLSVerifyFull, CA: dir + "/tls/db.pem", ServerName: "orders.db.example.com"},
+					TLS: UpstreamTLS{
+						Mode: TLSVerifyFull, CA: dir + "/tls/db.pem", ServerName: "orders.db.example.com",
+						Cert: dir + "/tls/exhibit.pem", Key: dir + "/tls/exhibit.key",
+						Negotiation: NegotiationDirect, ChannelBinding: BindingRequire,
+					},
+					MaxProtocolVersion: "3.2",
 				},
 				Durability: DurabilityProcess,
 				Labels:     map[string]string{"env": "production", "team": "shop"},

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -30,7 +31,7 @@ func (c *Config) complete(d *decoder, dir string) {
 	}
 	for i := range c.Resources {
 		r := &c.Resources[i]
-		paths = append(paths, &r.Upstream.Password.File, &r.Upstream.TLS.CA)
+		paths = append(paths, &r.Upstream.Password.File, &r.Upstream.TLS.CA, &r.Upstream.TLS.Cert, &r.Upstream.TLS.Key)
 		if !d.has(fmt.Sprintf("resources[%d].durability", i)) {
 			r.Durability = DurabilityPower
 		}
@@ -200,6 +201,9 @@ func (c *Config) validateResources(d *decoder) {
 		if u.Password.File != "" && u.Password.Env != "" {
 			d.fail(at+".upstream.password", "password has both file and env", "keep one")
 		}
+		if !slices.Contains([]string{"", "3.0", "3.2"}, u.MaxProtocolVersion) {
+			d.fail(at+".upstream.max_protocol_version", "max_protocol_version is '3.0' or '3.2'", "'3.2' is for PostgreSQL 18 and newer; older servers and some poolers may not know it")
+		}
 		c.validateUpstreamTLS(d, at+".upstream.tls", u)
 		for key, v := range r.Labels {
 			if !evidence.ValidName(key) || !evidence.ValidName(v) {
@@ -219,13 +223,25 @@ func (c *Config) validateUpstreamTLS(d *decoder, at string, u Upstream) {
 		if !Local(u.Address) && u.Address != "" {
 			d.fail(at+".mode", "without TLS an upstream must be on a loopback address or a unix socket", "use mode: verify-full, with ca: FILE when the server's authority is your own")
 		}
-		if u.TLS.CA != "" || u.TLS.ServerName != "" {
-			d.fail(at+".mode", "mode: disable uses no ca and no server_name", "use mode: verify-full or remove them")
+		if u.TLS != (UpstreamTLS{Mode: TLSDisable}) {
+			d.fail(at+".mode", "mode: disable uses nothing else of tls", "use mode: verify-full or remove the rest")
 		}
 	case "require", "prefer", "allow":
 		d.fail(at+".mode", u.TLS.Mode+" encrypts without knowing to whom", "use verify-full, or verify-ca when the certificate's name can't match")
 	default:
 		d.fail(at+".mode", "mode is disable, verify-ca or verify-full", "")
+	}
+	if (u.TLS.Cert == "") != (u.TLS.Key == "") {
+		d.fail(at, "a client certificate needs both cert and key", "")
+	}
+	if !slices.Contains([]string{"", NegotiationPostgres, NegotiationDirect}, u.TLS.Negotiation) {
+		d.fail(at+".negotiation", "negotiation is postgres or direct", "direct is for PostgreSQL 17 and newer")
+	}
+	switch b := u.TLS.ChannelBinding; {
+	case !slices.Contains([]string{"", BindingPrefer, BindingRequire}, b):
+		d.fail(at+".channel_binding", "channel_binding is prefer or require", "")
+	case b == BindingRequire && u.Password.IsZero():
+		d.fail(at+".channel_binding", "channel_binding: require needs a password", "it binds the login by password (SCRAM-SHA-256-PLUS) to the server's certificate")
 	}
 }
 

@@ -63,6 +63,10 @@ type Upstream struct {
 	User     string
 	Password string
 	TLS      *tls.Config // nil is plain
+
+	Direct  bool   // TLS begins at once, where the protocol would ask for it first
+	Bound   bool   // the login must be bound to the TLS channel (RFC 5929)
+	Version string // newest of the protocol to ask for; "" is what every server speaks
 }
 
 // Session is one agent on one upstream connection. Its methods are safe for

@@ -1,10 +1,10 @@
 // Package upstream knows where a resource is and by which credential it is
 // reached.
 //
-// In go an address, an account, and references to a password and to an
-// authority; out comes a protocol.Upstream for each session. A reference is
-// read anew when what it refers to has changed, so that a rotated password or
-// authority counts for the next session. Secrets flow to sessions and nowhere
+// In go an address, an account, and references to a password, to an authority
+// and to a client certificate; out comes a protocol.Upstream for each session. A
+// reference is read anew when what it refers to has changed, so that what is
+// rotated counts for the next session. Secrets flow to sessions and nowhere
 // else: no error here holds one.
 package upstream
 
@@ -30,6 +30,7 @@ type Config struct {
 	User     string
 	Password Secret
 	TLS      TLS
+	Version  string // newest of the protocol to ask for
 }
 
 // Secret says where a secret is. One of its fields is set, or none where no
@@ -44,6 +45,9 @@ type TLS struct {
 	Mode       string // one of the modes below; "" is Disable on loopback and unix sockets, else VerifyFull
 	CA         string // PEM file of the authorities to trust; "" is the system's
 	ServerName string // that the certificate must have; "" is the host of the address
+	Cert, Key  string // PEM files of the account's client certificate, or none
+	Direct     bool   // it begins at once, without asking the server for it
+	Bound      bool   // the login must be bound to it
 }
 
 // The modes of TLS, named as in libpq (PostgreSQL documentation, "SSL Mode
@@ -66,7 +70,9 @@ type Target struct {
 	mu       sync.Mutex
 	password file
 	ca       file
-	tls      *tls.Config // made of ca
+	cert     file
+	key      file
+	tls      *tls.Config // made of ca, cert and key
 }
 
 // New returns the Target of a configuration, which it checks without reading
@@ -91,6 +97,10 @@ func New(cfg Config) (*Target, error) {
 		return nil, fmt.Errorf("upstream TLS mode %q is none of %s, %s, %s", m, Disable, VerifyCA, VerifyFull)
 	case m != Disable && t.host == "":
 		return nil, errors.New("TLS is not spoken over a unix socket")
+	case (cfg.TLS.Cert == "") != (cfg.TLS.Key == ""):
+		return nil, errors.New("a client certificate for the upstream needs both its file and its key's")
+	case m == Disable && (cfg.TLS.Cert != "" || cfg.TLS.Direct || cfg.TLS.Bound):
+		return nil, errors.New("the upstream's TLS is disabled, and yet something is asked of it")
 	}
 	if cfg.Password.File != "" && cfg.Password.Env != "" {
 		return nil, errors.New("the upstream's password is in a file or in the environment, not in both")
@@ -109,13 +119,16 @@ func (t *Target) local() bool {
 func (t *Target) Upstream() (protocol.Upstream, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	up := protocol.Upstream{Address: t.cfg.Address, Database: t.cfg.Database, User: t.cfg.User}
+	up := protocol.Upstream{
+		Address: t.cfg.Address, Database: t.cfg.Database, User: t.cfg.User,
+		Direct: t.cfg.TLS.Direct, Bound: t.cfg.TLS.Bound, Version: t.cfg.Version,
+	}
 	var err error
 	if up.Password, err = t.secret(); err != nil {
 		return protocol.Upstream{}, fmt.Errorf("reading the upstream's password: %w", err)
 	}
 	if up.TLS, err = t.config(); err != nil {
-		return protocol.Upstream{}, fmt.Errorf("reading the upstream's authorities: %w", err)
+		return protocol.Upstream{}, fmt.Errorf("reading what the upstream's TLS needs: %w", err)
 	}
 	return up, nil
 }
@@ -139,34 +152,53 @@ func (t *Target) config() (*tls.Config, error) {
 	if t.cfg.TLS.Mode == Disable {
 		return nil, nil
 	}
-	var pem []byte
-	changed := t.tls == nil
-	if name := t.cfg.TLS.CA; name != "" {
-		var err error
-		var again bool
-		if pem, again, err = t.ca.read(name); err != nil {
+	for _, ref := range []struct {
+		file *file
+		name string
+	}{{&t.ca, t.cfg.TLS.CA}, {&t.cert, t.cfg.TLS.Cert}, {&t.key, t.cfg.TLS.Key}} {
+		if ref.name == "" {
+			continue
+		}
+		_, changed, err := ref.file.read(ref.name)
+		if err != nil {
 			return nil, err
 		}
-		changed = changed || again
+		if changed {
+			t.tls = nil // what it was made of no longer counts, whether or not the new can be used
+		}
 	}
-	if !changed {
-		return t.tls, nil
+	if t.tls == nil {
+		var err error
+		if t.tls, err = t.makeTLS(); err != nil {
+			return nil, err
+		}
 	}
-	cfg := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.cfg.TLS.ServerName}
-	if cfg.ServerName == "" {
-		cfg.ServerName = t.host
+	return t.tls, nil
+}
+
+// makeTLS makes a configuration of the files as they were last read.
+func (t *Target) makeTLS() (*tls.Config, error) {
+	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.cfg.TLS.ServerName}
+	if c.ServerName == "" {
+		c.ServerName = t.host
 	}
 	if t.cfg.TLS.CA != "" {
-		cfg.RootCAs = x509.NewCertPool()
-		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(t.ca.content) {
 			return nil, fmt.Errorf("%s holds no certificate", t.cfg.TLS.CA)
 		}
 	}
-	if t.cfg.TLS.Mode == VerifyCA {
-		verifyChain(cfg)
+	if t.cfg.TLS.Cert != "" {
+		pair, err := tls.X509KeyPair(t.cert.content, t.key.content)
+		if err != nil {
+			return nil, fmt.Errorf("%s with %s: %w", t.cfg.TLS.Cert, t.cfg.TLS.Key, err)
+		}
+		c.Certificates = []tls.Certificate{pair}
 	}
-	t.tls = cfg
-	return cfg, nil
+	if t.cfg.TLS.Mode == VerifyCA {
+		verifyChain(c)
+	}
+	return c, nil
 }
 
 // verifyChain makes cfg verify by whom the server's certificate was issued, and

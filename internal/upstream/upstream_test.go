@@ -1,6 +1,7 @@
 package upstream_test
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -114,6 +115,11 @@ func TestConfigurationIsChecked(t *testing.T) {
 		"TLS on a socket":   {Address: "/run/s", TLS: upstream.TLS{Mode: upstream.VerifyFull}},
 		"password in two":   {Address: "db:1", Password: upstream.Secret{File: "a", Env: "B"}},
 		"misspelled socket": {Address: "run/s"},
+		"cert without key":  {Address: "db:1", TLS: upstream.TLS{Cert: "a"}},
+		"key without cert":  {Address: "db:1", TLS: upstream.TLS{Key: "a"}},
+		"plain and cert":    {Address: "127.0.0.1:1", TLS: upstream.TLS{Cert: "a", Key: "b"}},
+		"plain and direct":  {Address: "/run/s", TLS: upstream.TLS{Direct: true}},
+		"plain and bound":   {Address: "localhost:1", TLS: upstream.TLS{Bound: true}},
 	} {
 		if _, err := upstream.New(cfg); err == nil {
 			t.Errorf("%s: no error", name)
@@ -175,6 +181,79 @@ func TestTLSModesVerify(t *testing.T) {
 			t.Errorf("%s for %s: %v", c.mode, c.name, err)
 		}
 	}
+}
+
+// TestWhatTLSNeedsIsReadAgainWhenItChanges: and what can't be used any more
+// isn't used, rather than what was there before it.
+func TestWhatTLSNeedsIsReadAgainWhenItChanges(t *testing.T) {
+	_, ca := authority(t)
+	cert, key := clientPair(t)
+	target, err := upstream.New(upstream.Config{
+		Address: "127.0.0.1:5432", TLS: upstream.TLS{Mode: upstream.VerifyFull, CA: ca, Cert: cert, Key: key},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	serial := func() []byte {
+		t.Helper()
+		up, err := target.Upstream()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return up.TLS.Certificates[0].Certificate[0]
+	}
+	first := serial()
+	replace := func(name, by string) {
+		t.Helper()
+		if err := os.Rename(by, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	newCert, newKey := clientPair(t)
+	replace(key, newKey)
+	for range 2 { // the certificate isn't of this key
+		if _, err := target.Upstream(); err == nil {
+			t.Error("a certificate is used with another's key")
+		}
+	}
+	replace(cert, newCert)
+	if bytes.Equal(serial(), first) {
+		t.Error("the new certificate isn't used")
+	}
+	if err := os.WriteFile(ca, []byte("not a certificate"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := target.Upstream(); err == nil {
+			t.Error("an authority is trusted that is no longer there")
+		}
+	}
+}
+
+// clientPair writes a certificate and its key.
+func clientPair(t *testing.T) (cert, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for name, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: keyDER}} {
+		if err := os.WriteFile(name, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return cert, key
 }
 
 func handshake(t *testing.T, server *tls.Config, client *tls.Config) error {

@@ -92,9 +92,12 @@ func (c *conn) cancel(ctx context.Context, n protocol.Note) error {
 
 // redial connects to the very server that c is connected to, encrypted if c is.
 func (c *conn) redial(ctx context.Context) (net.Conn, error) {
-	var d net.Dialer
-	a := c.up.RemoteAddr()
-	conn, err := d.DialContext(ctx, a.Network(), a.String())
+	up := c.sess.Upstream()
+	address := up.Address
+	if network(up) == "tcp" { // a name may lead to several
+		address = c.up.RemoteAddr().String()
+	}
+	conn, err := dialer.DialContext(ctx, network(up), address)
 	if err != nil {
 		return nil, err
 	}
@@ -107,13 +110,8 @@ func (c *conn) redial(ctx context.Context) (net.Conn, error) {
 	if c.upTLS == nil {
 		return conn, nil
 	}
-	request := binary.BigEndian.AppendUint32([]byte{0, 0, 0, 8}, sslRequest)
-	var answer [1]byte
-	if _, err = conn.Write(request); err == nil {
-		_, err = conn.Read(answer[:])
-	}
-	if err == nil && answer[0] != 'S' {
-		err = violation("the server refuses TLS for a cancel request")
+	if !up.Direct {
+		err = askForTLS(conn)
 	}
 	if err != nil {
 		conn.Close()
@@ -125,4 +123,19 @@ func (c *conn) redial(ctx context.Context) (net.Conn, error) {
 		return nil, err
 	}
 	return t, nil
+}
+
+// askForTLS sends a server an SSLRequest.
+func askForTLS(conn net.Conn) error {
+	if _, err := conn.Write(binary.BigEndian.AppendUint32([]byte{0, 0, 0, 8}, sslRequest)); err != nil {
+		return err
+	}
+	var answer [1]byte
+	if _, err := conn.Read(answer[:]); err != nil {
+		return err
+	}
+	if answer[0] != 'S' {
+		return violation("the server refuses TLS for a cancel request")
+	}
+	return nil
 }

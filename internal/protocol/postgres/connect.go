@@ -21,7 +21,8 @@ import (
 // template is a pgconn configuration with nothing taken from the gateway's
 // environment; pgconn insists on having parsed one itself.
 var template = sync.OnceValues(func() (*pgconn.Config, error) {
-	return pgconn.ParseConfig("host=127.0.0.1 port=5432 user=none password=none dbname=none sslmode=disable target_session_attrs=any")
+	return pgconn.ParseConfig("host=127.0.0.1 port=5432 user=none password=none dbname=none sslmode=disable target_session_attrs=any " +
+		"sslnegotiation=postgres sslcertmode=allow channel_binding=prefer require_auth='' min_protocol_version=3.0 max_protocol_version=3.0")
 })
 
 // connect connects c to its upstream, records what that is, and answers the
@@ -67,14 +68,19 @@ const (
 	ownBackend = " FROM pg_catalog.pg_stat_get_backend_idset() s WHERE pg_catalog.pg_stat_get_backend_pid(s) OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()"
 )
 
+// Connect connects to an upstream as sessions do, with settings of its own.
+func Connect(ctx context.Context, up protocol.Upstream, params map[string]string) (*pgconn.PgConn, error) {
+	cfg, err := config(up, params)
+	if err != nil {
+		return nil, err
+	}
+	return pgconn.ConnectConfig(ctx, cfg)
+}
+
 // dial makes the upstream connection and learns what it leads to.
 func (c *conn) dial(ctx context.Context, up protocol.Upstream, params map[string]string) (*pgconn.HijackedConn, evidence.SessionUpstreamBody, error) {
 	var facts evidence.SessionUpstreamBody
-	cfg, err := config(up, params)
-	if err != nil {
-		return nil, facts, err
-	}
-	pg, err := pgconn.ConnectConfig(ctx, cfg)
+	pg, err := Connect(ctx, up, params)
 	if err != nil {
 		return nil, facts, err
 	}
@@ -109,19 +115,58 @@ func config(up protocol.Upstream, params map[string]string) (*pgconn.Config, err
 		return nil, err
 	}
 	cfg := base.Copy()
-	network := "tcp"
-	if strings.HasPrefix(up.Address, "/") {
-		network = "unix"
-	}
 	cfg.Host, cfg.Database, cfg.User, cfg.Password = "upstream", up.Database, up.User, up.Password
-	cfg.TLSConfig, cfg.Fallbacks, cfg.RuntimeParams = up.TLS, nil, params
+	cfg.TLSConfig, cfg.Fallbacks, cfg.RuntimeParams = upstreamTLS(up), nil, params
+	cfg.MaxProtocolVersion = up.Version
+	if up.Direct {
+		cfg.SSLNegotiation = "direct"
+	}
+	if up.Bound {
+		cfg.ChannelBinding = "require"
+	}
 	// The address is dialled as configured: pgconn only sees its name.
 	cfg.LookupFunc = func(context.Context, string) ([]string, error) { return []string{"upstream"}, nil }
 	cfg.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
-		d := net.Dialer{KeepAlive: 30 * time.Second}
-		return d.DialContext(ctx, network, up.Address)
+		return dialer.DialContext(ctx, network(up), up.Address)
 	}
 	return cfg, nil
+}
+
+func network(up protocol.Upstream) string {
+	if strings.HasPrefix(up.Address, "/") {
+		return "unix"
+	}
+	return "tcp"
+}
+
+// dialer makes all connections to upstreams.
+var dialer = net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
+	Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 4,
+}}
+
+// upstreamTLS is the TLS of an upstream, which says that PostgreSQL is meant. A
+// server that gets TLS at once must agree; of those asked before, the older ones
+// know nothing of it.
+func upstreamTLS(up protocol.Upstream) *tls.Config {
+	if up.TLS == nil {
+		return nil
+	}
+	c := up.TLS.Clone()
+	c.NextProtos = []string{alpn}
+	if !up.Direct {
+		return c
+	}
+	verify := c.VerifyConnection
+	c.VerifyConnection = func(s tls.ConnectionState) error {
+		if s.NegotiatedProtocol != alpn {
+			return violation("the server took direct TLS without the application protocol %s", alpn)
+		}
+		if verify == nil {
+			return nil
+		}
+		return verify(s)
+	}
+	return c
 }
 
 // ask asks the server about itself. The frames are the gateway's own, and are
