@@ -768,6 +768,76 @@ func TestScanFromABlock(t *testing.T) {
 	}
 }
 
+// A reader goes on where it was, in blocks or in the journal, from any position,
+// however far sealing and releasing have gone meanwhile.
+func TestAReaderFollowsTheLog(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.config.MaxBytes = 1 << 10
+	w.open()
+	w.work(30)
+	w.flush()
+	w.work(30)
+
+	read := func(r *Reader, upTo int) (heads []string) {
+		t.Helper()
+		for len(heads) < upTo {
+			n, err := r.Next(t.Context(), func(rec *evidence.Record) error {
+				heads = append(heads, string(rec.HeadBytes))
+				return nil
+			})
+			check(t, err)
+			if n == 0 {
+				return heads
+			}
+		}
+		return heads
+	}
+	positions := func() (list []evidence.Position) {
+		for _, head := range w.heads {
+			h, err := evidence.ParseHead(head)
+			check(t, err)
+			list = append(list, h.Pos)
+		}
+		return list
+	}
+	readers := make([]*Reader, len(w.heads))
+	for i, pos := range positions() {
+		same(t, "from "+pos.String(), read(w.sealer.ReadFrom(pos), len(w.heads)), w.heads[i:])
+		// These stop after their first piece, wherever that ends.
+		readers[i] = w.sealer.ReadFrom(pos)
+		got := read(readers[i], 1)
+		same(t, "the first piece from "+pos.String(), got, w.heads[i:i+len(got)])
+	}
+	had := len(w.heads)
+	late := w.sealer.ReadFrom(evidence.Position{Gateway: "gw1", Boot: 1, Seq: uint64(had)})
+	same(t, "from where nothing is yet", read(late, 1), nil)
+	w.work(100) // more than the segments that the journal keeps
+	w.newBoot()
+	w.work(5)
+	w.flush()
+	if w.journal.First() == 0 {
+		t.Fatal("the journal has released nothing")
+	}
+	for i, r := range readers {
+		from := len(w.heads) - len(read(r, len(w.heads)))
+		if from <= i || from > had {
+			t.Fatalf("the reader from record %d went on with record %d", i, from)
+		}
+	}
+	same(t, "what came since", read(late, len(w.heads)), w.heads[had:])
+	same(t, "and then nothing", read(late, 1), nil)
+	// A position behind the last record of its boot is that of the next boot.
+	beyond := w.sealer.ReadFrom(evidence.Position{Gateway: "gw1", Boot: 1, Seq: 1 << 30})
+	if got := read(beyond, 1); len(got) == 0 || !strings.HasPrefix(got[0], `{"v":1,"pos":"gw1.2.0"`) {
+		t.Errorf("from behind boot 1: %.60q", got)
+	}
+	stopped := errors.New("enough")
+	if _, err := w.sealer.ReadFrom(positions()[0]).Next(t.Context(), func(*evidence.Record) error { return stopped }); !errors.Is(err, stopped) {
+		t.Errorf("a reader that was stopped: %v", err)
+	}
+}
+
 func TestLastBootIsWhereOpenSessionsMayBegin(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
