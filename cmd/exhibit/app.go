@@ -55,6 +55,8 @@ type app struct {
 	err      io.Writer
 	terminal bool // out is one
 	width    int  // of the terminal
+	color    bool // out shows colours and is asked to
+	unicode  bool // out shows more than ASCII
 	progress bool // err is a terminal
 
 	configFile, data, socket string
@@ -70,6 +72,8 @@ func std() *app {
 		if w, _, err := term.GetSize(fd); err == nil {
 			a.width = w
 		}
+		a.color = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+		a.unicode = unicodeLocale()
 	}
 	a.progress = term.IsTerminal(int(os.Stderr.Fd()))
 	return a

@@ -361,11 +361,21 @@ func (g *memory) Allowed(_ context.Context, agent string, at api.Moment, _ evide
 	return api.Table{Name: "allowed", Columns: []string{"agent", "at"}, Rows: [][]string{{agent, at.String()}}}, nil
 }
 
-func (g *memory) Did(_ context.Context, session, agent string, r api.Range, _ evidence.By) (api.Table, error) {
+func (g *memory) Did(_ context.Context, q api.Did, _ evidence.By) (api.Table, error) {
 	return api.Table{
-		Name: "did", Columns: []string{"session", "agent", "from", "to", "limit"},
-		Rows: [][]string{{session, agent, r.From.String(), r.To.String(), strconv.Itoa(r.Limit)}},
+		Name: "did", Columns: []string{"session", "agent", "from", "to", "limit", "verbs", "outcomes"},
+		Rows: [][]string{{q.Session, q.Agent, q.Range.From.String(), q.Range.To.String(), strconv.Itoa(q.Range.Limit),
+			strings.Join(q.Verbs, " "), strings.Join(q.Outcomes, " ")}},
 	}, nil
+}
+
+func (g *memory) Transcript(_ context.Context, q api.Did, _ evidence.By, tell func(api.Entry) error) (api.Transcript, error) {
+	for _, e := range course(q.Agent == "hostile") {
+		if err := tell(e); err != nil {
+			return api.Transcript{}, err
+		}
+	}
+	return api.Transcript{More: q.Range.Limit == 2, Stopped: q.Range.Limit == 3}, nil
 }
 
 func (g *memory) Explain(_ context.Context, q api.Explain, _ evidence.By) (api.Explanation, error) {

@@ -40,7 +40,7 @@ func TestDemo(t *testing.T) {
 	if err := demo.Run(t.Context(), demo.Config{Program: program, Folder: filepath.Join(dir, "demo"), Out: &out}); err != nil {
 		t.Fatalf("%v\n%s", err, out.Bytes())
 	}
-	for _, held := range []string{"in_doubt", "the pack passes", "the verifier finds it", "Everything held"} {
+	for _, held := range []string{"in doubt", "the pack passes", "the verifier finds it", "Everything held"} {
 		if !bytes.Contains(out.Bytes(), []byte(held)) {
 			t.Errorf("the demo doesn't say %q", held)
 		}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -22,18 +23,26 @@ type window struct {
 
 func (w *window) flags(c *cobra.Command) {
 	f := c.Flags()
-	f.StringVar(&w.from, "from", "", "from this date, time (RFC 3339) or position on")
-	f.StringVar(&w.to, "to", "", "up to this date, time or position")
+	f.StringVar(&w.from, "from", "", "from this date, time (RFC 3339) or position on, or for so long (2h)")
+	f.StringVar(&w.to, "to", "", "up to this date, time or position, or until so long ago")
 	f.IntVar(&w.limit, "limit", 1000, "most rows; the newest are kept")
 }
 
 func (w *window) parse() (api.Range, error) {
-	from, err1 := api.ParseMoment(w.from)
-	to, err2 := api.ParseMoment(w.to)
+	from, err1 := moment(w.from)
+	to, err2 := moment(w.to)
 	if err := errors.Join(err1, err2); err != nil {
 		return api.Range{}, usage{err}
 	}
 	return api.Range{From: from, To: to, Limit: w.limit}, nil
+}
+
+// moment reads a moment, or how long ago one was.
+func moment(s string) (api.Moment, error) {
+	if d, err := time.ParseDuration(s); err == nil && d > 0 {
+		return api.Moment{Time: time.Now().Add(-d).UTC()}, nil
+	}
+	return api.ParseMoment(s)
 }
 
 // answer shows a table of the gateway's.
@@ -84,29 +93,6 @@ func newAllowed(a *app) *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&at, "at", "", "at this date, time (RFC 3339) or position instead of now")
-	return c
-}
-
-func newDid(a *app) *cobra.Command {
-	var w window
-	var agent string
-	c := &cobra.Command{
-		Use: "did [SESSION]", Short: "What was done", GroupID: groupEvidence, Args: atMost("SESSION"),
-		Long: `Lists the commands of a session, of an agent, or all: what was asked, what was
-decided by which rule and grant, and how it ended.`,
-		Example: `  exhibit did gw1.3.118
-  exhibit did --agent reporter --from 2026-11-22`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			r, err := w.parse()
-			if err != nil {
-				return err
-			}
-			session := strings.Join(args, "")
-			return a.ask(func(c *api.Client) error { return a.answer(c.Did(cmd.Context(), session, agent, r)) })
-		},
-	}
-	c.Flags().StringVar(&agent, "agent", "", "only of this agent")
-	w.flags(c)
 	return c
 }
 

@@ -99,8 +99,17 @@ func (g *gateway) Who(_ context.Context, resource string, r Range, by evidence.B
 func (g *gateway) Allowed(_ context.Context, agent string, at Moment, by evidence.By) (Table, error) {
 	return ask[Table](g, agent, at, by)
 }
-func (g *gateway) Did(_ context.Context, session, agent string, r Range, by evidence.By) (Table, error) {
-	return ask[Table](g, session, agent, r, by)
+func (g *gateway) Did(_ context.Context, q Did, by evidence.By) (Table, error) {
+	return ask[Table](g, q, by)
+}
+func (g *gateway) Transcript(_ context.Context, q Did, by evidence.By, tell func(Entry) error) (Transcript, error) {
+	if e, ok := g.answer.(Entry); ok {
+		if err := tell(e); err != nil {
+			return Transcript{}, err
+		}
+	}
+	_, err := ask[Table](g, q, by)
+	return Transcript{More: true}, err
 }
 func (g *gateway) Explain(_ context.Context, q Explain, by evidence.By) (Explanation, error) {
 	return ask[Explanation](g, q, by)
@@ -204,6 +213,7 @@ func TestChangesCarryThePerson(t *testing.T) {
 	grant := NewGrant{Agent: "a", Role: "reader", Resource: "orders", Expires: expires, Ticket: "T-1"}
 	agent := NewAgent{ID: "spiffe://example.com/a", Purpose: "reports", Owner: alice.ID}
 	explain := Explain{Agent: "a", Resource: "orders", Statement: "select 1"}
+	followed := Did{Session: "gw1.1.9", Range: Range{Limit: 5}, Verbs: []string{"read", "write"}, Outcomes: []string{"denied"}, Follow: true}
 	for _, test := range []struct {
 		name string
 		call func() error
@@ -219,9 +229,10 @@ func TestChangesCarryThePerson(t *testing.T) {
 		{"who", func() error { _, err := c.Who(ctx, "orders", Range{Limit: 5}); return err }, []any{"orders", Range{Limit: 5}, by}},
 		{"allowed", func() error { _, err := c.Allowed(ctx, "a", Moment{Time: expires}); return err }, []any{"a", Moment{Time: expires}, by}},
 		{"did", func() error {
-			_, err := c.Did(ctx, "gw1.1.9", "a", Range{From: Moment{Position: evidence.Position{Gateway: "gw1", Boot: 1, Seq: 4}}})
+			_, err := c.Did(ctx, Did{Session: "gw1.1.9", Agent: "a", Range: Range{From: Moment{Position: evidence.Position{Gateway: "gw1", Boot: 1, Seq: 4}}}})
 			return err
-		}, []any{"gw1.1.9", "a", Range{From: Moment{Position: evidence.Position{Gateway: "gw1", Boot: 1, Seq: 4}}, Limit: 1000}, by}},
+		}, []any{Did{Session: "gw1.1.9", Agent: "a", Range: Range{From: Moment{Position: evidence.Position{Gateway: "gw1", Boot: 1, Seq: 4}}, Limit: 1000}}, by}},
+		{"transcript", func() error { return transcript(ctx, c, followed) }, []any{followed, by}},
 		{"explain", func() error { _, err := c.Explain(ctx, explain); return err }, []any{explain, by}},
 		{"pack", func() error {
 			_, err := c.CreatePack(ctx, PackRequest{From: Moment{Time: expires}, To: Moment{Time: expires}, Purpose: "audit"}, io.Discard, nil)
@@ -238,6 +249,11 @@ func TestChangesCarryThePerson(t *testing.T) {
 			}
 		})
 	}
+}
+
+func transcript(ctx context.Context, c *Client, q Did) error {
+	_, err := c.Transcript(ctx, q, func(Entry) error { return nil })
+	return err
 }
 
 func identifySelf(t *testing.T) (evidence.Person, string, error) {
@@ -424,7 +440,21 @@ func TestStreams(t *testing.T) {
 	if err != nil || report.Blocks != 3 || len(report.Problems) != 1 {
 		t.Errorf("%+v, %v", report, err)
 	}
-	if _, err := readEvents(strings.NewReader(`{"data":"aGk="}`+"\n"), io.Discard, nil); err == nil || !strings.Contains(err.Error(), "cut off") {
+	entry := Entry{Position: "gw1.1.9", Session: "gw1.1.2", Command: &Command{Text: "SELECT ?", Decision: evidence.Allow, Outcome: "ok", Rows: 3}}
+	g.answer = entry
+	var told []Entry
+	transcribed, err := c.Transcript(t.Context(), Did{Session: "gw1.1.2"}, func(e Entry) error { told = append(told, e); return nil })
+	if err != nil || !transcribed.More || !reflect.DeepEqual(told, []Entry{entry}) {
+		t.Errorf("%+v, %v, %+v", transcribed, err, told)
+	}
+	enough := errors.New("enough")
+	if _, err := c.Transcript(t.Context(), Did{}, func(Entry) error { return enough }); !errors.Is(err, enough) {
+		t.Errorf("a transcript that nobody wants more of: %v", err)
+	}
+	wantProblem(t, transcript(t.Context(), c, Did{Session: "nonsense"}), 422, "not a position", "exhibit sessions")
+	wantProblem(t, transcript(t.Context(), c, Did{Verbs: []string{"fly"}}), 422, "validation failed", "")
+	wantProblem(t, transcript(t.Context(), c, Did{Follow: true, Range: Range{To: Moment{Time: time.Now()}}}), 422, "has no end yet", "leave out to")
+	if _, err := readEvents(strings.NewReader(`{"data":"aGk="}`+"\n"), func(Event) error { return nil }); err == nil || !strings.Contains(err.Error(), "cut off") {
 		t.Errorf("a stream without a result: %v", err)
 	}
 	_, err = call[Event](t.Context(), c, "POST", "/v1/packs", map[string]string{"from": "x", "to": ""})

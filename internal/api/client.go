@@ -121,21 +121,25 @@ func items[T any](ctx context.Context, c *Client, path string) ([]T, error) {
 	return out.Items, err
 }
 
-// events asks for an answer that streams, and returns its result.
-func (c *Client) events(ctx context.Context, path string, in any, w io.Writer, progress func(Progress)) (Event, error) {
-	body, err := json.Marshal(in)
-	if err != nil {
-		return Event{}, fmt.Errorf("asking the gateway: %w", err)
+// events asks for an answer that streams, and returns its result. Each event
+// before it goes to on.
+func (c *Client) events(ctx context.Context, method, path string, in any, on func(Event) error) (Event, error) {
+	var body []byte
+	if in != nil {
+		var err error
+		if body, err = json.Marshal(in); err != nil {
+			return Event{}, fmt.Errorf("asking the gateway: %w", err)
+		}
 	}
-	resp, err := c.send(ctx, http.MethodPost, path, "application/json", body)
+	resp, err := c.send(ctx, method, path, "application/json", body)
 	if err != nil {
 		return Event{}, err
 	}
-	e, err := readEvents(resp.Body, w, progress)
+	e, err := readEvents(resp.Body, on)
 	return e, errors.Join(err, resp.Body.Close())
 }
 
-func readEvents(r io.Reader, w io.Writer, progress func(Progress)) (Event, error) {
+func readEvents(r io.Reader, on func(Event) error) (Event, error) {
 	for d := json.NewDecoder(r); ; {
 		var e Event
 		if err := d.Decode(&e); err != nil {
@@ -144,17 +148,19 @@ func readEvents(r io.Reader, w io.Writer, progress func(Progress)) (Event, error
 		switch {
 		case e.Problem != nil:
 			return Event{}, e.Problem
-		case e.Data != nil:
-			if _, err := w.Write(e.Data); err != nil {
-				return Event{}, fmt.Errorf("writing the gateway's answer: %w", err)
-			}
-		case e.Progress != nil:
-			if progress != nil {
-				progress(*e.Progress)
-			}
-		default:
+		case e.Data == nil && e.Progress == nil && e.Entry == nil:
 			return e, nil
 		}
+		if err := on(e); err != nil {
+			return Event{}, err
+		}
+	}
+}
+
+// told gives progress to whom it concerns; nil is nobody.
+func told(progress func(Progress), e Event) {
+	if progress != nil && e.Progress != nil {
+		progress(*e.Progress)
 	}
 }
 
@@ -237,8 +243,33 @@ func (c *Client) Allowed(ctx context.Context, agent string, at Moment) (Table, e
 }
 
 // Did lists commands.
-func (c *Client) Did(ctx context.Context, session, agent string, r Range) (Table, error) {
-	return call[Table](ctx, c, http.MethodGet, "/v1/did?"+query("session", session, "agent", agent)+"&"+r.query(), nil)
+func (c *Client) Did(ctx context.Context, q Did) (Table, error) {
+	return call[Table](ctx, c, http.MethodGet, "/v1/did?"+q.query(), nil)
+}
+
+// Transcript tells of commands session by session.
+func (c *Client) Transcript(ctx context.Context, q Did, tell func(Entry) error) (Transcript, error) {
+	follow := ""
+	if q.Follow {
+		follow = "&follow=true"
+	}
+	e, err := c.events(ctx, http.MethodGet, "/v1/transcript?"+q.query()+follow, nil, func(e Event) error {
+		if e.Entry == nil {
+			return nil
+		}
+		return tell(*e.Entry)
+	})
+	if err != nil {
+		return Transcript{}, err
+	}
+	if e.Transcript == nil {
+		return Transcript{}, errors.New("the gateway's answer has no result")
+	}
+	return *e.Transcript, nil
+}
+
+func (q Did) query() string {
+	return query("session", q.Session, "agent", q.Agent, "verb", strings.Join(q.Verbs, ","), "outcome", strings.Join(q.Outcomes, ",")) + "&" + q.Range.query()
 }
 
 // Explain says what would be decided.
@@ -253,7 +284,10 @@ func (c *Client) LogStatus(ctx context.Context) (LogStatus, error) {
 
 // Fsck re-derives everything in the archive and the log.
 func (c *Client) Fsck(ctx context.Context, progress func(Progress)) (FsckReport, error) {
-	e, err := c.events(ctx, "/v1/log/fsck", struct{}{}, io.Discard, progress)
+	e, err := c.events(ctx, http.MethodPost, "/v1/log/fsck", struct{}{}, func(e Event) error {
+		told(progress, e)
+		return nil
+	})
 	if err != nil {
 		return FsckReport{}, err
 	}
@@ -282,7 +316,13 @@ func (c *Client) Reload(ctx context.Context, dry bool) (Reload, error) {
 func (c *Client) CreatePack(ctx context.Context, r PackRequest, w io.Writer, progress func(Progress)) (Pack, error) {
 	in := map[string]string{"from": r.From.String(), "to": r.To.String(), "purpose": r.Purpose}
 	maps.DeleteFunc(in, func(key, v string) bool { return v == "" && key == "purpose" })
-	e, err := c.events(ctx, "/v1/packs", in, w, progress)
+	e, err := c.events(ctx, http.MethodPost, "/v1/packs", in, func(e Event) error {
+		told(progress, e)
+		if _, err := w.Write(e.Data); err != nil {
+			return fmt.Errorf("writing the gateway's answer: %w", err)
+		}
+		return nil
+	})
 	if err != nil {
 		return Pack{}, err
 	}

@@ -383,13 +383,6 @@ func (a *routes) registerQuestions() {
 		Agent string `path:"agent"`
 		At    string `query:"at" doc:"date, time (RFC 3339) or position; default: now"`
 	}
-	type did struct {
-		Session string `query:"session" doc:"position of its session.start"`
-		Agent   string `query:"agent"`
-		From    string `query:"from" doc:"date, time (RFC 3339) or position; of the range"`
-		To      string `query:"to" doc:"date, time (RFC 3339) or position; just past the range"`
-		Limit   int    `query:"limit" default:"1000" minimum:"1" maximum:"100000" doc:"most rows; the newest are kept"`
-	}
 	handle(a, operation{id: "who", method: "GET", path: "/v1/who/{resource}", tag: "questions", summary: "Who accessed this system"},
 		func(ctx context.Context, in *who) (*body[Table], error) {
 			r, err := parseRange(in.From, in.To, in.Limit)
@@ -407,17 +400,29 @@ func (a *routes) registerQuestions() {
 			return table(a.Services.Questions.Allowed(ctx, in.Agent, at, by(ctx)))
 		})
 	handle(a, operation{id: "did", method: "GET", path: "/v1/did", tag: "questions", summary: "What was done"},
-		func(ctx context.Context, in *did) (*body[Table], error) {
-			r, err := parseRange(in.From, in.To, in.Limit)
+		func(ctx context.Context, in *DidQuery) (*body[Table], error) {
+			q, err := in.parse()
 			if err != nil {
 				return nil, err
 			}
-			if in.Session != "" {
-				if _, err := evidence.ParsePosition(in.Session); err != nil {
-					return nil, Invalid(err.Error(), "a session's id is the position of its start; exhibit who and exhibit sessions show them")
-				}
+			return table(a.Services.Questions.Did(ctx, q, by(ctx)))
+		})
+	type transcript struct {
+		DidQuery
+		Follow bool `query:"follow" doc:"go on as records are made, until the session has ended"`
+	}
+	stream(a, operation{id: "transcript", method: "GET", path: "/v1/transcript", tag: "questions", summary: "What was done, session by session and with what surrounds it"},
+		func(ctx context.Context, in *transcript, s *events) error {
+			q, err := in.parse()
+			if err != nil {
+				return err
 			}
-			return table(a.Services.Questions.Did(ctx, in.Session, in.Agent, r, by(ctx)))
+			if q.Follow = in.Follow; q.Follow && !q.Range.To.IsZero() {
+				return Invalid("what is followed has no end yet", "leave out to, or follow")
+			}
+			t, err := a.Services.Questions.Transcript(ctx, q, by(ctx), func(e Entry) error { return s.send(Event{Entry: &e}) })
+			s.event = Event{Transcript: &t}
+			return err
 		})
 	handle(a, operation{id: "explain", method: "POST", path: "/v1/explain", tag: "questions", summary: "What would be decided, and why"},
 		func(ctx context.Context, in *body[Explain]) (*body[Explanation], error) {
@@ -427,6 +432,31 @@ func (a *routes) registerQuestions() {
 			}
 			return &body[Explanation]{out}, err
 		})
+}
+
+// DidQuery is the query of what was done. It is exported because it is embedded,
+// and huma looks at exported fields only.
+type DidQuery struct {
+	Session string   `query:"session" doc:"position of its session.start, or of any record in it"`
+	Agent   string   `query:"agent"`
+	From    string   `query:"from" doc:"date, time (RFC 3339) or position; of the range"`
+	To      string   `query:"to" doc:"date, time (RFC 3339) or position; just past the range"`
+	Verb    []string `query:"verb" enum:"session,connect,read,write,admin,opaque" doc:"only these"`
+	Outcome []string `query:"outcome" enum:"ok,error,denied,skipped,cancelled,in_doubt,open" doc:"only these"`
+	Limit   int      `query:"limit" default:"1000" minimum:"1" maximum:"100000" doc:"most commands; the newest are kept"`
+}
+
+func (d *DidQuery) parse() (Did, error) {
+	r, err := parseRange(d.From, d.To, d.Limit)
+	if err != nil {
+		return Did{}, err
+	}
+	if d.Session != "" {
+		if _, err := evidence.ParsePosition(d.Session); err != nil {
+			return Did{}, Invalid(err.Error(), "a session's id is the position of its start; exhibit who and exhibit sessions show them")
+		}
+	}
+	return Did{Session: d.Session, Agent: d.Agent, Range: r, Verbs: d.Verb, Outcomes: d.Outcome}, nil
 }
 
 func table(t Table, err error) (*body[Table], error) {

@@ -184,8 +184,12 @@ type Questions interface {
 	Who(ctx context.Context, resource string, r Range, by evidence.By) (Table, error)
 	// Allowed lists what an agent may do, or could at an earlier moment.
 	Allowed(ctx context.Context, agent string, at Moment, by evidence.By) (Table, error)
-	// Did lists the commands of a session, an agent or, when both are "", all.
-	Did(ctx context.Context, session, agent string, r Range, by evidence.By) (Table, error)
+	// Did lists commands.
+	Did(ctx context.Context, q Did, by evidence.By) (Table, error)
+	// Transcript tells the same session by session, with what surrounds the
+	// commands. With q.Follow it goes on as records are made, until the session
+	// has ended, ctx is done or the gateway stops; tell may take its time.
+	Transcript(ctx context.Context, q Did, by evidence.By, tell func(Entry) error) (Transcript, error)
 	// Explain says what would be decided, and why, and does nothing.
 	Explain(ctx context.Context, q Explain, by evidence.By) (Explanation, error)
 }
@@ -212,6 +216,80 @@ type Table struct {
 	Columns []string   `json:"columns"`
 	Rows    [][]string `json:"rows"`
 	More    bool       `json:"more,omitempty" doc:"older rows were left out"`
+}
+
+// Did says which commands are asked for: those of a session, of an agent or,
+// when both are "", all. Session is the position of its session.start or of any
+// record in it. Verbs and Outcomes, unless empty, are the only ones wanted.
+type Did struct {
+	Session, Agent  string
+	Range           Range
+	Verbs, Outcomes []string
+	Follow          bool
+}
+
+// Entry is one line of a transcript. Exactly one of the fields from Start on is
+// set. A command is told when it has ended; one that is open is told as "open",
+// and again when it ends.
+type Entry struct {
+	Position string    `json:"position" doc:"of the record; of a command, of its intent"`
+	Session  string    `json:"session"`
+	Time     time.Time `json:"time"`
+	Agent    string    `json:"agent,omitempty"`
+	Resource string    `json:"resource,omitempty"`
+
+	Start       *evidence.SessionStartBody    `json:"start,omitempty" doc:"a session began, or was refused"`
+	Upstream    *evidence.SessionUpstreamBody `json:"upstream,omitempty" doc:"it was connected"`
+	Command     *Command                      `json:"command,omitempty"`
+	Transaction *Transaction                  `json:"transaction,omitempty" doc:"commands ended as one"`
+	Note        *evidence.NoteBody            `json:"note,omitempty" doc:"of the session itself, or of the gateway's own"`
+	Resolution  *Resolution                   `json:"resolution,omitempty" doc:"found out later about a command in doubt"`
+	End         *evidence.SessionEndBody      `json:"end,omitempty"`
+}
+
+// Command is a command and how it ended. Its statement is sealed; Text is what
+// isn't.
+type Command struct {
+	Verb      string           `json:"verb"`
+	Path      string           `json:"path,omitempty"`
+	Parse     evidence.Parse   `json:"parse,omitempty"`
+	Text      string           `json:"text,omitempty" doc:"the statement without literals"`
+	Checks    []evidence.Check `json:"checks,omitempty"`
+	Of        string           `json:"of,omitempty" doc:"the command that prepared it"`
+	Decision  evidence.Effect  `json:"decision"`
+	Rules     []string         `json:"rules,omitempty"`
+	Grants    []string         `json:"grants,omitempty"`
+	Reason    string           `json:"deny_reason,omitempty"`
+	Outcome   string           `json:"outcome" enum:"ok,error,denied,skipped,cancelled,in_doubt,open"`
+	Code      string           `json:"code,omitempty"`
+	Rows      uint64           `json:"rows"`
+	BytesUp   uint64           `json:"bytes_up"`
+	BytesDown uint64           `json:"bytes_down"`
+	Streamed  uint64           `json:"streamed,omitempty" doc:"bytes of stream content, both directions"`
+	Micros    uint64           `json:"duration_us"`
+}
+
+// Transaction is how the commands from First to Last ended.
+type Transaction struct {
+	Result   string `json:"result" enum:"commit,rollback,prepare,unknown"`
+	Block    bool   `json:"block" doc:"opened by a command; otherwise it is a pipeline"`
+	First    string `json:"first"`
+	Last     string `json:"last"`
+	Commands int    `json:"commands"`
+	ID       string `json:"xid,omitempty" doc:"the upstream's own id, where it is known"`
+}
+
+// Resolution says later what a command in doubt did.
+type Resolution struct {
+	Of     string `json:"of"`
+	Result string `json:"result"`
+	How    string `json:"how"`
+}
+
+// Transcript is how a transcript ended.
+type Transcript struct {
+	More    bool `json:"more,omitempty" doc:"older commands were left out"`
+	Stopped bool `json:"stopped,omitempty" doc:"the gateway stops; there may be more to come"`
 }
 
 // Explain asks what would be decided of a statement now.

@@ -16,11 +16,14 @@ import (
 // one field is set; the last line is a result or a problem. A stream that ends
 // without either was cut off.
 type Event struct {
-	Progress *Progress   `json:"progress,omitempty"`
-	Data     []byte      `json:"data,omitempty" doc:"the next bytes, base64"`
-	Pack     *Pack       `json:"pack,omitempty" doc:"result of create-pack"`
-	Fsck     *FsckReport `json:"fsck,omitempty" doc:"result of log-fsck"`
-	Problem  *Problem    `json:"problem,omitempty"`
+	Progress *Progress `json:"progress,omitempty"`
+	Data     []byte    `json:"data,omitempty" doc:"the next bytes, base64"`
+	Entry    *Entry    `json:"entry,omitempty" doc:"the next line of a transcript"`
+
+	Pack       *Pack       `json:"pack,omitempty" doc:"result of create-pack"`
+	Fsck       *FsckReport `json:"fsck,omitempty" doc:"result of log-fsck"`
+	Transcript *Transcript `json:"transcript,omitempty" doc:"result of transcript"`
+	Problem    *Problem    `json:"problem,omitempty"`
 }
 
 const (
@@ -105,7 +108,11 @@ func stream[I any](a *routes, op operation, f func(ctx context.Context, in *I, s
 			_ = s.send(s.event) // the client has gone; the cut stream tells it
 		}}, nil
 	})
-	a.api.OpenAPI().Paths[op.path].Post.Responses["200"] = &huma.Response{
+	o := a.api.OpenAPI().Paths[op.path].Post
+	if op.method == http.MethodGet {
+		o = a.api.OpenAPI().Paths[op.path].Get
+	}
+	o.Responses["200"] = &huma.Response{
 		Description: "Events, one per line",
 		Content:     map[string]*huma.MediaType{ndjson: {Schema: schema}},
 	}

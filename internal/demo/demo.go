@@ -228,7 +228,7 @@ func (d *day) crash(ctx context.Context) error {
 		return err
 	}
 	out, err := d.exhibit(ctx, "did", "--agent", "reporter", "--limit", "2")
-	d.must(err == nil && strings.Contains(out, "in_doubt"), "nobody saw how the statement ended, and the record says so: in_doubt, never ok")
+	d.must(err == nil && strings.Contains(out, "in doubt"), "nobody saw how the statement ended, and the record says so: in doubt, never ok")
 	out, err = d.psql(ctx, "reporter", "", "select 'back' as again")
 	d.must(err == nil && strings.Contains(out, "back"), "agents work again")
 	return nil

@@ -136,21 +136,23 @@ func (g *Gateway) timeOf(ctx context.Context, m api.Moment) (time.Time, error) {
 	if m.Position.IsZero() {
 		return m.Time, nil
 	}
-	var at int64
-	err := g.sealer.Scan(ctx, 0, func(r *evidence.Record) error {
-		if r.Head.Pos == m.Position {
-			at = r.Head.Time
-			return errFound
-		}
-		return nil
+	h, err := g.headAt(ctx, m.Position)
+	return time.UnixMicro(h.Time), err
+}
+
+// headAt returns the head of the record at a position.
+func (g *Gateway) headAt(ctx context.Context, pos evidence.Position) (h evidence.Head, err error) {
+	_, err = g.sealer.ReadFrom(pos).Next(ctx, func(r *evidence.Record) error {
+		h = r.Head
+		return errFound
 	})
-	if at != 0 {
-		return time.UnixMicro(at), nil
+	if err != nil && !errors.Is(err, errFound) {
+		return h, err
 	}
-	if err != nil {
-		return time.Time{}, err
+	if h.Pos != pos {
+		return h, api.NotFound(fmt.Sprintf("there is no record %s", pos), "")
 	}
-	return time.Time{}, api.NotFound(fmt.Sprintf("there is no record %s", m.Position), "")
+	return h, nil
 }
 
 // exporter records a pack and waits until its record is in the log.

@@ -113,7 +113,9 @@ type Gateway struct {
 	traceFrom uint64                       // block at which their boot begins
 	listeners []*listener.Listener
 
-	changing  sync.Mutex // one change of configuration or policy at a time
+	changing  sync.Mutex    // one change of configuration or policy at a time
+	stopping  chan struct{} // closed when the gateway begins to
+	followers atomic.Int32  // of transcripts
 	live      atomic.Pointer[Settings]
 	resources atomic.Pointer[map[string]Resource]
 }
@@ -122,7 +124,7 @@ type Gateway struct {
 // the boot before left open, and puts configuration and policy in force.
 // Reload reads both again. The gateway serves nobody before Run.
 func Open(ctx context.Context, s Settings, reload func() (Settings, error), log *slog.Logger) (_ *Gateway, err error) {
-	g := &Gateway{log: log, reload: reload, opened: s, began: time.Now()}
+	g := &Gateway{log: log, reload: reload, opened: s, began: time.Now(), stopping: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, g.close())
@@ -311,6 +313,7 @@ func (g *Gateway) Run(ctx context.Context, others ...func(context.Context) error
 	}
 	open := g.gate.OpenSessions()
 	g.gate.Stop(errStopping, g.opened.Grace)
+	close(g.stopping)
 	refuse()
 	for _, s := range serving {
 		s.Wait()

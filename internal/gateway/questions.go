@@ -16,17 +16,15 @@ import (
 	"github.com/exhibit-gateway/exhibit/workpaper"
 )
 
-// The three questions are answered by the folds that make an auditor's
-// workpapers, over the whole log up to the newest record: there is no table
-// that could say something else. That costs a read of the log.
+// The questions are answered from the log up to the newest record: there is no
+// table that could say something else. That costs a read of the log, or of the
+// part of it that a session is in.
 
 // Columns of the answers, by the workpapers' names.
 var (
 	whoColumns = []string{"session_id", "started_at", "agent_id", "owner_id", "principal", "ticket", "client",
 		"decision", "deny_reason", "commands", "denied", "rows", "ended_at", "end_reason", "state"}
 	allowedColumns = []string{"role_id", "resource", "object", "action", "effect", "grants", "permits", "forbids", "expires_at"}
-	didColumns     = []string{"command_id", "at", "session_id", "agent_id", "resource", "verb", "text", "decision", "rules",
-		"deny_reason", "outcome", "code", "rows", "duration_us"}
 )
 
 // Who implements api.Questions.
@@ -34,7 +32,7 @@ func (g *Gateway) Who(ctx context.Context, resource string, r api.Range, by evid
 	if _, ok := g.registry().Resource(resource); !ok {
 		return api.Table{}, api.NotFound(fmt.Sprintf("there is no resource %q", resource), "exhibit config show lists resources")
 	}
-	if err := g.read(ctx, "who "+resource, by); err != nil {
+	if _, err := g.read(ctx, "question", "who "+resource, by); err != nil {
 		return api.Table{}, err
 	}
 	return g.answer(ctx, question{
@@ -43,32 +41,17 @@ func (g *Gateway) Who(ctx context.Context, resource string, r api.Range, by evid
 	})
 }
 
-// Did implements api.Questions.
-func (g *Gateway) Did(ctx context.Context, sess, agent string, r api.Range, by evidence.By) (api.Table, error) {
-	if agent != "" {
-		if _, err := g.agent(agent); err != nil {
-			return api.Table{}, err
-		}
+// read records that a person read evidence, and returns the place of that
+// record: the answer has everything before it.
+func (g *Gateway) read(ctx context.Context, purpose, object string, by evidence.By) (evidence.Position, error) {
+	d := &evidence.Draft{
+		Head: evidence.Head{Type: evidence.EvidenceRead},
+		Body: evidence.EncodeBody(evidence.ReadBody{Purpose: purpose, Object: object, Level: "L1", By: by}),
 	}
-	if err := g.read(ctx, "did "+cmp.Or(sess, agent, "everything"), by); err != nil {
-		return api.Table{}, err
+	if _, err := g.recorder.Own().Record(ctx, 0, evidence.Power, d); err != nil {
+		return evidence.Position{}, api.Unavailable("the read cannot be recorded, so nothing is shown", "")
 	}
-	return g.answer(ctx, question{
-		name: "did", table: "commands", at: "at", columns: didColumns, period: r,
-		keep: func(cell func(string) string) bool {
-			return (sess == "" || cell("session_id") == sess) && (agent == "" || cell("agent_id") == agent)
-		},
-	})
-}
-
-// read records that a person read evidence.
-func (g *Gateway) read(ctx context.Context, object string, by evidence.By) error {
-	// Synced, so that the answer has everything before it.
-	err := g.record(ctx, evidence.Power, evidence.EvidenceRead, evidence.ReadBody{Purpose: "question", Object: object, Level: "L1", By: by})
-	if err != nil {
-		return api.Unavailable("the read cannot be recorded, so nothing is shown", "")
-	}
-	return nil
+	return d.Head.Pos, nil
 }
 
 // question is a selection of rows of a population.
