@@ -1,7 +1,10 @@
 package e2e
 
 import (
+	"bufio"
+	"context"
 	"encoding/json"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -71,4 +74,138 @@ func TestTwoVisitsOfAnAuditor(t *testing.T) {
 	if err == nil || !strings.HasPrefix(out, "FAIL") || !strings.Contains(out, "log.known") {
 		t.Errorf("a log begun anew: %v\n%s", err, out)
 	}
+}
+
+// A session is followed as it happens, from what has been to its end, by one
+// who is also told of what was refused, and reads as it did afterwards.
+func TestASessionIsFollowed(t *testing.T) {
+	w := newWorld(t)
+	c := w.connect()
+	ctx := t.Context()
+	var live []struct{ ID string }
+	w.ok(json.Unmarshal([]byte(w.must("sessions", "--json")), &live))
+	if len(live) != 1 {
+		t.Fatalf("%d sessions are open", len(live))
+	}
+	run := func(wantCode, statement string) {
+		t.Helper()
+		if _, err := c.Exec(ctx, statement); sqlstate(err) != wantCode {
+			t.Fatalf("%s: %v, want code %q", statement, err, wantCode)
+		}
+	}
+	run("", "select 'before'")
+	lines, ended := w.follow("did", live[0].ID, "--follow")
+	await := func(want string) {
+		t.Helper()
+		for {
+			select {
+			case l, ok := <-lines:
+				if !ok {
+					t.Fatalf("it ended without %q", want)
+				}
+				if strings.Contains(l, want) {
+					return
+				}
+			case <-time.After(30 * time.Second):
+				t.Fatalf("waited in vain for %q", want)
+			}
+		}
+	}
+	await(live[0].ID + "  bot on orders")
+	await("SELECT ?")
+	run("42501", "drop table t")
+	await("denied")
+	await("postgres:drop")
+	run("", "begin")
+	await("BEGIN")
+	run("", "insert into t values (1001, '"+literalSecret+"')")
+	await("INSERT INTO t")
+	run("", "rollback")
+	await("ROLLBACK")
+	// A command that takes long is told before it has ended.
+	slow, cancel := context.WithCancel(ctx)
+	defer cancel()
+	sleeping := make(chan error, 1)
+	go func() { _, err := c.Exec(slow, "select pg_sleep(60)"); sleeping <- err }()
+	await("running")
+	cancel()
+	<-sleeping
+	await("ended")
+	if err := <-ended; err != nil {
+		t.Errorf("following ended with %v", err)
+	}
+
+	out := w.must("did", live[0].ID)
+	for _, want := range []string{"owner      alice@example.com", "ticket T-1", "process ", "ended ", "1 refused", "denied ", "INSERT INTO t"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is missing in\n%s", want, out)
+		}
+	}
+	if strings.Contains(out, literalSecret) {
+		t.Errorf("a constant is shown:\n%s", out)
+	}
+	denied := w.did("--agent", "bot", "--denied")
+	if len(denied) != 1 || denied[0].Outcome != "denied" || !strings.Contains(denied[0].Text, "DROP TABLE") {
+		t.Fatalf("what was refused: %+v", denied)
+	}
+	// Any record of a session leads to it.
+	if again := w.must("did", denied[0].ID); again != out {
+		t.Errorf("by one of its records the session is\n%s\nand not\n%s", again, out)
+	}
+	if out, err := w.exhibit("did", "gw1.1.0"); err == nil || !strings.Contains(out, "belongs to no session") {
+		t.Errorf("a record of no session: %v\n%s", err, out)
+	}
+	if out, err := w.exhibit("did", "gw1.9.9"); err == nil || !strings.Contains(out, "no record gw1.9.9") {
+		t.Errorf("a record that isn't: %v\n%s", err, out)
+	}
+}
+
+// Who follows an agent is told of its next session too, and that the gateway
+// stops.
+func TestAnAgentIsFollowedUntilTheGatewayStops(t *testing.T) {
+	w := newWorld(t)
+	lines, ended := w.follow("did", "--agent", "bot", "--follow", "--json")
+	w.until(30*time.Second, "it is followed", func() bool {
+		_, err := w.psql("-c", "select 1")
+		w.ok(err)
+		select {
+		case l := <-lines:
+			var e struct{ Session, Agent string }
+			w.ok(json.Unmarshal([]byte(l), &e))
+			return e.Agent == "bot" && e.Session != ""
+		case <-time.After(time.Second):
+			return false
+		}
+	})
+	began := time.Now()
+	w.stop(15)
+	for range lines { //nolint:revive // what is left
+	}
+	if err := <-ended; err == nil {
+		t.Error("following ended well though the gateway stopped")
+	}
+	if took := time.Since(began); took > 15*time.Second {
+		t.Errorf("a follower held the gateway up for %v", took)
+	}
+	w.start()
+	w.passes()
+}
+
+// follow runs a verb that goes on, and returns its lines and how it ends.
+func (w *world) follow(args ...string) (lines chan string, ended chan error) {
+	w.t.Helper()
+	cmd := exec.CommandContext(w.t.Context(), exhibit, args...)
+	cmd.Env = append(os.Environ(), "EXHIBIT_SOCKET="+w.path("data/admin.sock"))
+	out, write := io.Pipe()
+	cmd.Stdout, cmd.Stderr = write, write
+	w.ok(cmd.Start())
+	lines, ended = make(chan string, 1000), make(chan error, 1)
+	go func() { err := cmd.Wait(); _ = write.Close(); ended <- err }()
+	go func() {
+		defer close(lines)
+		for s := bufio.NewScanner(out); s.Scan(); {
+			lines <- s.Text()
+		}
+	}()
+	return lines, ended
 }
