@@ -24,6 +24,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/api"
 	"github.com/exhibit-gateway/exhibit/internal/archive"
+	"github.com/exhibit-gateway/exhibit/internal/failpoint"
 	"github.com/exhibit-gateway/exhibit/internal/identity"
 	"github.com/exhibit-gateway/exhibit/internal/journal"
 	"github.com/exhibit-gateway/exhibit/internal/keys"
@@ -235,6 +236,7 @@ func (g *Gateway) boot(ctx context.Context, past *recorder.Past, registry *decis
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("keys made")
 	g.recorder = recorder.New(recorder.Config{
 		Gateway: g.opened.Name, Boot: boot, Journal: g.journal, Keys: g.keys, Scope: scope,
 		Registry: registry, Version: version,
@@ -253,6 +255,7 @@ func (g *Gateway) boot(ctx context.Context, past *recorder.Past, registry *decis
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("boot recorded")
 	open := past.Open()
 	g.doubtful = past.Doubtful()
 	doubts, err := g.recorder.Recover(ctx, past, g.keys)

@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"sync"
 	"time"
+
+	"github.com/exhibit-gateway/exhibit/internal/failpoint"
 )
 
 // Wait returns nil once everything below lsn is as safe as l says. One of those
@@ -74,6 +76,7 @@ func (j *Journal) writePending() {
 	j.mu.Unlock()
 
 	err := j.write(buf, from, cuts)
+	failpoint.Hit("written")
 
 	j.mu.Lock()
 	j.writing = false
@@ -127,9 +130,11 @@ func (j *Journal) rotate(c cut) error {
 	if err := j.active.seal(); err != nil {
 		return err
 	}
+	failpoint.Hit("segment ended")
 	if err := c.next.begin(j.dir, c.at); err != nil {
 		return err
 	}
+	failpoint.Hit("segment begun")
 	j.mu.Lock()
 	j.segments = append(j.segments[:len(j.segments):len(j.segments)], c.next) // readers hold the old slice
 	j.active = c.next
@@ -157,6 +162,7 @@ func (j *Journal) syncAll() {
 	j.mu.Unlock()
 
 	err := active.sync()
+	failpoint.Hit("synced")
 
 	j.mu.Lock()
 	j.syncing = false

@@ -19,6 +19,7 @@ import (
 
 	"github.com/exhibit-gateway/exhibit/decision"
 	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/failpoint"
 	"github.com/exhibit-gateway/exhibit/internal/journal"
 	"github.com/exhibit-gateway/exhibit/internal/keys"
 )
@@ -174,6 +175,7 @@ func (c *Chain) Record(_ context.Context, version uint64, d evidence.Durability,
 	if stale || err != nil {
 		return stale, err
 	}
+	failpoint.Hit("placed")
 	level := journal.Written
 	if d == evidence.Power {
 		level = journal.Synced

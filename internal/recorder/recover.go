@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/failpoint"
 	"github.com/exhibit-gateway/exhibit/internal/keys"
 )
 
@@ -87,6 +88,7 @@ func (r *Recorder) Recover(ctx context.Context, p *Past, scopes Scopes) (doubts 
 			return doubts, fmt.Errorf("ending session %s after a crash: %w", s.start.Pos, err)
 		}
 		doubts += n
+		failpoint.Hit("recovered one")
 	}
 	return doubts, nil
 }

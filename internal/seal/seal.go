@@ -23,6 +23,7 @@ import (
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/archive"
+	"github.com/exhibit-gateway/exhibit/internal/failpoint"
 	"github.com/exhibit-gateway/exhibit/internal/journal"
 	"github.com/exhibit-gateway/exhibit/internal/keys"
 	"github.com/exhibit-gateway/exhibit/ledger"
@@ -189,6 +190,7 @@ func (s *Sealer) sealBlocks(ctx context.Context, run []*cutBlock) error {
 		if err := s.store(ctx, c); err != nil {
 			return err
 		}
+		failpoint.Hit("block stored")
 
 		// 2. Its header is leaf n. Adding isn't exactly-once by itself; the size
 		// of the tree makes it so: an attempt that failed may have come
@@ -197,6 +199,7 @@ func (s *Sealer) sealBlocks(ctx context.Context, run []*cutBlock) error {
 		if err := s.add(ctx, c, last.header.Block); err != nil {
 			return err
 		}
+		failpoint.Hit("leaf added")
 	}
 
 	// 3. A signed checkpoint covers them. The tree publishes by itself, also
@@ -210,6 +213,7 @@ func (s *Sealer) sealBlocks(ctx context.Context, run []*cutBlock) error {
 	if err := s.checkLeaves(cp, run); err != nil {
 		return err
 	}
+	failpoint.Hit("checkpoint published")
 
 	// 4. The blocks count as sealed, for readers and for those to come. A crash
 	// here loses nothing: Open finds the same by the size of the tree.
@@ -218,6 +222,7 @@ func (s *Sealer) sealBlocks(ctx context.Context, run []*cutBlock) error {
 	// 5. The journal may forget. A crash before it leaves records in both; Open
 	// skips those in the journal, by their positions.
 	s.release(last.end)
+	failpoint.Hit("released")
 	return nil
 }
 

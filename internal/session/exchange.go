@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/failpoint"
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
 )
 
@@ -117,7 +118,12 @@ func (x *exchange) End(ctx context.Context, o evidence.Outcome) error {
 	if last {
 		defer time.AfterFunc(courtesy, s.depart)
 	}
-	return s.record(ctx, evidence.Process, x.ends[:]...)
+	failpoint.Hit("answered")
+	if err := s.record(ctx, evidence.Process, x.ends[:]...); err != nil {
+		return err
+	}
+	failpoint.Hit("ended")
+	return nil
 }
 
 // result makes the record of how x ended; s.mu is held.

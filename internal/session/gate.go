@@ -18,6 +18,7 @@ import (
 
 	"github.com/exhibit-gateway/exhibit/decision"
 	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/failpoint"
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
 )
 
@@ -166,6 +167,7 @@ func (g *Gate) open(ctx context.Context, c protocol.Credential, t protocol.Targe
 			break
 		}
 	}
+	failpoint.Hit("session started")
 	s := newSession(g, chain, start, up, who, t)
 	g.enter(s)
 	return s, nil

@@ -9,6 +9,7 @@ import (
 
 	"github.com/exhibit-gateway/exhibit/decision"
 	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/failpoint"
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
 )
 
@@ -158,6 +159,7 @@ func (s *Session) Begin(ctx context.Context, cmds ...*evidence.Command) ([]proto
 			return nil, r
 		}
 		durability := s.decide(batch, cmds, registry, version)
+		failpoint.Hit("decided")
 		stale, err := s.chain.Record(ctx, version, durability, drafts...)
 		if err != nil {
 			r := unrecordable(err)
@@ -169,6 +171,7 @@ func (s *Session) Begin(ctx context.Context, cmds ...*evidence.Command) ([]proto
 			break
 		}
 	}
+	failpoint.Hit("recorded")
 	return s.begun(b), nil
 }
 

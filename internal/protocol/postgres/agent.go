@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/failpoint"
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/sql"
 )
@@ -390,6 +391,7 @@ func (a *agentSide) send(frames []byte) error {
 	if _, err := a.c.up.Write(frames); err != nil {
 		return fmt.Errorf("%w: writing to the upstream: %w", errEnded, err)
 	}
+	failpoint.Hit("forwarded")
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/failpoint"
 )
 
 // serverSide is the goroutine that reads from the server and writes to the
@@ -189,6 +190,7 @@ func (s *serverSide) write(b []byte) {
 	}
 	n, err := s.c.agent.Write(b)
 	s.c.replied.Add(uint64(n))
+	failpoint.Hit("replied")
 	if err != nil {
 		s.c.gone.Store(true)
 	}
