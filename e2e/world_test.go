@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -49,6 +51,10 @@ type world struct {
 	serve  *exec.Cmd
 	served chan struct{}
 	packed string // the newest pack
+
+	program string       // that serves; "" is exhibit
+	marks   atomic.Int64 // that load has made
+	before  int          // bytes of the server's log before there were any
 }
 
 // secrets that must turn up nowhere.
@@ -125,22 +131,28 @@ func (w *world) edit(f func(string) string) {
 }
 
 // start starts the gateway and waits until it answers.
-func (w *world) start() {
+func (w *world) start(env ...string) {
+	w.t.Helper()
+	w.launch(env...)
+	w.until(20*time.Second, "the gateway answers", func() bool {
+		_, err := w.exhibit("log", "status")
+		return err == nil
+	})
+}
+
+// launch starts the gateway.
+func (w *world) launch(env ...string) {
 	w.t.Helper()
 	log, err := os.OpenFile(w.path("gateway.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	w.ok(err)
 	defer log.Close()
-	w.serve = exec.CommandContext(context.Background(), exhibit, "serve", "--config", w.path("exhibit.yaml"))
-	w.serve.Stderr = log
+	w.serve = exec.CommandContext(context.Background(), cmp.Or(w.program, exhibit), "serve", "--config", w.path("exhibit.yaml"))
+	w.serve.Stderr, w.serve.Env = log, append(os.Environ(), env...)
 	w.ok(w.serve.Start())
 	served := make(chan struct{})
 	w.served = served
 	cmd := w.serve
 	go func() { _ = cmd.Wait(); close(served) }() // how it ended is in ProcessState
-	w.until(20*time.Second, "the gateway answers", func() bool {
-		_, err := w.exhibit("log", "status")
-		return err == nil
-	})
 }
 
 // stop ends the gateway by a signal.
