@@ -1,8 +1,5 @@
 //go:build failpoint
 
-// Package failpoint, built with the tag failpoint, kills its process at the
-// moment that the environment names: EXHIBIT_FAILPOINT=name@n is the n-th time
-// that the process passes name, name alone the first.
 package failpoint
 
 import (
@@ -30,8 +27,7 @@ func init() {
 	}
 }
 
-// Hit passes a named moment, which may be the last.
-func Hit(name string) {
+func hit(name string) {
 	if name == "" || name != due || passed.Add(1) != wanted {
 		return
 	}
