@@ -97,7 +97,7 @@ func (c *conn) redial(ctx context.Context) (net.Conn, error) {
 	if network(up) == "tcp" { // a name may lead to several
 		address = c.up.RemoteAddr().String()
 	}
-	conn, err := dialer.DialContext(ctx, network(up), address)
+	conn, err := dial(ctx, network(up), address)
 	if err != nil {
 		return nil, err
 	}

@@ -84,7 +84,7 @@ func (c *conn) dial(ctx context.Context, up protocol.Upstream, params map[string
 	if err != nil {
 		return nil, facts, err
 	}
-	if err := c.ask(ctx, pg, &facts); err != nil {
+	if err := c.inquire(ctx, pg, &facts); err != nil {
 		pg.Close(ctx)
 		return nil, facts, err
 	}
@@ -109,6 +109,33 @@ func (c *conn) dial(ctx context.Context, up protocol.Upstream, params map[string
 	return h, facts, nil
 }
 
+// maxAsked bounds how often a server is asked about itself.
+const maxAsked = 10
+
+// inquire asks the server about itself until nobody but us reads from it. Where
+// a write takes long, pgconn reads in the background, and that read may outlive
+// the answer: it would take the first bytes that are meant for the agent. The
+// next answer ends it. So would pgconn's own ping, which no record knows of.
+func (c *conn) inquire(ctx context.Context, pg *pgconn.PgConn, facts *evidence.SessionUpstreamBody) error {
+	for range maxAsked {
+		if err := c.ask(ctx, pg, facts); err != nil {
+			return err
+		}
+		if quiet(pg) {
+			return nil
+		}
+	}
+	return fmt.Errorf("asking the server about itself: writes to it are slow, %d in a row", maxAsked)
+}
+
+// quiet reports whether pgconn reads nothing by itself: with a context that is
+// over SyncConn can only look.
+func quiet(pg *pgconn.PgConn) bool {
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	return pg.SyncConn(over) == nil
+}
+
 func config(up protocol.Upstream, params map[string]string) (*pgconn.Config, error) {
 	base, err := template()
 	if err != nil {
@@ -127,7 +154,7 @@ func config(up protocol.Upstream, params map[string]string) (*pgconn.Config, err
 	// The address is dialled as configured: pgconn only sees its name.
 	cfg.LookupFunc = func(context.Context, string) ([]string, error) { return []string{"upstream"}, nil }
 	cfg.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return dialer.DialContext(ctx, network(up), up.Address)
+		return dial(ctx, network(up), up.Address)
 	}
 	return cfg, nil
 }
@@ -139,10 +166,10 @@ func network(up protocol.Upstream) string {
 	return "tcp"
 }
 
-// dialer makes all connections to upstreams.
-var dialer = net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
+// dial makes all connections to upstreams.
+var dial = (&net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
 	Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 4,
-}}
+}}).DialContext
 
 // upstreamTLS is the TLS of an upstream, which says that PostgreSQL is meant. A
 // server that gets TLS at once must agree; of those asked before, the older ones
