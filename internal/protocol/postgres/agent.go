@@ -128,6 +128,9 @@ func (a *agentSide) gather(ctx context.Context) ([]byte, error) {
 	for {
 		ready := a.in.unread()[a.scanned:]
 		if len(ready) < headerSize {
+			if a.scanned+headerSize > largeBuffer { // the next header has no room
+				return a.in.unread()[:a.scanned], nil
+			}
 			if err := a.fill(); err != nil {
 				return nil, err
 			}

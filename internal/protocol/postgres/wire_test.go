@@ -349,3 +349,16 @@ func TestPgbench(t *testing.T) {
 		}
 	}
 }
+
+// Frames that end just before the buffer does leave no room for the header of
+// the next.
+func TestFramesThatAllButFillTheBuffer(t *testing.T) {
+	g := startGateway(t, startServer(t), postgres.Config{})
+	for room := range 8 {
+		f := dialRaw(t, g)
+		const buffer, frame = 64 << 10, len("P....") + len("\x00\x00..")
+		f.parse("", "select 1"+strings.Repeat(" ", buffer-frame-room-len("select 1"))).bind("", "").execute("", 0).sync().send()
+		f.expect("1 2 D C Z")
+		f.terminate()
+	}
+}
