@@ -1,0 +1,132 @@
+package e2e
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// onSmallDisk moves the stopped gateway's data to a disk of its own.
+func (w *world) onSmallDisk(size string) {
+	w.t.Helper()
+	data, away := w.path("data"), w.path("data.away")
+	w.ok(os.Rename(data, away))
+	w.ok(os.Mkdir(data, 0o700))
+	if out, err := exec.CommandContext(w.t.Context(), "mount", "-t", "tmpfs", "-o", "mode=0700,size="+size, "none", data).CombinedOutput(); err != nil {
+		if os.Geteuid() != 0 && os.Getenv("CI") == "" {
+			w.t.Skip("mounting a small disk takes root")
+		}
+		w.t.Fatalf("mounting a small disk: %v\n%s", err, out)
+	}
+	w.t.Cleanup(func() {
+		if w.serve != nil {
+			_ = w.serve.Process.Kill()
+			<-w.served
+		}
+		if err := syscall.Unmount(data, syscall.MNT_DETACH); err != nil {
+			w.t.Error(err)
+		}
+	})
+	w.ok(os.CopyFS(data, os.DirFS(away)))
+	w.ok(filepath.WalkDir(data, func(path string, d fs.DirEntry, err error) error { // CopyFS widens modes
+		if err == nil && d.IsDir() {
+			return os.Chmod(path, 0o700)
+		}
+		return errors.Join(err, os.Chmod(path, 0o600))
+	}))
+}
+
+// fill takes all space that is left, and returns what gives it back.
+func (w *world) fill() (free func()) {
+	w.t.Helper()
+	name := filepath.Join(w.path("data"), "filler")
+	f, err := os.Create(name)
+	w.ok(err)
+	block := make([]byte, 64<<10)
+	for err == nil {
+		_, err = f.Write(block)
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		w.t.Fatal(err)
+	}
+	w.ok(f.Close())
+	return func() { w.ok(os.Remove(name)) }
+}
+
+// TestAFullDiskStopsWhatIsNewAndNothingElse runs agents until the journal has
+// no room. What was asked has its outcome, rights can be taken away, and with
+// room again all goes on by itself.
+func TestAFullDiskStopsWhatIsNewAndNothingElse(t *testing.T) {
+	w := newWorld(t)
+	grant := w.grant("idle", "reader")
+	w.stop(syscall.SIGTERM)
+	w.onSmallDisk("180m")
+	w.start()
+	free := w.fill()
+
+	// Parameters are sealed with the command: long ones take a good deal of room.
+	url := w.url("bot", "sslmode=disable", "--ticket", "T-1")
+	long := strings.Repeat("x", 256<<10)
+	commands := func(param string) error {
+		c, err := pgx.Connect(t.Context(), url)
+		for err == nil {
+			_, err = c.Exec(t.Context(), "select length($1)", param)
+		}
+		return err
+	}
+	var refusals sync.Map
+	var agents sync.WaitGroup
+	for range 4 {
+		agents.Go(func() {
+			refusals.Store(commands(long).Error(), true)
+			refusals.Store(commands("").Error(), true) // there was room for small ones
+		})
+	}
+	agents.Wait()
+	n := 0
+	refusals.Range(func(err, _ any) bool {
+		n++
+		if !strings.Contains(err.(string), "cannot be written") {
+			t.Errorf("an agent was told %s", err)
+		}
+		return true
+	})
+	if _, err := pgx.Connect(t.Context(), url); err == nil || n == 0 {
+		t.Error("an agent was let in that could not be recorded")
+	}
+	select {
+	case <-w.served:
+		t.Fatal("the gateway has ended")
+	default:
+	}
+	w.must("grant", "revoke", grant, "--reason", "while the disk is full")
+	if status, err := w.exhibit("log", "status"); err == nil || !strings.Contains(status, "no space left") {
+		t.Errorf("log status doesn't say that the disk is full:\n%s", status)
+	}
+
+	free()
+	w.until(30*time.Second, "agents are let in again", func() bool {
+		c, err := pgx.Connect(t.Context(), url)
+		if err != nil {
+			return false
+		}
+		defer c.Close(t.Context())
+		_, err = c.Exec(t.Context(), "select 1")
+		return err == nil
+	})
+	for _, d := range w.did("--agent", "bot") {
+		if d.Outcome != "ok" && d.Outcome != "denied" {
+			t.Errorf("a command ended %q on a full disk", d.Outcome)
+		}
+	}
+	w.passes()
+}
