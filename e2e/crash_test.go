@@ -216,7 +216,7 @@ func (w *world) accounts() {
 		}
 	}
 	type sums struct{ done, doubt, failed int }
-	sessions := map[string]*sums{}
+	asked := map[string]*sums{} // by the server's process, whose number may come again
 	var inserts sums
 	outcomes := map[string]int{}
 	for _, c := range w.table("commands") {
@@ -224,10 +224,10 @@ func (w *world) accounts() {
 		if c["path"] == "prepare" || !strings.Contains(c["text"], "marks") {
 			continue
 		}
-		s := sessions[c["session_id"]]
+		s := asked[process[c["session_id"]]]
 		if s == nil {
 			s = &sums{}
-			sessions[c["session_id"]] = s
+			asked[process[c["session_id"]]] = s
 		}
 		insert := strings.HasPrefix(c["text"], "INSERT INTO marks") && strings.HasSuffix(c["text"], "marks VALUES ($1)")
 		switch c["outcome"] {
@@ -248,13 +248,13 @@ func (w *world) accounts() {
 	if rows := w.count("select count(*) from marks"); rows < inserts.done || rows > inserts.done+inserts.doubt {
 		w.t.Errorf("the server has %d marks; %d are on record as inserted, %d as in doubt", rows, inserts.done, inserts.doubt)
 	}
-	w.t.Logf("%d sessions, %d processes of the server, outcomes %v", len(sessions), len(executed), outcomes)
-	for id, s := range sessions {
-		n := executed[process[id]]
+	w.t.Logf("%d sessions, %d processes of the server, outcomes %v", len(process), len(executed), outcomes)
+	for pid, s := range asked {
+		n := executed[pid]
 		if n < s.done || n > s.done+s.failed+s.doubt {
-			w.t.Errorf("session %s: the server executed %d, on record are %d done, %d failed, %d in doubt", id, n, s.done, s.failed, s.doubt)
+			w.t.Errorf("process %s of the server executed %d, on record are %d done, %d failed, %d in doubt", pid, n, s.done, s.failed, s.doubt)
 		}
-		delete(executed, process[id])
+		delete(executed, pid)
 	}
 	for pid, n := range executed {
 		w.t.Errorf("process %s of the server executed %d statements that no session asked", pid, n)
