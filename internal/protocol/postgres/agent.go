@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
@@ -211,10 +212,27 @@ func (a *agentSide) large(ctx context.Context, size int) error {
 	frame := make([]byte, size)
 	have := copy(frame, a.in.unread())
 	a.in.r += have
-	if _, err := io.ReadFull(c.agent, frame[have:]); err != nil {
+	if err := a.rest(frame[have:]); err != nil {
 		return err
 	}
 	return a.process(ctx, frame)
+}
+
+// slowFrame is the pace, in bytes a second, below which a large frame is given
+// up: others may wait for the memory that it holds.
+const slowFrame = 256 << 10
+
+// rest reads the rest of a large frame.
+func (a *agentSide) rest(b []byte) error {
+	limit := a.c.p.cfg.Limits.Frame + time.Duration(len(b)/slowFrame)*time.Second
+	if err := a.c.agent.SetReadDeadline(time.Now().Add(limit)); err != nil {
+		return err
+	}
+	n, err := io.ReadFull(a.c.agent, b)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return violation("%d bytes of a frame were not sent within %v", len(b)-n, limit)
+	}
+	return errors.Join(err, a.c.agent.SetReadDeadline(time.Time{}))
 }
 
 // unit is a command, or frames that belong to none.

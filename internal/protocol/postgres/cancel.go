@@ -60,7 +60,21 @@ func (t *cancels) route(ctx context.Context, key []byte, from net.Addr) error {
 	if c == nil {
 		return fmt.Errorf("cancel request from %s names no session", from)
 	}
-	return c.cancel(ctx, protocol.Note{Kind: "cancel", Detail: "from " + from.String()})
+	return c.requested(ctx, protocol.Note{Kind: "cancel", Detail: "from " + from.String()})
+}
+
+// requested cancels as an agent asks for it. However often that is, one request
+// is on its way and one waits; what would wait behind that asks for the same.
+func (c *conn) requested(ctx context.Context, n protocol.Note) error {
+	select {
+	case c.cancelling <- struct{}{}:
+	default:
+		return nil
+	}
+	c.cancelMu.Lock()
+	defer c.cancelMu.Unlock()
+	defer func() { <-c.cancelling }() // before the next one's turn: only who waits keeps others out
+	return c.cancel(ctx, n)
 }
 
 // cancel asks the server to cancel what it does for c, on a connection of its

@@ -41,6 +41,9 @@ type conn struct {
 
 	agentMu sync.Mutex // held to write one or more whole messages to the agent
 
+	cancelling chan struct{} // holds one for each cancel request under way or waiting
+	cancelMu   sync.Mutex    // held by the one under way
+
 	ending sync.Once
 	reason string // why the session ends, for its record
 	err    error  // and for the log
@@ -49,7 +52,7 @@ type conn struct {
 }
 
 func newConn(p *Protocol, l *leg, sess protocol.Session) *conn {
-	c := &conn{p: p, startup: l.startup, sess: sess, agent: l.Conn, over: make(chan struct{}),
+	c := &conn{p: p, startup: l.startup, sess: sess, agent: l.Conn, over: make(chan struct{}), cancelling: make(chan struct{}, 2),
 		understand: p.cfg.Understand(l.database)}
 	c.q.init()
 	c.client.init(c)
@@ -102,6 +105,7 @@ func (c *conn) watch(ctx context.Context) {
 	look := time.NewTicker(time.Second)
 	defer look.Stop()
 	var since time.Time // the agent has hung up
+	agent, up := pulse{limit: c.p.cfg.Limits.Silence}, pulse{limit: c.p.cfg.Limits.Silence}
 	for over := false; !over; {
 		select {
 		case <-c.over:
@@ -113,7 +117,9 @@ func (c *conn) watch(ctx context.Context) {
 			c.expel(context.WithoutCancel(ctx), "the gateway is stopping")
 			over = true
 		case now := <-look.C:
-			since = c.deserted(since, now)
+			gone := agent.lost(c.agent, now)
+			up.lost(c.up, now)
+			since = c.deserted(since, now, gone)
 		}
 	}
 	c.q.close()
@@ -124,9 +130,9 @@ func (c *conn) watch(ctx context.Context) {
 // deserted ends a session whose agent has hung up for a while, when nobody
 // reads from it and so sees that: what the agent's side waits for, the server
 // may never answer.
-func (c *conn) deserted(since, now time.Time) time.Time {
+func (c *conn) deserted(since, now time.Time, gone bool) time.Time {
 	switch {
-	case !c.q.awaited() || !hungUp(c.agent):
+	case !c.q.awaited() || !gone && !hungUp(c.agent):
 		return time.Time{}
 	case since.IsZero():
 		return now

@@ -34,6 +34,8 @@ type Limits struct {
 	Flight  int           // commands of one session that await an answer; default 4096
 	Login   time.Duration // from the first byte to the session; default 30 s
 	Drain   time.Duration // for the outcomes of commands whose agent has gone; default 5 s
+	Frame   time.Duration // for a frame past 64 KiB to come in, besides its time at 256 KiB/s; default 30 s
+	Silence time.Duration // until a peer whose system acknowledges nothing is lost; default 3 min
 }
 
 func (l Limits) withDefaults() Limits {
@@ -54,6 +56,12 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.Drain <= 0 {
 		l.Drain = 5 * time.Second
+	}
+	if l.Frame <= 0 {
+		l.Frame = 30 * time.Second
+	}
+	if l.Silence <= 0 {
+		l.Silence = 3 * time.Minute
 	}
 	return l
 }

@@ -8,8 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -325,4 +327,22 @@ func (g *gateway) psqlOf(t testing.TB, options string, args ...string) (string, 
 	cmd.Env = append(cmd.Environ(), "PGPASSWORD="+prototest.Token)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
+}
+
+// halt keeps a backend that copies from going on until the test ends.
+func (s *server) halt(t *testing.T) {
+	t.Helper()
+	pid := s.count(t, "select pid from pg_stat_activity where query ilike 'copy%' and state = 'active'")
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Kill(pid, syscall.SIGCONT) }) //nolint:errcheck // it may have ended
+}
+
+// heap is the memory in use.
+func heap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapInuse)
 }
