@@ -314,17 +314,23 @@ func (g *gateway) psql(t testing.TB, args ...string) (string, error) {
 // psqlOf runs psql with more connection options of libpq's.
 func (g *gateway) psqlOf(t testing.TB, options string, args ...string) (string, error) {
 	t.Helper()
-	bin, err := exec.LookPath("psql")
-	if err != nil {
-		t.Skip("psql is missing; install it: apt-get install postgresql-client")
-	}
 	host, port, err := net.SplitHostPort(g.address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	at := fmt.Sprintf("host=%s port=%s user=agent-1 dbname=app %s", host, port, options)
-	cmd := exec.CommandContext(t.Context(), bin, append([]string{"-X", "-A", "-t", at}, args...)...)
-	cmd.Env = append(cmd.Environ(), "PGPASSWORD="+prototest.Token)
+	return psqlAt(t, at, []string{"PGPASSWORD=" + prototest.Token}, args...)
+}
+
+// psqlAt runs psql with nothing but what it is told.
+func psqlAt(t testing.TB, at string, env []string, args ...string) (string, error) {
+	t.Helper()
+	bin, err := exec.LookPath("psql")
+	if err != nil {
+		t.Skip("psql is missing; install it: apt-get install postgresql-client")
+	}
+	cmd := exec.CommandContext(t.Context(), bin, append([]string{"-X", "-w", "-A", "-t", at}, args...)...)
+	cmd.Env = append(cmd.Environ(), env...)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
