@@ -25,13 +25,14 @@ type agentSide struct {
 	in      buffer
 	scanned int // bytes of whole frames in in, not yet processed
 
-	segment []*prepared // statements parsed since the last Sync
-	portals []binding   // portals bound since the last Sync
-	renamed bool        // SQL gave or took names of statements since the last Sync
-	begun   uint64      // entry number at which the segment began
-	open    bool        // frames were forwarded since the last Sync
-	skip    skipping    // until the next Sync
-	ends    byte        // 'S', 'Q' or 'F' when the region at hand ends with one
+	segment  []*prepared // statements parsed since the last Sync
+	portals  []binding   // portals bound since the last Sync
+	renamed  bool        // SQL gave or took names of statements since the last Sync
+	begun    uint64      // entry number at which the segment began
+	open     bool        // frames were forwarded since the last Sync, or what brings its own
+	unsynced bool        // frames of the extended protocol were forwarded since the last Sync: if they fail, nothing counts until it
+	skip     skipping    // until the next Sync
+	ends     byte        // 'S', 'Q' or 'F' when the region at hand ends with one
 
 	number int // of commands begun
 	units  []unit
@@ -272,6 +273,9 @@ func (a *agentSide) process(ctx context.Context, region []byte) error {
 
 // pass has the units begun, and forwards them or not.
 func (a *agentSide) pass(ctx context.Context, region []byte) error {
+	if err := a.room(ctx, len(a.units)); err != nil {
+		return err
+	}
 	a.cmds = a.cmds[:0]
 	for i := range a.units {
 		u := &a.units[i]
@@ -280,9 +284,6 @@ func (a *agentSide) pass(ctx context.Context, region []byte) error {
 		if u.p != nil {
 			a.cmds = append(a.cmds, &u.cmd)
 		}
-	}
-	if err := a.room(len(a.units)); err != nil {
-		return err
 	}
 	var exchanges []protocol.Exchange
 	if len(a.cmds) > 0 {
@@ -365,12 +366,13 @@ func (a *agentSide) forward(ctx context.Context, region []byte, n int) error {
 			q.push(e)
 		case e.lone() && q.copying != nil:
 			q.strays++ // content, to the server
+			q.swallows = true
 		case e.pending > 0 || e.sync:
 			q.push(e)
 		}
 	}
 	q.mu.Unlock()
-	a.open = true
+	a.open, a.unsynced = true, a.unsynced || !a.units[0].entry.whole()
 	return a.send(region[:a.endOf(n-1, region)])
 }
 
@@ -419,6 +421,7 @@ func (a *agentSide) send(frames []byte) error {
 // synced begins a new segment.
 func (a *agentSide) synced() {
 	a.open, a.skip, a.renamed = false, forwarding, false
+	a.unsynced = a.unsynced && a.ends != 'S'
 	a.segment, a.portals = a.segment[:0], a.portals[:0]
 	a.begun = a.c.q.next()
 }
@@ -451,6 +454,20 @@ func (a *agentSide) refuse(ctx context.Context, u *unit, ex protocol.Exchange) e
 	f := denial(ex.Decision(), ex.Position())
 	if u.unknown != "" {
 		f.code, f.message = codeNoStatement, u.unknown
+		if u.path == pathFetch {
+			f.code = codeNoPortal
+		}
+	}
+	if u.entry.whole() && a.unsynced {
+		ignored, err := a.ignored(ctx)
+		if err != nil {
+			return err
+		}
+		if ignored {
+			a.skip = skipForward
+			return nil
+		}
+		a.unsynced = false
 	}
 	sync := a.ends == 'S' || u.entry.whole()
 	if status, idle := a.c.q.idle(); idle && !a.open && status != 'T' {

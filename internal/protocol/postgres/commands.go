@@ -12,7 +12,8 @@ import (
 // which fetches more of a portal. What describes, closes or synchronizes joins
 // the command before it.
 //
-// It stops behind a command that changes what texts mean.
+// It stops behind a command that changes what texts mean, and before one that
+// names the record of another that isn't begun.
 func (a *agentSide) parse(ctx context.Context, region []byte) (int, error) {
 	a.units, a.params, a.ends = a.units[:0], a.params[:0], 0
 	off := 0
@@ -22,7 +23,7 @@ func (a *agentSide) parse(ctx context.Context, region []byte) (int, error) {
 			err = a.frame(ctx, off, region[off], region[off+headerSize:off+size])
 		}
 		if errors.Is(err, errSplit) {
-			return off, nil
+			break
 		}
 		if err != nil {
 			return 0, err
@@ -34,7 +35,7 @@ func (a *agentSide) parse(ctx context.Context, region []byte) (int, error) {
 	return off, nil
 }
 
-// errSplit says that a frame must wait for what came before it.
+// errSplit says that a frame must wait until what came before it is begun.
 var errSplit = errors.New("understood only after the command before it")
 
 // frame puts one frame into a unit.
@@ -118,7 +119,7 @@ func (a *agentSide) query(ctx context.Context, off int, body []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := a.settled(); err != nil {
+	if err := a.settled(ctx); err != nil {
 		return err
 	}
 	u, err := a.unit(ctx, off)
@@ -139,7 +140,7 @@ func (a *agentSide) call(ctx context.Context, off int, body []byte) error {
 		return err
 	}
 	a.params = params
-	if err := a.settled(); err != nil {
+	if err := a.settled(ctx); err != nil {
 		return err
 	}
 	u, err := a.unit(ctx, off)
@@ -169,7 +170,7 @@ func (a *agentSide) prepare(ctx context.Context, off int, body []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := a.settled(); err != nil {
+	if err := a.settled(ctx); err != nil {
 		return err
 	}
 	u, err := a.unit(ctx, off)
@@ -189,17 +190,21 @@ func (a *agentSide) bind(ctx context.Context, off int, body []byte) error {
 		return err
 	}
 	a.params = params
-	if err := a.settled(); err != nil {
+	if err := a.settled(ctx); err != nil {
 		return err
 	}
 	u := a.last()
 	if u != nil && u.path == pathPrepare && u.p.name == string(name) {
 		u.path = pathExtended
 	} else {
+		p := a.statement(name)
+		if a.unbegun(p) {
+			return errSplit
+		}
 		if u, err = a.unit(ctx, off); err != nil {
 			return err
 		}
-		u.path, u.p = pathExecute, a.statement(name)
+		u.path, u.p = pathExecute, p
 		if u.p == nil {
 			u.p = &prepared{name: string(name), opaque: true}
 			u.unknown = fmt.Sprintf("prepared statement %q does not exist, as far as the access gateway knows", name)
@@ -219,12 +224,15 @@ func (a *agentSide) execute(ctx context.Context, off int, body []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := a.settled(); err != nil {
+	if err := a.settled(ctx); err != nil {
 		return err
 	}
 	u := a.last()
 	if u == nil || !u.bound || u.entry.execute || u.portal != string(portal) {
 		b := a.portal(portal)
+		if a.unbegun(b.p) {
+			return errSplit
+		}
 		if u, err = a.unit(ctx, off); err != nil {
 			return err
 		}
@@ -273,6 +281,11 @@ func (a *agentSide) closes(ctx context.Context, off int, body []byte) error {
 	return nil
 }
 
+// unbegun reports whether p is prepared by a command of this very region.
+func (a *agentSide) unbegun(p *prepared) bool {
+	return p != nil && p.of.IsZero() && len(a.units) > 0
+}
+
 // statement finds a prepared statement by its name: one of this segment, which
 // the server skips to the Sync without if it doesn't come to be, or one that
 // the server has confirmed.
@@ -310,23 +323,27 @@ func (a *agentSide) portal(name []byte) binding {
 
 // earlier waits until the segments before this one are answered, so that what
 // they define is known; q.mu is held. When the connection closes first nothing
-// is forwarded any more, and it doesn't matter what is known.
+// is forwarded any more, and it doesn't matter what is known; no more does it
+// when the server ignores what comes next.
 //
 // They are never answered when one of them began a COPY: the server waits for
 // its content, and the agent has sent a command in its place.
 func (a *agentSide) earlier() {
 	q := &a.c.q
-	q.until(func() bool { return q.done >= a.begun || q.copying != nil })
-	if q.done < a.begun && !q.closed {
-		a.c.end("protocol error", violation("a command within the content of a COPY"))
+	q.until(func() bool { return q.done >= a.begun || q.copying != nil || q.ignores() })
+	if q.done < a.begun && q.copying != nil && !q.closed {
+		a.c.end("protocol error", errWithinCopy)
 		q.until(func() bool { return false })
 	}
 }
 
+// errWithinCopy is what the server too ends a session for.
+var errWithinCopy = violation("a command within the content of a COPY")
+
 // settled waits, after a COPY, for its outcome: whether the server takes a
 // Sync for one depends on when the COPY fails, and nothing that changes
 // anything may depend on that.
-func (a *agentSide) settled() error {
+func (a *agentSide) settled(ctx context.Context) error {
 	q := &a.c.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -334,23 +351,50 @@ func (a *agentSide) settled() error {
 	case !q.copied:
 		return nil
 	case q.copying != nil:
-		return violation("a command within the content of a COPY")
+		return errWithinCopy
 	case a.open:
-		return fatal(codeUnsupported, "commands in the pipeline behind a COPY are not let through", "send a Sync after the COPY")
+		if err := a.answers(ctx, q.over); err != nil {
+			return err
+		}
+		if q.swallows && q.skipping {
+			return fatal(codeUnsupported, "a COPY failed, and nobody knows which Sync the server takes for content", "send a Sync after the content of a COPY")
+		}
+	default:
+		q.until(q.quiet)
 	}
-	q.until(q.quiet)
 	q.copied = false
 	return nil
 }
 
-// room waits until n more entries may await an answer.
-func (a *agentSide) room(n int) error {
+// ignored reports whether the server ignores what comes next, because what
+// went before it in the pipeline has failed.
+func (a *agentSide) ignored(ctx context.Context) (bool, error) {
+	q := &a.c.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	err := a.answers(ctx, func() bool { return q.copying != nil || q.over() })
+	if err == nil && q.copying != nil {
+		err = errWithinCopy
+	}
+	return q.skipping, err
+}
+
+// room waits until n more entries may await an answer. Where the server
+// ignores them, and answers nothing before the Sync, they are skipped here.
+func (a *agentSide) room(ctx context.Context, n int) error {
 	q := &a.c.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	limit := uint64(a.c.p.cfg.Limits.Flight)
-	if !q.until(func() bool { return q.done == q.tail || q.tail-q.done+uint64(n) <= limit }) {
+	fits := func() bool { return q.done == q.tail || q.tail-q.done+uint64(n) <= limit }
+	if err := a.answers(ctx, func() bool { return fits() || q.ignores() }); err != nil {
+		return err
+	}
+	switch {
+	case q.closed:
 		return errEnded
+	case !fits() && a.skip == forwarding:
+		a.skip = skipForward
 	}
 	return nil
 }

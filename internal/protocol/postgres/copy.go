@@ -39,21 +39,27 @@ func (a *agentSide) copy(ctx context.Context, size int) error {
 // exchange or nil.
 func (a *agentSide) copying(ctx context.Context) (protocol.Exchange, error) {
 	q := &a.c.q
-	known := func() bool { return q.copying != nil || q.done == q.tail || q.skipping }
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if !known() && a.open {
-		// Without a Sync or a Flush the server keeps its answers to itself, and
-		// the agent, which has gone on to content, may never send one.
+	err := a.answers(ctx, func() bool { return q.copying != nil || q.over() })
+	return q.copying, err
+}
+
+// answers waits for what the server has to say until that is known; q.mu is
+// held. Without a Sync or a Flush the server keeps its answers to itself, and
+// the agent may never send one.
+func (a *agentSide) answers(ctx context.Context, known func() bool) error {
+	q := &a.c.q
+	if !known() && (a.open || a.unsynced) {
 		q.mu.Unlock()
 		err := a.flush(ctx)
 		q.mu.Lock()
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
 	q.until(known)
-	return q.copying, nil
+	return nil
 }
 
 // flush asks the server for the answers that it holds back. A COPY ignores it.
@@ -98,7 +104,7 @@ func (a *agentSide) observe(ex protocol.Exchange, b []byte, last bool) (bool, er
 	if last {
 		q.copying = nil
 		// Syncs that came before now were content to the server.
-		a.open = a.open || q.copyExtended
+		a.open, a.unsynced = a.open || q.copyExtended, a.unsynced || q.copyExtended
 	}
 	return true, nil
 }

@@ -12,23 +12,23 @@ import (
 // SQLSTATEs that the gateway itself sends (PostgreSQL documentation, appendix
 // "PostgreSQL Error Codes").
 const (
-	codeTLSRequired       = "28000" // invalid_authorization_specification
-	codePassword          = "28P01" // invalid_password
-	codeDenied            = "42501" // insufficient_privilege
-	codeNoStatement       = "26000" // invalid_sql_statement_name
-	codeUnsupported       = "0A000" // feature_not_supported
-	codeProtocol          = "08P01" // protocol_violation
-	codeUnreachable       = "08006" // connection_failure
-	codeUnknownOutcome    = "08007" // transaction_resolution_unknown
-	codeUnrecordable      = "58030" // io_error
-	codeTooMany           = "53300" // too_many_connections
-	codeEnded             = "57P01" // admin_shutdown
-	codeUnavailable       = "57P03" // cannot_connect_now
-	codeParameter         = "22023" // invalid_parameter_value
-	codeUnknownCommand    = "3D000" // invalid_catalog_name: no database named
-	codeProgramLimit      = "54000" // program_limit_exceeded
-	codeCancelled         = "57014" // query_canceled
-	codePortalDoesntExist = "34000" // invalid_cursor_name
+	codeTLSRequired    = "28000" // invalid_authorization_specification
+	codePassword       = "28P01" // invalid_password
+	codeDenied         = "42501" // insufficient_privilege
+	codeNoStatement    = "26000" // invalid_sql_statement_name
+	codeUnsupported    = "0A000" // feature_not_supported
+	codeProtocol       = "08P01" // protocol_violation
+	codeUnreachable    = "08006" // connection_failure
+	codeUnknownOutcome = "08007" // transaction_resolution_unknown
+	codeUnrecordable   = "58030" // io_error
+	codeTooMany        = "53300" // too_many_connections
+	codeEnded          = "57P01" // admin_shutdown
+	codeUnavailable    = "57P03" // cannot_connect_now
+	codeParameter      = "22023" // invalid_parameter_value
+	codeUnknownCommand = "3D000" // invalid_catalog_name: no database named
+	codeProgramLimit   = "54000" // program_limit_exceeded
+	codeCancelled      = "57014" // query_canceled
+	codeNoPortal       = "34000" // invalid_cursor_name
 )
 
 // failure is an error in the words of the protocol.

@@ -98,6 +98,7 @@ type queue struct {
 	copying      protocol.Exchange // of the COPY whose content the agent may send
 	copyExtended bool              // it came by the extended protocol
 	copied       bool              // there was a COPY, and its outcome hasn't been waited for
+	swallows     bool              // it may have swallowed Syncs
 	strays       int               // Syncs that a COPY may have swallowed
 
 	following  *sql.Session         // what the meaning of texts depends on
@@ -258,6 +259,21 @@ func (q *queue) idle() (status byte, ok bool) {
 
 // quiet is idle with q.mu held.
 func (q *queue) quiet() bool { return q.done == q.tail && !q.skipping }
+
+// over reports whether the server is done with all that it won't ignore; q.mu
+// is held.
+func (q *queue) over() bool { return q.done == q.tail || q.ignores() }
+
+// ignores reports whether the server ignores what comes next: no Sync that
+// ends that is on its way. q.mu is held.
+func (q *queue) ignores() bool {
+	for i := q.head; i < q.tail && q.skipping; i++ {
+		if e := &q.ring[i%uint64(len(q.ring))]; e.sync && !e.whole() {
+			return false
+		}
+	}
+	return q.skipping
+}
 
 // leave notes that the agent has left, and reports whether there is nothing
 // more to wait for.
@@ -446,6 +462,7 @@ func (q *queue) startCopy(e *entry) bool {
 		}
 	}
 	q.strays += int(q.tail - q.head)
+	q.swallows = q.tail > q.head || e.kind == extendedEntry && e.sync
 	q.done += q.tail - q.head
 	q.head = q.tail
 	q.copying, q.copyExtended, q.copied = e.ex, e.kind == extendedEntry, true

@@ -21,6 +21,8 @@ type raw struct {
 	conn net.Conn
 	out  []byte
 	last []byte // body of the message received last
+
+	about string // says what the test does, should the answer not come
 }
 
 func dialRaw(t testing.TB, g *gateway) *raw {
@@ -94,7 +96,7 @@ func (f *raw) receive() byte {
 	var head [5]byte
 	if _, err := io.ReadFull(f.conn, head[:]); err != nil {
 		if ne := net.Error(nil); errors.As(err, &ne) && ne.Timeout() {
-			f.t.Fatal("no answer")
+			f.t.Fatal("no answer ", f.about)
 		}
 		return 0
 	}

@@ -475,7 +475,7 @@ func (s *serverSide) ready(ctx context.Context, body []byte, size int) error {
 	if err := s.end(ctx, evidence.Outcome{Class: evidence.OK}); err != nil {
 		return err
 	}
-	s.tx.ready(body[0])
+	s.tx.ready(&s.cur, body[0])
 	if err := s.tell(ctx); err != nil {
 		return err
 	}
@@ -508,7 +508,7 @@ func (s *serverSide) stray(ctx context.Context, status byte, size int) error {
 		return violation("ReadyForQuery from the upstream that answers nothing")
 	}
 	s.skipping = false
-	s.tx.ready(status)
+	s.tx.ready(&entry{}, status)
 	if err := s.tell(ctx); err != nil {
 		return err
 	}

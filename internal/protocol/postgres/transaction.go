@@ -21,11 +21,14 @@ type transactions struct {
 	last  mark
 
 	// Since the last Sync, or the end of a transaction if that was later.
-	ender  mark // the command that ended a transaction; it may have begun the next
+	ender  mark // the command that ended a transaction
+	chains bool // it may have begun the next: nobody understood it
 	worked bool // something was done
 	unsure bool // something was done that may have committed by itself
 	failed bool
 	by     mark // of the command that failed; none when that was the gateway's
+
+	spans bool // it goes on behind a ReadyForQuery, and no block is open
 
 	doubt bool                   // the server took leave in the middle of a command
 	ended []protocol.Transaction // within the command at hand, whose outcome comes first
@@ -115,7 +118,7 @@ func (t *transactions) end(e *entry, result string, stmt grammar.Effect) {
 	if stmt.Chain {
 		t.block, t.first, t.last = true, last, last
 	} else {
-		t.ender = last
+		t.ender, t.chains = last, stmt.Kind == ""
 	}
 }
 
@@ -141,10 +144,18 @@ func (t *transactions) ran(e *entry, ok bool) {
 	case t.block:
 		t.last = markOf(e)
 	case ok && !e.sync && e.execute && e.n != t.ender.n:
-		t.last = markOf(e)
-		if t.first.n == 0 {
-			t.first = t.last
-		}
+		t.stands(e)
+	}
+}
+
+// stands takes in that e stands if what comes behind it in the pipeline does.
+func (t *transactions) stands(e *entry) {
+	if e.ex == nil {
+		return
+	}
+	t.last = markOf(e)
+	if t.first.n == 0 {
+		t.first = t.last
 	}
 }
 
@@ -157,19 +168,29 @@ func (t *transactions) fails(e *entry, fatal bool) {
 	}
 }
 
-// ready takes in the status that ReadyForQuery tells.
-func (t *transactions) ready(status byte) {
+// ready takes in the status that ReadyForQuery tells behind e.
+func (t *transactions) ready(e *entry, status byte) {
 	switch open := status != 'I'; {
 	case t.block && open:
 	case t.block:
 		t.over()
 		t.clear()
-	case open: // a text that nobody understood said AND CHAIN
+	case open && t.chains:
 		first, last := t.ender, t.last
 		t.clear()
 		t.block, t.first, t.last = true, first, last
+	case open:
+		// In PostgreSQL 18 what brings its own Sync doesn't end a pipeline.
+		t.stands(e)
+		t.spans = true
+		return
 	case t.failed && t.first.n > 0:
 		t.add(t.undone(), false, t.first, t.last)
+		t.clear()
+	case t.spans:
+		// PostgreSQL 18.4 doesn't commit it here: it fails at the next command
+		// ("unexpected state STARTED") and is rolled back.
+		t.add(txUnknown, false, t.first, t.last)
 		t.clear()
 	case t.first.n > 0 || t.ender.n > 0:
 		t.clear()

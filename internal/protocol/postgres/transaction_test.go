@@ -90,7 +90,22 @@ func TestEndsOfTransactions(t *testing.T) {
 		}, "prepare of block 1-2"},
 		"prepared without a block": {func(f *raw) {
 			f.run("select 1").run("prepare transaction 'ends'").synced("I")
-		}, "unknown of pipeline 1-2"},
+		}, "unknown of pipeline 1-2|prepare of pipeline 1-2"}, // since PostgreSQL 18
+		"a pipeline with a Query": {func(f *raw) {
+			f.run("select 1").query("select 2").send()
+			f.answered("select 2", "")
+			f.run("select 1/0").synced("I")
+		}, "|rollback of pipeline 1-2"},
+		"a pipeline with a Query that goes on": {func(f *raw) {
+			f.run("select 1").query("select 2").send()
+			f.answered("select 2", "")
+			f.sync().send()
+			f.answered("the Sync", "I")
+		}, "|unknown of pipeline 1-2"},
+		"left in a pipeline with a Query": {func(f *raw) {
+			f.run("select 1").query("select 2").send()
+			f.answered("select 2", "")
+		}, "|rollback of pipeline 1-2"},
 		"the COMMIT fails": {func(f *raw) {
 			f.ask("begin", "T").ask("insert into open.late values (1), (1)", "T").ask("commit", "I")
 		}, "rollback of block 1-3"},
@@ -116,7 +131,7 @@ func TestEndsOfTransactions(t *testing.T) {
 			c.say(f)
 			f.conn.Close()
 			s := g.last(t)
-			if got := ends(s); got != c.want {
+			if got := ends(s); !slices.Contains(strings.Split(c.want, "|"), got) {
 				t.Errorf("%s, want %s\n%s", got, c.want, s.Trace())
 			}
 		})
@@ -176,7 +191,7 @@ func (f *raw) answered(text, status string) *raw {
 			f.t.Fatalf("%s: the connection has ended", text)
 		}
 	}
-	if f.status() != status {
+	if status != "" && f.status() != status {
 		f.t.Fatalf("%s: the status is %q, want %s", text, f.last, status)
 	}
 	return f

@@ -39,7 +39,7 @@ func (a *agentSide) understand(ctx context.Context, u *unit) {
 	switch {
 	case u.p == nil:
 		return // no command
-	case u.un != nil: // a call of nobody knows what
+	case u.un != nil: // known already
 	case u.p.opaque:
 		u.un = opaque(u.path)
 	default:

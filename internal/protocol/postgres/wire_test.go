@@ -1,10 +1,13 @@
 package postgres_test
 
 import (
+	"fmt"
 	"os/exec"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
@@ -186,6 +189,99 @@ simple "select 1": ok rows=1
 	}
 	if n := s.count(t, "select count(*) from copied2"); n != 4 {
 		t.Errorf("%d rows", n)
+	}
+}
+
+func TestCommandsBehindACopy(t *testing.T) {
+	s := startServer(t)
+	s.sql(t, "create table if not exists copied5 (n int)", "truncate copied5")
+	g := startGateway(t, s, postgres.Config{})
+	f := dialRaw(t, g)
+	const in = "copy copied5 from stdin"
+	f.run(in).data("1\n").copyDone().run("insert into copied5 values (2)").sync().send()
+	f.expect("1 2 G C 1 2 C Z")
+	// What comes behind one that fails is skipped, and nothing of it stays.
+	f.run(in).data("3\n").data("x\n").copyDone().run("insert into copied5 values (4)").sync().send()
+	f.expect("1 2 G E Z")
+	f.run("insert into copied5 values (5)").run(in).data("6\n").message(&pgproto3.CopyFail{Message: "no more"}).query("select 7").sync().send()
+	f.expect("1 2 C 1 2 G E Z")
+	f.query("select 8").send()
+	f.expect("T D C Z")
+	f.terminate()
+	want := `extended "copy copied5 from stdin": ok rows=1
+extended "insert into copied5 values (2)": ok rows=1
+extended "copy copied5 from stdin": error 22P02
+extended "insert into copied5 values (4)": skipped
+extended "insert into copied5 values (5)": ok rows=1
+extended "copy copied5 from stdin": cancelled 57014
+simple "select 7": skipped
+simple "select 8": ok rows=1
+`
+	session := g.last(t)
+	if got := session.Trace(); got != want {
+		t.Errorf("trace:\n%swant:\n%s", got, want)
+	}
+	if got := ends(session); got != "rollback of pipeline 5-5" {
+		t.Errorf("the transactions: %s", got)
+	}
+	if got := s.numbers(t, "select n from copied5 order by n"); fmt.Sprint(got) != "[1 2]" {
+		t.Errorf("the table holds %v", got)
+	}
+}
+
+// TestFailedCopyThatMayHaveSwallowedASync cannot go on: the server may have
+// taken the Sync for content, or for the end of the pipeline.
+func TestFailedCopyThatMayHaveSwallowedASync(t *testing.T) {
+	s := startServer(t)
+	s.sql(t, "create table if not exists copied5 (n int)", "truncate copied5")
+	g := startGateway(t, s, postgres.Config{})
+	f := dialRaw(t, g)
+	f.run("copy copied5 from stdin").sync().data("x\n").copyDone().run("select 1").sync().send()
+	f.expect("1 2 G E E .")
+	if f.code() != "0A000" {
+		t.Errorf("%q", f.last)
+	}
+}
+
+func TestCopyBehindAPipelineThatFailed(t *testing.T) {
+	s := startServer(t)
+	s.sql(t, "create table if not exists copied5 (n int)", "truncate copied5")
+	g := startGateway(t, s, postgres.Config{})
+	for range 20 { // the server's answers race with the content
+		f := dialRaw(t, g)
+		f.run("select 1/0").sync().query("copy copied5 from stdin").data("1\n").copyDone().send()
+		f.expect("1 E Z G C Z")
+		f.terminate()
+	}
+	if n := s.count(t, "select count(*) from copied5"); n != 20 {
+		t.Errorf("%d rows", n)
+	}
+}
+
+// TestPipelineBehindAFailure is not answered before its Sync, however long it
+// gets: what it asks must not wait for that.
+func TestPipelineBehindAFailure(t *testing.T) {
+	g := startGateway(t, startServer(t), postgres.Config{Limits: postgres.Limits{Flight: 10}})
+	f := dialRaw(t, g)
+	f.parse("s", "select 1").run("select 1/0").query("select 2").bind("", "s").execute("", 0)
+	for range 50 {
+		f.run("select 3").query("forbidden")
+	}
+	f.sync().bind("", "s").execute("", 0).sync().send()
+	f.expect("1 1 E Z 2 D C Z")
+	for range 50 {
+		f.run("select 4")
+	}
+	f.sync().send()
+	for range 50 {
+		f.expect("1 2 D C")
+	}
+	f.expect("Z")
+	f.terminate()
+	for _, x := range g.last(t).Exchanges()[3:100] {
+		if c := x.Outcome().Class; c != evidence.Skipped && c != evidence.Denied {
+			t.Errorf("%s is %s", x.Position(), c)
+		}
 	}
 }
 
