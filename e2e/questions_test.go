@@ -129,7 +129,9 @@ func TestASessionIsFollowed(t *testing.T) {
 	go func() { _, err := c.Exec(slow, "select pg_sleep(60)"); sleeping <- err }()
 	await("running")
 	cancel()
-	<-sleeping
+	if err := <-sleeping; err == nil {
+		t.Error("a command that was cancelled ended well")
+	}
 	await("ended")
 	if err := <-ended; err != nil {
 		t.Errorf("following ended with %v", err)

@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -21,6 +23,18 @@ func house(t *testing.T) *decision.Registry {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r := household(t, body, "admin", "migrator", "reader", "writer")
+	_, p := r.Bundle()
+	if got := p.Roles(); !slices.Equal(got, []string{"admin", "migrator", "reader", "writer"}) {
+		t.Fatalf("roles %v", got)
+	}
+	return r
+}
+
+// household is a registry with policies, one resource in production, and an
+// agent for each of some roles, named after it.
+func household(t *testing.T, body evidence.PolicyBody, roles ...string) *decision.Registry {
+	t.Helper()
 	by := evidence.By{Person: evidence.Person{ID: "alice@example.com"}, Via: "test"}
 	body.By = by
 	r := decision.New()
@@ -35,12 +49,9 @@ func house(t *testing.T) *decision.Registry {
 		r = next
 	}
 	apply(evidence.PolicyChange, body)
-	apply(evidence.ConfigChange, evidence.ConfigBody{Digest: "d", Resources: []evidence.Resource{{Name: "orders", Protocol: "postgres"}}, By: by})
-	_, p := r.Bundle()
-	if got := p.Roles(); !slices.Equal(got, []string{"admin", "migrator", "reader", "writer"}) {
-		t.Fatalf("roles %v", got)
-	}
-	for _, role := range p.Roles() {
+	apply(evidence.ConfigChange, evidence.ConfigBody{Digest: "d", By: by,
+		Resources: []evidence.Resource{{Name: "orders", Protocol: "postgres", Labels: map[string]string{"env": "production"}}}})
+	for _, role := range roles {
 		apply(evidence.AgentCreate, evidence.AgentBody{Agent: role, Purpose: "test", Owner: by.Person, By: by})
 		apply(evidence.GrantCreate, evidence.GrantBody{Agent: role, Role: role, Resource: "orders", Expires: noon + 1, By: by})
 	}
@@ -147,6 +158,73 @@ func TestTheGuideIsRight(t *testing.T) {
 		if !strings.Contains(rows[classes[0]], name) {
 			t.Errorf("%s is missing in class %s", name, classes[0])
 		}
+	}
+}
+
+// Each rule of PostgreSQL's guide loads by itself and does what is said of it.
+func TestThePostgresGuidesRules(t *testing.T) {
+	guide, err := os.ReadFile("../../docs/guides/postgresql.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var files []evidence.File
+	blocks := strings.Split(string(guide), "```cedar\n")[1:]
+	for i, block := range blocks {
+		text, _, _ := strings.Cut(block, "```")
+		f := evidence.File{Name: fmt.Sprintf("block%d.cedar", i), Text: text}
+		if _, err := decision.Compile([]evidence.File{f}, sql.Actions); err != nil {
+			t.Errorf("%v in\n%s", err, text)
+		}
+		files = append(files, f)
+	}
+	example, err := LoadFS(Example(), "examples/policies", sql.Actions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	example.Files = append(example.Files, files...)
+	slices.SortFunc(example.Files, func(a, b evidence.File) int { return strings.Compare(a.Name, b.Name) })
+	example.Digest = decision.Digest(example.Files, sql.Actions)
+	r := household(t, example, "support", "refunds", "assistant", "backup", "writer")
+	for _, tc := range []struct {
+		agent, action, object string
+		facts                 evidence.Facts // besides the usual ones
+		may                   bool
+	}{
+		{"support", "connect", "", nil, true},
+		{"support", "begin", "", nil, true},
+		{"support", "select", "shop.orders", nil, true},
+		{"support", "copy_out", "shop.revenue", nil, true},
+		{"support", "select", "shop.customers", nil, false},
+		{"support", "select", "public.orders", nil, false},
+		{"support", "update", "shop.orders", nil, false},
+		{"support", "select", "pg_catalog.pg_class", nil, true},
+		{"support", "select", "pg_catalog.pg_authid", nil, false},
+		{"refunds", "function_write", "shop.refund", evidence.Facts{"ticket": "CHG-7"}, true},
+		{"refunds", "function_write", "shop.refund_all", evidence.Facts{"ticket": "CHG-7"}, false},
+		{"writer", "insert", "shop.orders", nil, false}, // production, and no change ticket
+		{"writer", "insert", "shop.orders", evidence.Facts{"ticket": "CHG-7"}, true},
+		{"writer", "select", "shop.orders", nil, true},
+		{"writer", "large_object", "", evidence.Facts{"ticket": "CHG-7"}, false},
+		{"assistant", "connect", "", nil, false},
+		{"assistant", "connect", "", evidence.Facts{"principal_type": "human"}, true},
+		{"assistant", "select", "shop.orders", evidence.Facts{"principal_type": "human"}, true},
+		{"assistant", "select", "shop.orders", evidence.Facts{"principal_type": "human", "tls": false}, false},
+		{"assistant", "select", "shop.orders", evidence.Facts{"principal_type": "human", "statements": int64(2)}, false},
+		{"backup", "lock", "shop.orders", evidence.Facts{"ticket": "CHG-7"}, true},
+		{"backup", "listen", "", nil, true},
+		{"backup", "insert", "shop.orders", evidence.Facts{"ticket": "CHG-7"}, false},
+	} {
+		facts := evidence.Facts{"ticket": "OPS-1", "principal": "", "principal_type": "self", "protocol": "postgres", "tls": true,
+			"path": "simple", "parse": "full", "statements": int64(1), "bounded": true, "functions": []string{}}
+		maps.Copy(facts, tc.facts)
+		d := r.Decide(decision.Request{Agent: tc.agent, Resource: "orders", Time: noon, Session: facts,
+			Checks: []evidence.Check{{Action: "postgres:" + tc.action, Object: tc.object}}})
+		if d.Effect == evidence.Error || (d.Effect == evidence.Allow) != tc.may {
+			t.Errorf("%+v: %s %q", tc, d.Effect, d.Reason)
+		}
+	}
+	if len(files) < 7 {
+		t.Errorf("%d blocks", len(files))
 	}
 }
 
