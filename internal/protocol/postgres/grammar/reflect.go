@@ -13,6 +13,12 @@ func forEachField(m proto.Message, fn func(protoreflect.FieldDescriptor, proto.M
 	if !r.IsValid() {
 		return
 	}
+	if n, ok := m.(*pg.Node); ok { // one of a few hundred fields: don't try them all
+		if oneof := r.Descriptor().Oneofs().Get(0); r.WhichOneof(oneof) != nil {
+			fn(r.WhichOneof(oneof), unwrap(n))
+		}
+		return
+	}
 	fields := r.Descriptor().Fields()
 	for i := range fields.Len() {
 		fd := fields.Get(i)

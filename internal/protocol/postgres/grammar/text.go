@@ -377,6 +377,10 @@ func (s *scrubber) localList(names []*pg.Node) {
 func (s *scrubber) scrubFields(m proto.Message, keep ...string) bool {
 	r := m.ProtoReflect()
 	ok := true
+	if _, wrapped := m.(*pg.Node); wrapped {
+		forEachChild(m, func(c proto.Message) { ok = s.scrub(c) })
+		return ok
+	}
 	// In the order of the fields: Range's differs from process to process.
 	fields := r.Descriptor().Fields()
 	for i := range fields.Len() {
