@@ -176,6 +176,14 @@ func grammarPool(g *gateway.Gateway, log *slog.Logger) (*grammar.Pool, error) {
 		OnBare: func(reason string) {
 			log.Warn("the grammar's process is less confined than it could be", "reason", reason)
 		},
+		OnDown: func(err error) {
+			if err == nil {
+				log.Info("the grammar's process runs again")
+				return
+			}
+			log.Error("no process that parses can be started; every statement is opaque until one can", "cause", err)
+			go g.Alert("grammar-down", "high", "no process that parses can be started: every statement is opaque until one can")
+		},
 	})
 }
 

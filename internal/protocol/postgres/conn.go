@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
+	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/grammar"
 )
 
 // conn is one agent on one upstream connection.
@@ -80,7 +81,7 @@ func (c *conn) run(ctx context.Context) error {
 	wg.Go(func() { c.contain(func() { c.watch(ctx) }) })
 	// What the server says is recorded even while the gateway stops.
 	wg.Go(func() { c.contain(func() { c.server.run(context.WithoutCancel(ctx)) }) })
-	c.contain(func() { c.client.run(ctx) })
+	c.contain(func() { c.client.run(grammar.For(ctx, c.startup.user)) })
 	c.settle()
 	wg.Wait()
 	c.client.release()

@@ -3,7 +3,6 @@ package grammar
 import (
 	"bufio"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -68,7 +67,7 @@ func serve(in *bufio.Reader, out *bufio.Writer, hello []byte, parse func(string)
 		return err
 	}
 	for {
-		text, err := readFrame(in, maxFrame)
+		text, err := readFrame(in, maxRequest)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -77,9 +76,9 @@ func serve(in *bufio.Reader, out *bufio.Writer, hello []byte, parse func(string)
 		}
 		facts := parse(string(text))
 		facts.Last = processorTime() > childCPU
-		answer, err := json.Marshal(facts)
+		answer, err := encode(facts)
 		if err != nil {
-			return fmt.Errorf("encoding facts: %w", err)
+			return err
 		}
 		if err := writeFrame(out, answer); err != nil {
 			return err
@@ -90,8 +89,8 @@ func serve(in *bufio.Reader, out *bufio.Writer, hello []byte, parse func(string)
 	}
 }
 
-// maxFrame bounds what either side accepts.
-const maxFrame = 16 << 20
+// maxRequest bounds what a child accepts; a Pool's limit is lower.
+const maxRequest = 16 << 20
 
 func readFrame(r io.Reader, limit uint32) ([]byte, error) {
 	var head [4]byte

@@ -6,14 +6,23 @@ var MainFor = mainFor
 // Beside has the pool start its children in the gateway's own namespaces, and
 // end the one that it has.
 func (p *Pool) Beside() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.ways = p.ways[len(p.ways)-1:]
-	(<-p.slots).kill()
-	p.slots <- nil
+	p.idle[0].kill()
+	p.idle = nil
 }
 
 // PID returns the process id of the pool's idle child.
 func (p *Pool) PID() int {
-	c := <-p.slots
-	defer func() { p.slots <- c }()
-	return c.cmd.Process.Pid
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.idle[0].cmd.Process.Pid
 }
+
+// The pipe, for its fuzz test.
+var (
+	ReadFrame = readFrame
+	Encode    = encode
+	Decode    = decode
+)

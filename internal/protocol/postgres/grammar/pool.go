@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,9 +23,12 @@ type Config struct {
 	// runs this executable with Argument.
 	Command func() *exec.Cmd
 	// Workers is how many texts are asked about at once: one less than there
-	// are processors.
+	// are processors. One more has run past Quick.
 	Workers int
-	// Timeout is how long a text may take: 2 seconds.
+	// Quick is how long a text may take while others wait for its place: 100
+	// milliseconds. Then it goes on beside them.
+	Quick time.Duration
+	// Timeout is how long a text may take in all: 2 seconds.
 	Timeout time.Duration
 	// MaxText is how long a text may be, in bytes: 256 KiB.
 	MaxText int
@@ -36,6 +38,41 @@ type Config struct {
 	// OnBare is called when children run without the sandbox, or with less of
 	// it than the system could give; once per reason. It must not block.
 	OnBare func(reason string)
+	// OnDown is called with why no child can be started, and with nil once one
+	// can again. It must not block.
+	OnDown func(error)
+}
+
+func (c *Config) setDefaults() error {
+	if c.Command == nil {
+		exe, err := self()
+		if err != nil {
+			return fmt.Errorf("finding the executable: %w", err)
+		}
+		c.Command = func() *exec.Cmd { return exec.CommandContext(context.Background(), exe, Argument) }
+	}
+	if c.Workers <= 0 {
+		c.Workers = max(1, runtime.NumCPU()-1)
+	}
+	if c.Quick <= 0 {
+		c.Quick = 100 * time.Millisecond
+	}
+	if c.Timeout <= 0 {
+		c.Timeout = 2 * time.Second
+	}
+	if c.MaxText <= 0 {
+		c.MaxText = 256 << 10
+	}
+	if c.OnKill == nil {
+		c.OnKill = func(string) {}
+	}
+	if c.OnBare == nil {
+		c.OnBare = func(string) {}
+	}
+	if c.OnDown == nil {
+		c.OnDown = func(error) {}
+	}
+	return nil
 }
 
 // Why a text has no facts.
@@ -48,43 +85,40 @@ var (
 
 // Pool asks the grammar in child processes. Its methods are safe for
 // concurrent use.
+//
+// Texts wait for a place in the quick lane, by turns of the agents that they
+// are from. One that takes long while others wait leaves it: for the slow lane,
+// which has one place, with the child that it has, or to start over there when
+// the place becomes free.
 type Pool struct {
-	cfg     Config
-	ways    []func(*exec.Cmd) // to isolate a child, the best first
-	slots   chan *child // one per worker; nil is a worker without a child
-	spawn   chan spawnRequest
-	done    chan struct{}
-	close   sync.Once
-	closing sync.WaitGroup
-	kills   atomic.Uint64
-	bare    sync.Map // reasons already told
+	cfg         Config
+	ways        []func(*exec.Cmd) // to isolate a child, the best first
+	quick, slow *lane
+	spawn       chan spawnRequest
+	ctx         context.Context // of the pool
+	close       context.CancelFunc
+	closing     sync.WaitGroup
+	kills       atomic.Uint64
+	bare        sync.Map // reasons already told
+
+	mu    sync.Mutex
+	idle  []*child
+	busy  map[*child]struct{}
+	down  error         // why the last start of a child failed, or nil
+	until time.Time     // when to try again
+	pause time.Duration // from then on, should it fail again
 }
 
 // Start starts a pool, and one child to see that it works.
 func Start(cfg Config) (*Pool, error) {
-	if cfg.Command == nil {
-		exe, err := self()
-		if err != nil {
-			return nil, fmt.Errorf("finding the executable: %w", err)
-		}
-		cfg.Command = func() *exec.Cmd { return exec.CommandContext(context.Background(), exe, Argument) }
+	if err := cfg.setDefaults(); err != nil {
+		return nil, err
 	}
-	if cfg.Workers <= 0 {
-		cfg.Workers = max(1, runtime.NumCPU()-1)
+	p := &Pool{
+		cfg: cfg, ways: isolations(), quick: newLane(cfg.Workers), slow: newLane(1),
+		spawn: make(chan spawnRequest), busy: make(map[*child]struct{}),
 	}
-	if cfg.Timeout <= 0 {
-		cfg.Timeout = 2 * time.Second
-	}
-	if cfg.MaxText <= 0 {
-		cfg.MaxText = 256 << 10
-	}
-	if cfg.OnKill == nil {
-		cfg.OnKill = func(string) {}
-	}
-	if cfg.OnBare == nil {
-		cfg.OnBare = func(string) {}
-	}
-	p := &Pool{cfg: cfg, ways: isolations(), slots: make(chan *child, cfg.Workers), spawn: make(chan spawnRequest), done: make(chan struct{})}
+	p.ctx, p.close = context.WithCancel(context.Background())
 	p.closing.Add(1)
 	go p.spawner()
 	first, err := p.start()
@@ -92,15 +126,20 @@ func Start(cfg Config) (*Pool, error) {
 		p.Close()
 		return nil, err
 	}
-	p.slots <- first
-	for range cfg.Workers - 1 {
-		p.slots <- nil // started when first needed
-	}
-	return p, nil
+	p.put(first)
+	return p, nil // the others are started when first needed
 }
 
 // Kills counts the texts that killed a child or had to be stopped.
 func (p *Pool) Kills() uint64 { return p.kills.Load() }
+
+type agentKey struct{}
+
+// For says from which agent the texts are that are asked about with the
+// context: agents are served by turns.
+func For(ctx context.Context, agent string) context.Context {
+	return context.WithValue(ctx, agentKey{}, agent)
+}
 
 // Ask returns what the grammar says of text. Its error wraps one of the Err
 // values, or is ctx's.
@@ -113,62 +152,199 @@ func (p *Pool) Ask(ctx context.Context, text string) (*Facts, error) {
 	case !utf8.ValidString(text):
 		return nil, fmt.Errorf("%w: it isn't UTF-8", ErrText)
 	}
-	for last := false; ; last = true {
-		facts, err := p.try(ctx, text)
-		var died *diedError
-		if !errors.As(err, &died) {
-			return facts, err
-		}
-		// Once more: something else may have killed the child.
-		if last || died.timeout {
-			p.kills.Add(1)
-			p.cfg.OnKill(died.Error())
-			return nil, fmt.Errorf("%w: %w", ErrKilled, err)
-		}
+	facts, err := p.try(ctx, p.quick, text)
+	var died *diedError
+	if errors.As(err, &died) && !died.timeout {
+		// Once more: something else may have killed the child, or others waited.
+		facts, err = p.try(ctx, p.slow, text)
+	}
+	if errors.As(err, &died) {
+		p.kills.Add(1)
+		p.cfg.OnKill(died.Error())
+		return nil, fmt.Errorf("%w: %w", ErrKilled, err)
+	}
+	return facts, err
+}
+
+// try asks one child. One that didn't answer is gone afterwards, and another
+// is started on the time of who lost it.
+func (p *Pool) try(ctx context.Context, l *lane, text string) (*Facts, error) {
+	waiting, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(p.ctx, stop)()
+	agent, _ := ctx.Value(agentKey{}).(string)
+	if err := l.enter(waiting, agent); err != nil {
+		return nil, cmp.Or(ctx.Err(), errClosed)
+	}
+	s := &stay{p: p, lane: l}
+	defer s.end()
+	c, err := p.take()
+	if err != nil {
+		return nil, err
+	}
+	s.begin(c)
+	facts, err := c.ask(text, p.cfg.Timeout)
+	moved := s.settle()
+	if err == nil && !facts.Last && !moved {
+		p.put(c)
+		return facts, nil
+	}
+	p.drop(c)
+	if err != nil {
+		p.replace()
+	}
+	return facts, err
+}
+
+// stay is a text's time in a lane.
+type stay struct {
+	p *Pool
+
+	mu    sync.Mutex
+	lane  *lane
+	child *child
+	timer *time.Timer
+	over  bool
+}
+
+// begin has the stay looked at every once in a while, if it is in the quick
+// lane.
+func (s *stay) begin(c *child) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.child = c
+	if s.lane == s.p.quick {
+		s.timer = time.AfterFunc(s.p.cfg.Quick, s.look)
 	}
 }
 
-// try asks one child. A child that didn't answer is gone afterwards.
-func (p *Pool) try(ctx context.Context, text string) (*Facts, error) {
-	var c *child
-	select {
-	case c = <-p.slots:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-p.done:
-		return nil, fmt.Errorf("%w: it is closed", ErrPool)
+// look ends a stay that has become long while others wait.
+func (s *stay) look() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.over || s.lane != s.p.quick:
+	case !s.p.quick.wanted():
+		s.timer.Reset(s.p.cfg.Quick)
+	case s.p.slow.tryEnter():
+		defer s.lane.leave()
+		s.lane = s.p.slow
+		yield(s.child.cmd.Process.Pid)
+	default:
+		s.child.stop()
 	}
-	keep := c
-	defer func() { p.slots <- keep }()
-	if c == nil {
-		var err error
-		if c, err = p.start(); err != nil {
-			return nil, err
-		}
+}
+
+// settle ends the looking, and reports whether the text has moved on.
+func (s *stay) settle() (moved bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = true
+	if s.timer == nil {
+		return false
 	}
-	facts, err := c.ask(text, p.cfg.Timeout)
-	if err != nil || facts.Last {
-		c.kill()
-		keep = nil
-		return facts, err
-	}
-	keep = c
-	return facts, nil
+	s.timer.Stop()
+	return s.lane != s.p.quick
+}
+
+// end gives back the place that the text has by now.
+func (s *stay) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = true
+	s.lane.leave()
 }
 
 // Close ends the children. Texts that are being asked about fail.
 func (p *Pool) Close() {
-	p.close.Do(func() { close(p.done) })
+	p.close()
 	p.closing.Wait()
-	for {
-		select {
-		case c := <-p.slots:
-			if c != nil {
-				c.kill()
-			}
-		default:
-			return
-		}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.busy {
+		c.stop() // whoever has it drops it
+	}
+	for _, c := range p.idle {
+		c.kill()
+	}
+	p.idle = nil
+}
+
+var errClosed = fmt.Errorf("%w: it is closed", ErrPool)
+
+// take returns a child for one text.
+func (p *Pool) take() (*child, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ctx.Err() != nil {
+		return nil, errClosed
+	}
+	if n := len(p.idle); n > 0 {
+		c := p.idle[n-1]
+		p.idle = p.idle[:n-1]
+		p.busy[c] = struct{}{}
+		return c, nil
+	}
+	if p.down != nil && time.Now().Before(p.until) {
+		return nil, p.down
+	}
+	p.mu.Unlock()
+	c, err := p.start()
+	p.mu.Lock()
+	switch {
+	case err != nil && p.ctx.Err() == nil:
+		p.failed(err)
+	case err == nil:
+		p.busy[c] = struct{}{}
+		p.worked()
+	}
+	return c, err
+}
+
+// longestPause is the most that passes between two attempts to start a child.
+const longestPause = 10 * time.Second
+
+// failed takes in that no child can be started; p.mu is held.
+func (p *Pool) failed(err error) {
+	if p.down == nil {
+		p.pause = 50 * time.Millisecond
+		p.cfg.OnDown(err)
+	}
+	p.down, p.until = err, time.Now().Add(p.pause)
+	p.pause = min(2*p.pause, longestPause)
+}
+
+// worked takes in that one can; p.mu is held.
+func (p *Pool) worked() {
+	if p.down != nil {
+		p.down = nil
+		p.cfg.OnDown(nil)
+	}
+}
+
+// put takes a child back.
+func (p *Pool) put(c *child) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.busy, c)
+	if p.ctx.Err() != nil || len(p.idle) >= p.cfg.Workers {
+		c.kill()
+		return
+	}
+	p.idle = append(p.idle, c)
+}
+
+func (p *Pool) drop(c *child) {
+	c.kill()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.busy, c)
+}
+
+// replace sees to it that the next text finds a child.
+func (p *Pool) replace() {
+	if c, err := p.take(); err == nil {
+		p.put(c)
 	}
 }
 
@@ -187,7 +363,7 @@ func (p *Pool) spawner() {
 		select {
 		case r := <-p.spawn:
 			r.reply <- r.cmd.Start()
-		case <-p.done:
+		case <-p.ctx.Done():
 			return
 		}
 	}
@@ -257,12 +433,12 @@ func (p *Pool) run(cmd *exec.Cmd) error {
 	select {
 	case p.spawn <- r:
 		return <-r.reply
-	case <-p.done:
-		return ErrPool
+	case <-p.ctx.Done():
+		return errClosed
 	}
 }
 
-// child is one process. One goroutine has it at a time.
+// child is one process. One goroutine has it at a time; any may stop it.
 type child struct {
 	cmd     *exec.Cmd
 	in, out *os.File // our ends
@@ -321,19 +497,18 @@ func (c *child) exchange(text string, deadline time.Time) (*Facts, error) {
 	if err := writeFrame(c.w, []byte(text)); err != nil {
 		return nil, err
 	}
-	answer, err := readFrame(c.r, maxFrame)
+	answer, err := readFrame(c.r, maxAnswer)
 	if errors.Is(err, io.EOF) {
 		return nil, io.ErrUnexpectedEOF
 	}
 	if err != nil {
 		return nil, err
 	}
-	facts := new(Facts)
-	if err := json.Unmarshal(answer, facts); err != nil {
-		return nil, fmt.Errorf("reading its answer: %w", err)
-	}
-	return facts, nil
+	return decode(answer)
 }
+
+// stop has the one who asks the child see it dead.
+func (c *child) stop() { _ = c.cmd.Process.Kill() }
 
 func (c *child) kill() {
 	c.in.Close()

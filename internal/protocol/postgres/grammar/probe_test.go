@@ -2,6 +2,7 @@ package grammar_test
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"os"
@@ -42,6 +43,12 @@ func try(what string) error {
 	case "huge":
 		fmt.Fprint(os.Stdout, "\xff\xff\xff\xff")
 		time.Sleep(time.Second)
+	case "many values":
+		b := []byte(`{"names":[` + strings.Repeat(`{},`, 200_000) + `{}]}`)
+		os.Stdout.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...))
+		time.Sleep(time.Second)
+	case "take a while":
+		time.Sleep(20 * time.Millisecond)
 	case "short":
 		fmt.Fprint(os.Stdout, "\x00\x00\x00\x07")
 		os.Exit(0)

@@ -13,3 +13,5 @@ func sandbox() error { return errors.New("this system has no sandbox that we kno
 func self() (string, error) { return os.Executable() }
 
 func isolations() []func(*exec.Cmd) { return []func(*exec.Cmd){func(*exec.Cmd) {}} }
+
+func yield(int) {}

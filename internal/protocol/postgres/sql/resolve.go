@@ -43,6 +43,9 @@ func resolve(ix *index, env Env, facts *grammar.Facts) *Understanding {
 	if len(facts.Statements) == 0 {
 		r.check("empty", "")
 	}
+	if len(r.checks) == 0 { // the grammar never says so, and no checks would be no hindrance
+		r.checks[opaqueCheck] = struct{}{}
+	}
 	s := u.Shape
 	s.Text = r.text()
 	s.Checks = sortedChecks(r.checks)
@@ -387,7 +390,7 @@ func (r *resolver) setConfig(u *grammar.Use, only bool) {
 	if u.Later { // by a FETCH, of which nobody can say when it comes
 		r.checks[opaqueCheck] = struct{}{}
 	}
-	if len(u.Args) < 2 || !u.Args[0].Literal {
+	if len(u.Args) < 3 || !u.Args[0].Literal {
 		r.anySetting()
 		return
 	}
