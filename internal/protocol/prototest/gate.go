@@ -255,10 +255,16 @@ func (s *Session) Close(end protocol.SessionEnd) error {
 
 // Wait returns how the session ended.
 func (s *Session) Wait(timeout time.Duration) (protocol.SessionEnd, error) {
+	late := time.NewTimer(timeout)
+	defer late.Stop()
 	select {
 	case <-s.closed:
-	case <-time.After(timeout):
-		return protocol.SessionEnd{}, errors.New("the session was not closed in time")
+	case <-late.C:
+		select {
+		case <-s.closed: // both: it was in time
+		default:
+			return protocol.SessionEnd{}, errors.New("the session was not closed in time")
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
