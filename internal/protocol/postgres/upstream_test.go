@@ -77,12 +77,7 @@ local   all       scram                   scram-sha-256
 		"hba_file=" + c.path("hba.conf"), "unix_socket_directories=" + dir, "ssl=on", "log_connections=on",
 		"ssl_cert_file=" + c.path("server.pem"), "ssl_key_file=" + c.path("server.key"), "ssl_ca_file=" + c.path("ca.pem"),
 	}, settings...)...)
-	if errors.Is(err, pgserver.ErrMissing) && os.Getenv("CI") != "true" {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	missing(t, err)
 	t.Cleanup(func() {
 		if err := c.Stop(); err != nil {
 			t.Error(err)
@@ -363,6 +358,28 @@ func TestCancelReachesTheServerByEveryWay(t *testing.T) {
 			g := c.startGatewayAt(t, c.target("scram", change))
 			cancelsASleep(t, g, g.connect(t))
 		})
+	}
+}
+
+func TestDirectTLSAndLongCancelKeysOfAServer(t *testing.T) {
+	t.Setenv("EXHIBIT_PG", "18")
+	c := startCastle(t)
+	for _, version := range []string{"3.0", "3.2"} {
+		g := c.startGatewayAt(t, c.target("bound", func(cfg *upstream.Config) { cfg.TLS.Direct, cfg.TLS.Bound, cfg.Version = true, true, version }))
+		conn := g.connect(t)
+		var secure bool
+		if err := conn.QueryRow(t.Context(), "select ssl from pg_stat_ssl where pid = pg_backend_pid()").Scan(&secure); err != nil || !secure {
+			t.Errorf("%v, TLS is %v", err, secure)
+		}
+		cancelsASleep(t, g, conn)
+		key := 8
+		if version == "3.2" {
+			key = 4 + 32
+		}
+		notes := g.last(t).Notes()
+		if n := notes[len(notes)-2]; n.Bytes != 8+key {
+			t.Errorf("%s: the cancel request has %d bytes, want %d", version, n.Bytes, 8+key)
+		}
 	}
 }
 
