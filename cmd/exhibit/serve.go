@@ -187,6 +187,9 @@ func grammarPool(g *gateway.Gateway, log *slog.Logger) (*grammar.Pool, error) {
 	})
 }
 
+// maxPending is how many connections of a listener may be without a session.
+const maxPending = 256
+
 // listen opens the listeners of the configuration.
 func listen(c *config.Config, g *gateway.Gateway, protocols func(config.Listener, *tls.Config) (protocol.Protocol, error), log *slog.Logger) error {
 	for _, l := range c.Listeners {
@@ -202,7 +205,7 @@ func listen(c *config.Config, g *gateway.Gateway, protocols func(config.Listener
 			Name: l.Name, Address: l.Address, NegotiatesTLS: t != nil, Handshake: c.Limits.Handshake, Grace: c.Limits.ShutdownGrace,
 			// Sessions are limited by the gate, which puts a refusal on record;
 			// this bounds what hasn't come that far.
-			MaxConns: c.Limits.Sessions + 256, Log: log,
+			MaxConns: c.Limits.Sessions + 2*maxPending, MaxPending: maxPending, Log: log,
 		}, p, g.Gate())
 		if err != nil {
 			return err

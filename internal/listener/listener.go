@@ -38,6 +38,7 @@ type Config struct {
 	NegotiatesTLS bool
 
 	MaxConns     int           // open at the same time; 1024
+	MaxPending   int           // of those, without a session; one more takes the place of another; 256
 	MaxPerSource int           // open from one address (IPv6: /64); no limit of its own
 	SourceRate   int           // new within a second from one address (IPv6: /64); no limit
 	Handshake    time.Duration // until a session must be open; 15 s
@@ -53,7 +54,7 @@ type Config struct {
 // Stats counts connections.
 type Stats struct {
 	Accepted uint64 // taken from the system, those refused included
-	Refused  uint64 // over a limit
+	Refused  uint64 // over a limit, or had to make room
 	Panicked uint64
 	Active   int
 }
@@ -70,6 +71,7 @@ type Listener struct {
 
 	mu       sync.Mutex
 	conns    map[net.Conn]netip.Prefix // being served, by where from
+	pending  map[net.Conn]bool         // of those, the ones without a session
 	sources  map[netip.Prefix]int      // how many of them
 	second   time.Time                 // when recent began
 	recent   map[netip.Prefix]int      // accepted since
@@ -89,6 +91,7 @@ func Listen(c Config, p protocol.Protocol, g protocol.Gate) (*Listener, error) {
 	c.Name = cmp.Or(c.Name, c.Address)
 	c.Mode = cmp.Or(c.Mode, 0o660)
 	c.MaxConns = cmp.Or(c.MaxConns, 1024)
+	c.MaxPending = cmp.Or(c.MaxPending, 256)
 	c.Handshake = cmp.Or(c.Handshake, 15*time.Second)
 	c.Grace = cmp.Or(c.Grace, 10*time.Second)
 	if c.Log == nil {
@@ -110,6 +113,7 @@ func Listen(c Config, p protocol.Protocol, g protocol.Gate) (*Listener, error) {
 		c: c, log: c.Log.With("listener", c.Name, "protocol", p.Name()),
 		listener: l, protocol: p, gate: g,
 		conns:   map[net.Conn]netip.Prefix{},
+		pending: map[net.Conn]bool{},
 		sources: map[netip.Prefix]int{},
 		recent:  map[netip.Prefix]int{},
 	}, nil
@@ -244,7 +248,10 @@ func (l *Listener) admit(ctx context.Context, conn net.Conn) {
 	why := l.over(from)
 	switch {
 	case why == "":
-		l.conns[conn] = from
+		if len(l.pending) >= l.c.MaxPending {
+			l.makeRoom()
+		}
+		l.conns[conn], l.pending[conn] = from, true
 		l.sources[from]++
 		l.serving.Go(func() {
 			defer l.leave(conn)
@@ -260,6 +267,27 @@ func (l *Listener) admit(ctx context.Context, conn net.Conn) {
 	default:
 		l.close(conn)
 	}
+	l.refusal(conn, why)
+}
+
+// makeRoom closes a connection that has no session yet, at random among those
+// of the source with the most: whoever keeps many waiting keeps nobody else out.
+func (l *Listener) makeRoom() {
+	var one net.Conn
+	of := map[netip.Prefix]int{}
+	for conn := range l.pending { // in no order
+		from := l.conns[conn]
+		if of[from]++; one == nil || of[from] > of[l.conns[one]] {
+			one = conn
+		}
+	}
+	delete(l.pending, one)
+	l.close(one)
+	l.refusal(one, "too many connections without a session")
+}
+
+// refusal counts a connection that was turned away.
+func (l *Listener) refusal(conn net.Conn, why string) {
 	refused := l.refused.Add(1)
 	if !l.warned { // once a second: a flood of connections must not become one of lines
 		l.warned = true
@@ -313,6 +341,7 @@ func (l *Listener) leave(conn net.Conn) {
 	defer l.mu.Unlock()
 	from := l.conns[conn]
 	delete(l.conns, conn)
+	delete(l.pending, conn)
 	if l.sources[from]--; l.sources[from] == 0 {
 		delete(l.sources, from)
 	}
@@ -359,7 +388,7 @@ func (l *Listener) close(conn net.Conn) {
 }
 
 func (l *Listener) serve(ctx context.Context, conn net.Conn) {
-	g := &handshake{Gate: l.gate, late: time.AfterFunc(l.c.Handshake, func() {
+	g := &handshake{Gate: l.gate, in: func() { l.settled(conn) }, late: time.AfterFunc(l.c.Handshake, func() {
 		l.log.Info("no session was opened in time", "client", conn.RemoteAddr(), "within", l.c.Handshake)
 		l.close(conn)
 	})}
@@ -384,14 +413,23 @@ func (l *Listener) serve(ctx context.Context, conn net.Conn) {
 type handshake struct {
 	protocol.Gate
 	late *time.Timer
+	in   func() // told of the session
 }
 
 func (h *handshake) Open(ctx context.Context, c protocol.Credential, t protocol.Target) (protocol.Session, error) {
 	s, err := h.Gate.Open(ctx, c, t)
 	if err == nil {
 		h.late.Stop()
+		h.in()
 	}
 	return s, err
+}
+
+// settled is told that a connection has a session.
+func (l *Listener) settled(conn net.Conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.pending, conn)
 }
 
 func (l *Listener) refuse(ctx context.Context, conn net.Conn, why string) {

@@ -213,6 +213,36 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+func TestConnectionsWithoutASessionMakeRoom(t *testing.T) {
+	l, _ := start(t, Config{MaxPending: 4}, echo{}, gate{})
+	elsewhere := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}
+	session := dialFrom(t, l, elsewhere)
+	if got, err := say(session, "open"); err != nil || got != "open" {
+		t.Fatalf("%q, %v", got, err)
+	}
+	one := dial(t, l)
+	wantAnswer(t, one)
+	var flood []net.Conn
+	for range 20 {
+		flood = append(flood, dialFrom(t, l, elsewhere))
+	}
+	eventually(t, "those that wait in vain don't make room", func() bool { return l.Stats().Active == 1+4 })
+	another := dial(t, l)
+	wantAnswer(t, another)
+	// Whoever isn't of the flood stays, and so does who has a session.
+	wantAnswer(t, one)
+	wantAnswer(t, session)
+	closed := 0
+	for _, conn := range flood {
+		if _, err := say(conn, "hello"); err != nil {
+			closed++
+		}
+	}
+	if s := l.Stats(); closed != 18 || s.Refused != 18 || s.Accepted != 23 {
+		t.Errorf("%d were closed, stats %+v", closed, s)
+	}
+}
+
 func TestSourceOfIPv6IsItsNetwork(t *testing.T) {
 	a := source(&net.TCPAddr{IP: net.ParseIP("2001:db8::1")})
 	b := source(&net.TCPAddr{IP: net.ParseIP("2001:db8::ffff:2"), Zone: "eth0"})

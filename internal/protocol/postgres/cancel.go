@@ -16,28 +16,29 @@ import (
 // cancelTimeout bounds the connection that carries a cancel to the upstream.
 const cancelTimeout = 5 * time.Second
 
-// cancels finds the session that a cancel key belongs to. The keys are the
-// gateway's own, so the server's never leave it.
+// cancels finds the session that a cancel key belongs to. The secrets in them are
+// the gateway's own, so the server's never leave it.
 type cancels struct {
 	mu   sync.Mutex
 	keys map[string]*conn
 }
 
-// mint makes a key for c: a process id and a secret of 4 bytes, or of 32 in
-// protocol 3.2. The id is as random as the secret, since 4 bytes are few.
+// mint makes a key for c: the process id that the server gave, which
+// notifications and the server's views name too, and a secret of 4 bytes, or of
+// 32 in protocol 3.2.
 func (t *cancels) mint(c *conn, minor int) []byte {
-	key := make([]byte, 8)
+	secret := 4
 	if minor >= 2 {
-		key = make([]byte, 4+32)
+		secret = 32
 	}
+	key := append(binary.BigEndian.AppendUint32(nil, c.upPID), make([]byte, secret)...)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.keys == nil {
 		t.keys = make(map[string]*conn)
 	}
 	for {
-		rand.Read(key)
-		key[0] &= 0x7f
+		rand.Read(key[4:])
 		if _, taken := t.keys[string(key)]; !taken {
 			t.keys[string(key)] = c
 			return key

@@ -120,6 +120,11 @@ func TestTheServersParametersAreTheAgents(t *testing.T) {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
 	}
+	// So is its process id, by which clients know their own notifications.
+	var pid uint32
+	if err := through.QueryRow(t.Context(), "select pg_backend_pid()").Scan(&pid); err != nil || pid != through.PgConn().PID() {
+		t.Errorf("%v: the process id is %d, and %d by the key", err, pid, through.PgConn().PID())
+	}
 	if _, err := through.Exec(t.Context(), "set timezone = 'Europe/Paris'"); err != nil || through.PgConn().ParameterStatus("TimeZone") != "Europe/Paris" {
 		t.Errorf("after a change: %v, %q", err, through.PgConn().ParameterStatus("TimeZone"))
 	}
