@@ -175,7 +175,7 @@ func (p *printer) heading(start, upstream, end *api.Entry) error {
 	}
 	p.of, p.day = start.Session, start.Time.Format(time.DateOnly)
 	b := start.Start
-	title := p.style(bold, workpaper.Visible(fmt.Sprintf("%s  %s on %s", start.Session, start.Agent, start.Resource)))
+	title := p.style(bold, workpaper.Visible(start.Session+"  "+start.Agent+with(" on ", start.Resource)))
 	if !p.whole {
 		return p.printf("%s  %s\n", title, strings.Join(p.brief(start, end), "  "))
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/api"
+	"github.com/exhibit-gateway/exhibit/internal/journal"
 	"github.com/exhibit-gateway/exhibit/internal/pack"
 	"github.com/exhibit-gateway/exhibit/internal/seal"
 	"github.com/exhibit-gateway/exhibit/verify"
@@ -140,8 +141,14 @@ func (g *Gateway) timeOf(ctx context.Context, m api.Moment) (time.Time, error) {
 	return time.UnixMicro(h.Time), err
 }
 
-// headAt returns the head of the record at a position.
+// headAt returns the head of the record at a position, however new it is: what
+// isn't synced yet can't be read.
 func (g *Gateway) headAt(ctx context.Context, pos evidence.Position) (h evidence.Head, err error) {
+	if pos.Boot == g.recorder.Boot() {
+		if err := g.journal.Wait(g.journal.End(), journal.Synced); err != nil {
+			return h, fmt.Errorf("reading the log: %w", err)
+		}
+	}
 	_, err = g.sealer.ReadFrom(pos).Next(ctx, func(r *evidence.Record) error {
 		h = r.Head
 		return errFound
