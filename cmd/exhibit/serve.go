@@ -171,7 +171,6 @@ func grammarPool(g *gateway.Gateway, log *slog.Logger) (*grammar.Pool, error) {
 	return grammar.Start(grammar.Config{
 		OnKill: func(reason string) {
 			log.Warn("a statement ended the grammar's process; it is opaque", "reason", reason)
-			g.Alert("grammar-killed", "medium", "a statement ended the process that parses: "+reason)
 		},
 		OnBare: func(reason string) {
 			log.Warn("the grammar's process is less confined than it could be", "reason", reason)

@@ -89,6 +89,10 @@ type Session interface {
 	// returns when the record survives the process, and comes after the Ends of
 	// the commands and before the agent sees the end.
 	EndTransaction(context.Context, Transaction) error
+	// Alert asks a person to look at one of the session's commands, after its
+	// Begin. It returns when the record survives the process. One of a rule is
+	// recorded each minute; the others are counted in the next.
+	Alert(context.Context, evidence.AlertBody) error
 	// Connected records what the upstream is, once connected.
 	Connected(context.Context, evidence.SessionUpstreamBody) error
 	// Done is closed when the session must end (its agent was retired, its

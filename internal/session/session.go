@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,7 +45,15 @@ type Session struct {
 	checked   uint64 // registry version that the right to connect was last checked under
 	until     int64  // when that answer may change by itself, 0 is never
 
+	alerts map[string]quiet // by rule; under mu
+
 	shapes shapeCache
+}
+
+// quiet is a time in which alerts of a rule are counted and not recorded.
+type quiet struct {
+	until   time.Time
+	skipped int
 }
 
 var _ protocol.Session = (*Session)(nil)
@@ -272,6 +281,34 @@ func (s *Session) EndTransaction(ctx context.Context, t protocol.Transaction) er
 		Body: evidence.EncodeBody(evidence.TxEndBody{
 			Result: t.Result, Block: t.Block, First: t.First, Last: t.Last, Commands: t.Commands, ID: t.ID,
 		}),
+	})
+}
+
+// alertInterval is how often one rule raises an alert in one session.
+const alertInterval = time.Minute
+
+// Alert implements protocol.Session.
+func (s *Session) Alert(ctx context.Context, b evidence.AlertBody) error {
+	now := s.gate.Now()
+	s.mu.Lock()
+	q := s.alerts[b.Rule]
+	if now.Before(q.until) {
+		q.skipped++
+		s.alerts[b.Rule] = q
+		s.mu.Unlock()
+		return nil
+	}
+	if s.alerts == nil {
+		s.alerts = make(map[string]quiet)
+	}
+	s.alerts[b.Rule] = quiet{until: now.Add(alertInterval)}
+	s.mu.Unlock()
+	if q.skipped > 0 {
+		b.Text = fmt.Sprintf("%s (and %d more of the session's commands since the last such alert)", b.Text, q.skipped)
+	}
+	return s.record(ctx, evidence.Process, &evidence.Draft{
+		Head: evidence.Head{Type: evidence.Alert, Agent: s.agent, Resource: s.resource},
+		Body: evidence.EncodeBody(b),
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -351,6 +352,42 @@ func TestAnExpiredGrantEndsTheSession(t *testing.T) {
 	f.gate.Sweep()
 	if s.Cause() == nil {
 		t.Error("the session outlived its grant")
+	}
+}
+
+func TestAlertsOfARuleAreOneAMinute(t *testing.T) {
+	f := newFixture(t, session.Limits{})
+	s := f.open(t)
+	x := begin(t, s, &evidence.Command{Shape: selectShape("public.t")})[0]
+	raise := func(rule string) {
+		t.Helper()
+		if err := s.Alert(t.Context(), evidence.AlertBody{Rule: rule, Severity: "low", Trigger: x.Position(), Text: "look"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 5 {
+		raise("a")
+	}
+	raise("b")
+	f.now = f.now.Add(time.Minute)
+	raise("a")
+	var got []string
+	for _, d := range f.records {
+		if d.Head.Type != evidence.Alert {
+			continue
+		}
+		var b evidence.AlertBody
+		if err := json.Unmarshal(d.Body, &b); err != nil {
+			t.Fatal(err)
+		}
+		if b.Trigger != x.Position() || d.Head.Agent != "bot" || d.Head.Resource != "orders" {
+			t.Errorf("an alert of %+v about %s", d.Head, b.Trigger)
+		}
+		got = append(got, b.Rule+": "+b.Text)
+	}
+	want := []string{"a: look", "b: look", "a: look (and 4 more of the session's commands since the last such alert)"}
+	if !slices.Equal(got, want) {
+		t.Errorf("alerts %q", got)
 	}
 }
 

@@ -297,6 +297,9 @@ func (a *agentSide) pass(ctx context.Context, region []byte) error {
 		}
 	}
 	a.number += len(exchanges)
+	if err := a.alert(ctx, exchanges); err != nil {
+		return refusal(err)
+	}
 	if a.skip != forwarding {
 		return a.skipped(ctx)
 	}
@@ -309,6 +312,28 @@ func (a *agentSide) pass(ctx context.Context, region []byte) error {
 	}
 	if a.ends != 0 {
 		a.synced()
+	}
+	return nil
+}
+
+// alert asks a person to look at texts that ended the process that parses.
+func (a *agentSide) alert(ctx context.Context, exchanges []protocol.Exchange) error {
+	for i := range a.units {
+		u := &a.units[i]
+		if u.p == nil {
+			continue
+		}
+		ex := exchanges[0]
+		exchanges = exchanges[1:]
+		if u.un == nil || !u.un.Killed {
+			continue
+		}
+		if err := a.c.sess.Alert(ctx, evidence.AlertBody{
+			Rule: "grammar-killed", Severity: "medium", Trigger: ex.Position(),
+			Text: "a statement ended the process that parses, or outlasted it; it counts as opaque",
+		}); err != nil {
+			return err
+		}
 	}
 	return nil
 }

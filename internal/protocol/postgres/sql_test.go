@@ -127,3 +127,23 @@ func TestNamesThatSQLGivesAndTakes(t *testing.T) {
 	f.terminate()
 	g.last(t)
 }
+
+// A text that ends the grammar's process is opaque, raises an alert that
+// doesn't quote it, and costs the session nothing else.
+func TestATextThatKillsTheGrammarRaisesAnAlert(t *testing.T) {
+	g := understandingGateway(t)
+	f := dialRaw(t, g)
+	f.query("select 'hunter2'" + strings.Repeat("+1", 100_000)).send()
+	f.expect("E Z")
+	f.query("select n from open.t").send()
+	f.expect("T D C Z")
+	f.terminate()
+	s := g.last(t)
+	x, alerts := s.Exchanges()[0], s.Alerts()
+	if x.Shape.Verb != evidence.VerbOpaque || x.Shape.Text != "" {
+		t.Errorf("recorded as %+v", x.Shape)
+	}
+	if len(alerts) != 1 || alerts[0].Rule != "grammar-killed" || alerts[0].Trigger != x.Position() || strings.Contains(alerts[0].Text, "hunter2") {
+		t.Errorf("alerts %+v of %s", alerts, x.Position())
+	}
+}

@@ -92,6 +92,7 @@ type Session struct {
 	exchanges []*Exchange
 	notes     []protocol.Note
 	ends      []protocol.Transaction
+	alerts    []evidence.AlertBody
 	end       *protocol.SessionEnd
 	faults    []string
 }
@@ -205,6 +206,25 @@ func (s *Session) Transactions() []protocol.Transaction {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.ends)
+}
+
+// Alert implements protocol.Session.
+func (s *Session) Alert(_ context.Context, b evidence.AlertBody) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open("Alert")
+	if !slices.ContainsFunc(s.exchanges, func(x *Exchange) bool { return x.pos == b.Trigger }) {
+		s.fault("an alert about %s, which is no command of the session", b.Trigger)
+	}
+	s.alerts = append(s.alerts, b)
+	return nil
+}
+
+// Alerts returns the alerts so far.
+func (s *Session) Alerts() []evidence.AlertBody {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.alerts)
 }
 
 // Connected implements protocol.Session.

@@ -31,6 +31,8 @@ type Understanding struct {
 	// Reason says why the text isn't understood. It may quote the text: it is
 	// for the sealed part and for a person, not for the body.
 	Reason string
+	// Killed: the text ended the process that parses, or outlasted it.
+	Killed bool
 
 	shareable bool
 	retry     time.Time                  // when zero, never: asking again gives the same
@@ -230,6 +232,7 @@ func (u *Understander) ask(ctx context.Context, st *state, text string, env Env)
 	switch {
 	case errors.Is(err, grammar.ErrKilled):
 		un = opaque(err.Error())
+		un.Killed = true
 		un.retry = time.Now().Add(retryAfter)
 		return st.intern(un), true
 	case err != nil:
