@@ -207,7 +207,8 @@ func TestRequestsAreAnsweredOnce(t *testing.T) {
 func TestSSLRequestWithinTLS(t *testing.T) {
 	server, client := testTLS(t)
 	g := startGateway(t, startServer(t), postgres.Config{TLS: server})
-	c, err := tls.Dial("tcp", g.address, withALPN(client, "postgresql"))
+	d := tls.Dialer{Config: withALPN(client, "postgresql")}
+	c, err := d.DialContext(t.Context(), "tcp", g.address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -353,4 +354,75 @@ func TestACertificateWithoutItsKeyIsNoLogin(t *testing.T) {
 	if logins, _ := g.Opened(); len(logins) != 0 {
 		t.Errorf("%d logins", len(logins))
 	}
+}
+
+// A login that stands still anywhere ends, and keeps nobody else out.
+func TestLoginsThatStandStill(t *testing.T) {
+	server, client := testTLS(t)
+	g := startGateway(t, startServer(t), postgres.Config{TLS: server, Limits: postgres.Limits{Login: 3 * time.Second}})
+	hello := clientHello(t, withALPN(client, "postgresql"))
+	startup := startupPacket(3<<16, "user\x00agent-1\x00database\x00app\x00\x00")
+	ssl := startupPacket(80877103, "")
+	var stalled []net.Conn
+	for _, say := range [][]byte{
+		nil, {0}, startup[:7], startup[:20], startup, append(bytes.Clone(startup), "p\x00\x00\x00\x20half a password"...),
+		ssl, append(bytes.Clone(ssl), hello[:1]...), append(bytes.Clone(ssl), hello[:100]...), append(bytes.Clone(ssl), hello...),
+		hello[:1], hello[:5], hello[:100], hello,
+	} {
+		for range 10 {
+			c, err := new(net.Dialer).DialContext(t.Context(), "tcp", g.address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			if _, err := c.Write(say); err != nil {
+				t.Fatal(err)
+			}
+			stalled = append(stalled, c)
+		}
+	}
+	c, err := g.connectTLS(client, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close(t.Context())
+	for i, c := range stalled {
+		if err := c.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("login %d stands still for ever", i)
+		}
+	}
+}
+
+// clientHello is how a client begins a handshake.
+func clientHello(t *testing.T, c *tls.Config) []byte {
+	t.Helper()
+	near, far := net.Pipe()
+	defer far.Close()
+	go func() { _ = tls.Client(near, c).HandshakeContext(t.Context()) }() // it never gets an answer
+	b := make([]byte, 4096)
+	n, err := far.Read(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b[:n]
+}
+
+// A server that takes connections and says nothing holds up one login, for a
+// while.
+func TestAServerThatSaysNothing(t *testing.T) {
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	g := startGateway(t, startServer(t), postgres.Config{Limits: postgres.Limits{Login: 2 * time.Second}})
+	g.Upstream.Address = l.Addr().String()
+	start := time.Now()
+	if out, err := g.psql(t, "-c", "select 1"); err == nil || !strings.Contains(out, "cannot be reached") || time.Since(start) > 15*time.Second {
+		t.Errorf("after %v: %v\n%s", time.Since(start), err, out)
+	}
+	g.last(t)
 }

@@ -105,8 +105,12 @@ func (p *Protocol) Serve(ctx context.Context, agent net.Conn, g protocol.Gate) e
 	defer cancel()
 	login, stop := context.WithTimeout(ctx, p.cfg.Limits.Login)
 	defer stop()
-	// A login that hangs, or a gateway that stops, must not wait for the peer.
-	unhang := context.AfterFunc(login, func() { agent.SetDeadline(time.Unix(1, 0)) }) //nolint:errcheck // a closed connection needs no deadline
+	// A login that hangs, or a gateway that stops, must not wait for the peer;
+	// which may still be told why.
+	unhang := context.AfterFunc(login, func() {
+		agent.SetReadDeadline(time.Unix(1, 0))               //nolint:errcheck // a closed connection needs no deadline
+		agent.SetWriteDeadline(time.Now().Add(expelTimeout)) //nolint:errcheck // as above
+	})
 
 	l, err := p.greet(login, agent)
 	if err != nil || l == nil {

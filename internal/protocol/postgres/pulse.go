@@ -28,7 +28,7 @@ func (p *pulse) lost(c net.Conn, now time.Time) bool {
 		p.since = now
 	case now.Sub(p.since) >= p.limit && silent >= p.limit:
 		p.gone = true
-		socket(c).Close() //nolint:errcheck // nobody is there to be told
+		socket(c).Close() // nobody is there to be told
 	}
 	return p.gone
 }

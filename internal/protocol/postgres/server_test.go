@@ -87,8 +87,8 @@ func runServer() (_ *server, stop func(), err error) {
 		return nil, nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	stop = func() {
-		pg.Stop()         //nolint:errcheck // the tests are over
-		os.RemoveAll(dir) //nolint:errcheck // it's in the temporary folder
+		pg.Stop() //nolint:errcheck // the tests are over
+		os.RemoveAll(dir)
 	}
 	s := &server{address: pg.Addr, password: "upstream-secret-5d1e"}
 	err = pg.Exec(ctx, "postgres", "CREATE ROLE gateway SUPERUSER LOGIN PASSWORD '"+s.password+"'", "CREATE DATABASE app OWNER gateway")
@@ -115,24 +115,6 @@ func TestOnPostgreSQL18(t *testing.T) {
 
 func (s *server) url(database string) string {
 	return fmt.Sprintf("postgres://gateway:%s@%s/%s?sslmode=disable", s.password, s.address, database)
-}
-
-// setUp waits for the server and makes its database.
-func (s *server) setUp() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	for {
-		c, err := pgx.Connect(ctx, s.url("postgres"))
-		if err == nil {
-			_, err = c.Exec(ctx, "CREATE DATABASE app")
-			c.Close(ctx)
-			return err
-		}
-		if ctx.Err() != nil {
-			return err
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
 }
 
 // sql runs statements on the server, not through the gateway.
