@@ -102,11 +102,19 @@ func (g *gateway) Allowed(_ context.Context, agent string, at Moment, by evidenc
 func (g *gateway) Did(_ context.Context, q Did, by evidence.By) (Table, error) {
 	return ask[Table](g, q, by)
 }
-func (g *gateway) Transcript(_ context.Context, q Did, by evidence.By, tell func(Entry) error) (Transcript, error) {
+func (g *gateway) Transcript(ctx context.Context, q Did, by evidence.By, tell func(Entry) error) (Transcript, error) {
 	if e, ok := g.answer.(Entry); ok {
 		if err := tell(e); err != nil {
 			return Transcript{}, err
 		}
+	}
+	if left, ok := g.answer.(chan struct{}); ok {
+		if err := tell(Entry{}); err != nil {
+			return Transcript{}, err
+		}
+		<-ctx.Done()
+		close(left)
+		return Transcript{}, ctx.Err()
 	}
 	_, err := ask[Table](g, q, by)
 	return Transcript{More: true}, err
@@ -459,6 +467,57 @@ func TestStreams(t *testing.T) {
 	}
 	_, err = call[Event](t.Context(), c, "POST", "/v1/packs", map[string]string{"from": "x", "to": ""})
 	wantProblem(t, err, 422, "not a moment", "")
+}
+
+// Who follows and leaves is found out though nothing is sent to them.
+func TestAFollowerLeaves(t *testing.T) {
+	left := make(chan struct{})
+	g := &gateway{answer: left}
+	socket, _ := start(t, g, me())
+	c := NewUnixClient(socket)
+	defer c.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err := c.Transcript(ctx, Did{Follow: true}, func(Entry) error { cancel(); return nil })
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("following ended with %v", err)
+	}
+	select {
+	case <-left:
+	case <-time.After(30 * time.Second):
+		t.Fatal("the service was not told")
+	}
+}
+
+// Nothing may happen for longer than one event may take, with either version
+// of HTTP.
+func TestAStreamMayPause(t *testing.T) {
+	for _, http2 := range []bool{false, true} {
+		s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			e := &events{w: w, rc: http.NewResponseController(w), limit: 100 * time.Millisecond, began: true}
+			for range 3 {
+				if err := e.send(Event{Entry: &Entry{}}); err != nil {
+					t.Errorf("HTTP/2 %t: %v", http2, err)
+				}
+				time.Sleep(300 * time.Millisecond)
+			}
+			_ = e.send(Event{Transcript: &Transcript{More: true}}) // the client says whether it came
+		}))
+		s.EnableHTTP2 = http2
+		s.StartTLS()
+		resp, err := s.Client().Get(s.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := resp.ProtoMajor == 2; got != http2 {
+			t.Errorf("version %s", resp.Proto)
+		}
+		n := 0
+		end, err := readEvents(resp.Body, func(Event) error { n++; return nil })
+		if err := errors.Join(err, resp.Body.Close()); err != nil || n != 3 || end.Transcript == nil {
+			t.Errorf("HTTP/2 %t: %d events, %+v, %v", http2, n, end, err)
+		}
+		s.Close()
+	}
 }
 
 // A page in a person's browser can't make changes with their certificate.

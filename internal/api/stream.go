@@ -40,12 +40,15 @@ type events struct {
 	ctx   huma.Context
 	w     http.ResponseWriter
 	rc    *http.ResponseController
+	limit time.Duration // for a client to take one event
 	began bool
 	last  time.Time // of the newest progress
 	event Event     // the result
 }
 
-// send writes one event. Its error means that the client has gone.
+// send writes one event. Its error means that the client has gone. The time
+// between events is nobody's limit: HTTP/2 would end the stream of a deadline
+// that passes, even if nothing is being written.
 func (s *events) send(e Event) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -54,13 +57,16 @@ func (s *events) send(e Event) error {
 		s.w.Header().Set("Content-Type", ndjson)
 		s.ctx.SetStatus(http.StatusOK)
 	}
-	if err := s.rc.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+	if err := s.rc.SetWriteDeadline(time.Now().Add(s.limit)); err != nil {
 		return fmt.Errorf("streaming: %w", err)
 	}
 	if err := json.NewEncoder(s.w).Encode(e); err != nil {
 		return fmt.Errorf("streaming: %w", err)
 	}
 	if err := s.rc.Flush(); err != nil {
+		return fmt.Errorf("streaming: %w", err)
+	}
+	if err := s.rc.SetWriteDeadline(time.Time{}); err != nil {
 		return fmt.Errorf("streaming: %w", err)
 	}
 	return nil
@@ -100,7 +106,7 @@ func stream[I any](a *routes, op operation, f func(ctx context.Context, in *I, s
 	handle(a, op, func(ctx context.Context, in *I) (*huma.StreamResponse, error) {
 		return &huma.StreamResponse{Body: func(hctx huma.Context) {
 			_, w := humago.Unwrap(hctx)
-			s := &events{ctx: hctx, w: w, rc: http.NewResponseController(w)}
+			s := &events{ctx: hctx, w: w, rc: http.NewResponseController(w), limit: writeTimeout}
 			if err := f(ctx, in, s); err != nil {
 				s.fail(asProblem(err))
 				return
