@@ -48,6 +48,7 @@ type world struct {
 	dir    string
 	db     *pgserver.Server
 	listen string
+	ops    string // where metrics are
 	serve  *exec.Cmd
 	served chan struct{}
 	packed string // the newest pack
@@ -86,9 +87,9 @@ func newWorld(t *testing.T, edit ...func(config string) string) *world {
 	w.ok(err)
 	w.must("init", dir, "--person", "alice@example.com", "--resource", "orders", "--upstream", w.db.Addr,
 		"--database", "orders", "--user", "app", "--password-file", w.path("pw"), "--listen", w.listen, "--origin", "e2e.example/gw1")
-	metrics, err := pgserver.FreeAddr()
+	w.ops, err = pgserver.FreeAddr()
 	w.ok(err)
-	w.edit(func(c string) string { return strings.Replace(c, "127.0.0.1:9464", metrics, 1) })
+	w.edit(func(c string) string { return strings.Replace(c, "127.0.0.1:9464", w.ops, 1) })
 	for _, e := range edit {
 		w.edit(e)
 	}

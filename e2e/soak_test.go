@@ -1,0 +1,128 @@
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+var soak = flag.Duration("soak", 30*time.Second, "how long TestSoak runs")
+
+// measures are what must not grow with time, and what each may grow by: what
+// is cached fills up at first.
+var measures = []struct {
+	name  string
+	slack float64
+}{
+	{"go_goroutines", 20},
+	{"process_open_fds", 20},
+	{"go_memstats_heap_inuse_bytes", 32 << 20},
+	{"process_resident_memory_bytes", 64 << 20},
+}
+
+// TestSoak lets agents come, do a bit of everything and go, and compares the
+// gateway's size in the second third of the time with the last.
+func TestSoak(t *testing.T) {
+	length := *soak
+	if testing.Short() {
+		length = 6 * time.Second
+	}
+	w := newWorld(t)
+	w.prepareMarks()
+	ctx, stop := context.WithTimeout(t.Context(), length)
+	defer stop()
+	var agents sync.WaitGroup
+	for range 16 {
+		agents.Go(func() {
+			for ctx.Err() == nil {
+				if err := w.visit(ctx, 50); err != nil && ctx.Err() == nil {
+					t.Errorf("an agent: %v", err)
+					return
+				}
+			}
+		})
+	}
+	var samples []map[string]float64
+	for tick := time.NewTicker(length / 60); ; {
+		select {
+		case <-tick.C:
+			samples = append(samples, w.metrics(t.Context()))
+			continue
+		case <-ctx.Done():
+		}
+		tick.Stop()
+		break
+	}
+	agents.Wait()
+	for _, m := range measures {
+		values := make([]float64, len(samples))
+		for i, s := range samples {
+			values[i] = s[m.name]
+		}
+		third := len(values) / 3
+		before, after := slices.Max(values[third:2*third]), slices.Max(values[2*third:])
+		t.Logf("%-30s at most %.0f, then %.0f", m.name, before, after)
+		if before == 0 || after > before*1.25+m.slack {
+			t.Errorf("%s grew from %.0f to %.0f", m.name, before, after)
+		}
+	}
+	w.stop(syscall.SIGTERM)
+	w.start()
+	w.accounts()
+}
+
+// visit is an agent that comes, does n things and goes.
+func (w *world) visit(ctx context.Context, n int) error {
+	c, err := pgx.Connect(ctx, w.url("bot", "sslmode=disable", "--ticket", "T-1"))
+	if err != nil {
+		return err
+	}
+	defer c.Close(context.Background())
+	for range n {
+		if err := act(ctx, c, w.marks.Add(1)); err != nil && sqlstate(err) == "" {
+			return err
+		}
+	}
+	return nil
+}
+
+// metrics reads what the gateway says of itself.
+func (w *world) metrics(ctx context.Context) map[string]float64 {
+	w.t.Helper()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+w.ops+"/metrics", nil)
+	w.ok(err)
+	resp, err := http.DefaultClient.Do(req)
+	w.ok(err)
+	defer resp.Body.Close()
+	values := map[string]float64{}
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		name, value, _ := strings.Cut(lines.Text(), " ")
+		if v, err := strconv.ParseFloat(value, 64); err == nil {
+			values[name] = v
+		}
+	}
+	w.ok(errors.Join(lines.Err(), present(values)))
+	return values
+}
+
+func present(values map[string]float64) error {
+	for _, m := range measures {
+		if _, ok := values[m.name]; !ok {
+			return fmt.Errorf("the gateway does not say %s", m.name)
+		}
+	}
+	return nil
+}
