@@ -228,6 +228,91 @@ func TestCopyBothWays(t *testing.T) {
 	}
 }
 
+// TestCopyThatFailsWhileTheAgentSends fails at its first row, with more on its
+// way than all buffers hold.
+func TestCopyThatFailsWhileTheAgentSends(t *testing.T) {
+	s := startServer(t)
+	s.sql(t, "create table if not exists copied6 (n int)", "truncate copied6")
+	g := startGateway(t, s, postgres.Config{})
+	f := dialRaw(t, g)
+	row := strings.Repeat("no number", 1000) + "\n"
+	f.query("copy copied6 from stdin")
+	for range 2000 {
+		f.data(row)
+	}
+	f.copyDone().query("select 1").send()
+	f.expect("G E Z T D C Z")
+	f.run("copy copied6 from stdin")
+	for range 2000 {
+		f.data(row)
+	}
+	f.copyDone().sync().query("select 1").send()
+	f.expect("1 2 G E Z T D C Z")
+	f.terminate()
+	want := `simple "copy copied6 from stdin": error 22P02
+simple "select 1": ok rows=1
+extended "copy copied6 from stdin": error 22P02
+simple "select 1": ok rows=1
+`
+	if got := g.last(t).Trace(); got != want {
+		t.Errorf("trace:\n%swant:\n%s", got, want)
+	}
+}
+
+// TestCancelDuringACopy cancels one that the agent feeds, and one that it
+// reads.
+func TestCancelDuringACopy(t *testing.T) {
+	s := startServer(t)
+	s.sql(t, "create table if not exists copied6 (n int)", "truncate copied6")
+	g := startGateway(t, s, postgres.Config{})
+	c := g.connect(t)
+	cancel := func() {
+		if err := c.PgConn().CancelRequest(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	_, err := c.PgConn().CopyFrom(t.Context(), &endless{then: cancel}, "copy copied6 from stdin")
+	if code(err) != "57014" {
+		t.Errorf("copy in: %v", err)
+	}
+	_, err = c.PgConn().CopyTo(t.Context(), &endless{then: cancel}, "copy (select generate_series(1, 1000000000)) to stdout")
+	if code(err) != "57014" {
+		t.Errorf("copy out: %v", err)
+	}
+	var n int
+	if err := c.QueryRow(t.Context(), "select 7").Scan(&n); err != nil || n != 7 {
+		t.Errorf("after the cancels: %v, %d", err, n)
+	}
+	c.Close(t.Context())
+	for _, x := range g.last(t).Exchanges()[:2] {
+		if o := x.Outcome(); o.Class != evidence.Cancelled || x.Observed(evidence.ToUpstream)+x.Observed(evidence.ToAgent) == 0 {
+			t.Errorf("%s: %+v", x.Raw, o)
+		}
+	}
+}
+
+// endless yields rows, or takes what there is, and does something after a
+// megabyte.
+type endless struct {
+	n    int
+	then func()
+}
+
+func (e *endless) Read(b []byte) (int, error) {
+	n := copy(b, "1\n2\n3\n4\n")
+	return n, e.count(n)
+}
+
+func (e *endless) Write(b []byte) (int, error) { return len(b), e.count(len(b)) }
+
+func (e *endless) count(n int) error {
+	if e.n < 1<<20 && e.n+n >= 1<<20 {
+		e.then()
+	}
+	e.n += n
+	return nil
+}
+
 type brokenReader struct{}
 
 func (brokenReader) Read([]byte) (int, error) { return 0, errors.New("no more") }

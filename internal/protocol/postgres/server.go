@@ -87,7 +87,7 @@ func (s *serverSide) fill() error {
 	s.out.compact()
 	// What is held back can outgrow the buffer: notices of a trigger that runs
 	// between a command and its commit, say.
-	if s.out.full() && !s.out.grow() && !s.out.stretch() {
+	if s.out.full() && !s.out.grow() && !s.overtake() && !s.out.stretch() {
 		return violation("more than %d bytes of the upstream between a command's completion and ReadyForQuery", hugeBuffer)
 	}
 	n, err := s.c.up.Read(s.out.b[s.out.w:])
@@ -96,6 +96,36 @@ func (s *serverSide) fill() error {
 		return nil
 	}
 	return err
+}
+
+// overtake lets what belongs to no command, and so may come at any time, go
+// ahead of what is held. It reports whether that made room.
+func (s *serverSide) overtake() bool {
+	if s.held != 0 { // what isn't held has been written
+		return false
+	}
+	matched, rest := s.out.unread()[:s.scanned], s.out.unread()[s.scanned:]
+	kept := 0
+	s.c.agentMu.Lock()
+	defer s.c.agentMu.Unlock()
+	for len(matched) > 0 {
+		size, err := frameSize(matched)
+		if err != nil {
+			return false // it was matched: that can't be
+		}
+		if m := matched[:size]; backendMessages[m[0]].kind == asyncMessage {
+			s.write(m)
+		} else {
+			kept += copy(s.out.unread()[kept:], m)
+		}
+		matched = matched[size:]
+	}
+	if kept == s.scanned {
+		return false
+	}
+	s.out.w = s.out.r + kept + copy(s.out.unread()[kept:], rest)
+	s.scanned = kept
+	return true
 }
 
 // scan matches the whole messages in the buffer.

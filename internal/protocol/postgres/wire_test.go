@@ -326,7 +326,7 @@ func TestNoticesBetweenCompletionAndCommit(t *testing.T) {
 	s := startServer(t)
 	s.sql(t, "drop table if exists chatty", "create table chatty (n int)",
 		`create or replace function chat() returns trigger language plpgsql as $$ begin
-			for i in 1..200 loop raise notice '%', repeat('n', 1000); end loop; return null; end $$`,
+			for i in 1..5000 loop raise notice '%', repeat('n', 1000); end loop; return null; end $$`,
 		"create constraint trigger chat after insert on chatty initially deferred for each row execute function chat()")
 	g := startGateway(t, s, postgres.Config{})
 	f := dialRaw(t, g)
@@ -340,7 +340,7 @@ func TestNoticesBetweenCompletionAndCommit(t *testing.T) {
 			t.Fatalf("received %q %q", m, f.last)
 		}
 	}
-	if notices != 200 {
+	if notices != 5000 {
 		t.Errorf("%d notices", notices)
 	}
 	f.terminate()
