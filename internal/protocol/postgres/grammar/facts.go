@@ -81,6 +81,8 @@ type Use struct {
 type Arg struct {
 	Literal bool   `json:"literal,omitempty"`
 	Value   string `json:"value,omitempty"`
+	// Compared: it is a column that the statement's WHERE compares with the value.
+	Compared bool `json:"compared,omitempty"`
 }
 
 // Name is an identifier that a statement's text refers to.

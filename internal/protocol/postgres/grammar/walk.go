@@ -43,13 +43,15 @@ type walker struct {
 	st   *Statement
 	seen map[string]bool // uses already collected, by key
 
-	ctes    []map[string]bool // names of the WITH clauses around, innermost last
-	reading string            // what reading a relation counts as: select, explain, copy_out
-	locking bool              // in the FROM of a SELECT ... FOR UPDATE
-	dry     bool              // under an EXPLAIN that runs nothing
-	asleep  bool              // in a statement that isn't sure to run
-	later   bool              // in a cursor's query, which FETCH runs
-	alone   *pg.FuncCall      // the only thing that the statement does
+	ctes     []map[string]bool // names of the WITH clauses around, innermost last
+	reading  string            // what reading a relation counts as: select, explain, copy_out
+	locking  bool              // in the FROM of a SELECT ... FOR UPDATE
+	dry      bool              // under an EXPLAIN that runs nothing
+	asleep   bool              // in a statement that isn't sure to run
+	later    bool              // in a cursor's query, which FETCH runs
+	alone    *pg.FuncCall      // the only thing that the statement does
+	setting  *pg.FuncCall      // its first argument is a column that WHERE compares with
+	compared string            // this constant
 
 	plain     bool         // only plain statements so far, no constant looked at
 	constants map[int]bool // offsets of constants that are plain operands
@@ -123,6 +125,7 @@ func (w *walker) statement(n *pg.Node) {
 		if w.alone = nil; !w.asleep {
 			w.alone = soleCall(m)
 		}
+		w.setting, w.compared = namedSetting(m)
 		w.visit(m)
 	case *pg.InsertStmt, *pg.UpdateStmt, *pg.DeleteStmt, *pg.MergeStmt:
 		w.is(map[protoreflect.Name]string{"InsertStmt": "insert", "UpdateStmt": "update", "DeleteStmt": "delete", "MergeStmt": "merge"}[nameOf(m)])
@@ -422,6 +425,9 @@ func (w *walker) call(m *pg.FuncCall) {
 	u := Use{Kind: Function, Schema: schema, Name: name}
 	if params, ok := ArgumentsMatter[name]; ok && (schema == "" || schema == "pg_catalog") {
 		u.Args = literals(m, params)
+		if m == w.setting && name == "set_config" {
+			u.Args[0] = Arg{Literal: true, Value: w.compared, Compared: true}
+		}
 		u.Alone, u.Later = m == w.alone, w.later
 		w.plain = false
 	}
@@ -546,6 +552,34 @@ func soleCall(m *pg.SelectStmt) *pg.FuncCall {
 		return nil
 	}
 	return m.TargetList[0].GetResTarget().GetVal().GetFuncCall()
+}
+
+// namedSetting finds the call in SELECT f(name, ...) FROM pg_settings WHERE
+// name = 'a constant' and nothing else: how one sets what an older server may
+// not have. pg_dump begins with it.
+func namedSetting(m *pg.SelectStmt) (*pg.FuncCall, string) {
+	only := &pg.SelectStmt{TargetList: m.TargetList, FromClause: m.FromClause, WhereClause: m.WhereClause, LimitOption: m.LimitOption, Op: m.Op}
+	if len(m.TargetList) != 1 || len(m.FromClause) != 1 || !proto.Equal(m, only) {
+		return nil, ""
+	}
+	call := m.TargetList[0].GetResTarget().GetVal().GetFuncCall()
+	from, where := m.FromClause[0].GetRangeVar(), m.WhereClause.GetAExpr()
+	if len(call.GetArgs()) == 0 || from.GetRelname() != "pg_settings" || from.GetAlias() != nil ||
+		where.GetKind() != pg.A_Expr_Kind_AEXPR_OP || len(where.GetName()) != 1 || where.Name[0].GetString_().GetSval() != "=" ||
+		!isName(call.Args[0]) || !isName(where.Lexpr) {
+		return nil, ""
+	}
+	value, ok := literal(where.Rexpr)
+	if !ok {
+		return nil, ""
+	}
+	return call, value
+}
+
+// isName reports whether an expression is the column "name".
+func isName(n *pg.Node) bool {
+	fields := n.GetColumnRef().GetFields()
+	return len(fields) == 1 && fields[0].GetString_().GetSval() == "name"
 }
 
 // limited says whether a SELECT from something has a LIMIT.

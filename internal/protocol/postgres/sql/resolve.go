@@ -395,6 +395,11 @@ func (r *resolver) setConfig(u *grammar.Use, only bool) {
 		return
 	}
 	name := strings.ToLower(u.Args[0].Value)
+	// What compares equal under somebody's collation is no other setting's name.
+	if u.Args[0].Compared && !builtin().settings[name] {
+		r.anySetting()
+		return
+	}
 	action := "set"
 	if name == "role" || name == "session_authorization" {
 		action = "set_role"
