@@ -74,8 +74,12 @@ func Connect(ctx context.Context, up protocol.Upstream, params map[string]string
 	if err != nil {
 		return nil, err
 	}
+	cfg.MaxProtocolMessageBodyLen = maxAnswer
 	return pgconn.ConnectConfig(ctx, cfg)
 }
+
+// maxAnswer bounds a message of a server until its session begins.
+const maxAnswer = 1 << 20
 
 // dial makes the upstream connection and learns what it leads to.
 func (c *conn) dial(ctx context.Context, up protocol.Upstream, params map[string]string) (*pgconn.HijackedConn, evidence.SessionUpstreamBody, error) {

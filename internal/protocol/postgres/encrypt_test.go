@@ -426,3 +426,29 @@ func TestAServerThatSaysNothing(t *testing.T) {
 	}
 	g.last(t)
 }
+
+// A server that announces a message of a gigabyte gets no memory for it.
+func TestAServerThatSaysTooMuch(t *testing.T) {
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		_, _ = c.Write([]byte("E\x3f\xff\xff\xffSFATAL\x00"))
+		_, _ = io.Copy(io.Discard, c)
+	}()
+	g := startGateway(t, startServer(t), postgres.Config{Limits: postgres.Limits{Login: 30 * time.Second}})
+	g.Upstream.Address = l.Addr().String()
+	start := time.Now()
+	out, err := g.psql(t, "-c", "select 1")
+	if took := time.Since(start); err == nil || !strings.Contains(out, "cannot be reached") || took > 20*time.Second {
+		t.Errorf("after %v: %v\n%s", took, err, out)
+	}
+	g.last(t)
+}
