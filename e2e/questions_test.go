@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -122,6 +123,7 @@ func TestASessionIsFollowed(t *testing.T) {
 	await("INSERT INTO t")
 	run("", "rollback")
 	await("ROLLBACK")
+	await("rolled back: 3 commands")
 	// A command that takes long is told before it has ended.
 	slow, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -142,6 +144,18 @@ func TestASessionIsFollowed(t *testing.T) {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is missing in\n%s", want, out)
 		}
+	}
+	if want := regexp.MustCompile(`(?m)^\+ .* BEGIN .*\n\| .* INSERT INTO t .*\n\| .* ROLLBACK .*\n\+ rolled back: 3 commands$`); !want.MatchString(out) {
+		t.Errorf("no bracket around the block in\n%s", out)
+	}
+	undone := 0
+	for _, c := range w.did(live[0].ID) {
+		if c.Tx != "" && c.TxResult == "rollback" {
+			undone++
+		}
+	}
+	if undone != 3 {
+		t.Errorf("%d commands of a block that was rolled back", undone)
 	}
 	if strings.Contains(out, literalSecret) {
 		t.Errorf("a constant is shown:\n%s", out)

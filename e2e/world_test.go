@@ -261,6 +261,8 @@ type command struct {
 	Outcome  string `json:"outcome"`
 	Code     string `json:"code"`
 	Rows     string `json:"rows"`
+	Tx       string `json:"tx"`
+	TxResult string `json:"tx_result"`
 }
 
 // did asks what an agent did.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -117,12 +118,17 @@ const (
 	opens
 	within
 	closes
+	chains // closes, and its last command opened the next
 )
 
 // margin is where an entry stands among the brackets. The entry of the
 // transaction itself is the bracket's end.
 func margin(brackets []bracket, e *api.Entry) edge {
 	if e.Transaction != nil {
+		last := newBracket(e.Transaction).last
+		if slices.ContainsFunc(brackets, func(b bracket) bool { return b.first == last && b.first.Before(b.last) }) {
+			return chains
+		}
 		return closes
 	}
 	pos, err := evidence.ParsePosition(e.Position)
@@ -446,9 +452,9 @@ func (p *printer) printf(format string, args ...any) error {
 }
 
 func (p *printer) edge(e edge) string {
-	marks := [...]string{"  ", "+ ", "| ", "+ "}
+	marks := [...]string{"  ", "+ ", "| ", "+ ", "+ "}
 	if p.a.unicode {
-		marks = [...]string{"  ", "┌ ", "│ ", "└ "}
+		marks = [...]string{"  ", "┌ ", "│ ", "└ ", "├ "}
 	}
 	return p.style(dim, marks[e])
 }

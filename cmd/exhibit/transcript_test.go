@@ -124,6 +124,34 @@ func TestTranscripts(t *testing.T) {
 	}
 }
 
+// COMMIT AND CHAIN ends a block and begins the next.
+func TestABlockMayBeginWhereOneEnds(t *testing.T) {
+	entries := course(false)[:1]
+	add := func(seq uint64, e api.Entry) {
+		e.Position, e.Session, e.Time = evidence.Position{Gateway: "gw1", Boot: 3, Seq: seq}.String(), entries[0].Session, entries[0].Time
+		entries = append(entries, e)
+	}
+	did := func(text string) api.Entry { return api.Entry{Command: &api.Command{Outcome: "ok", Text: text}} }
+	tx := func(result, first, last string) api.Entry {
+		return api.Entry{Transaction: &api.Transaction{Result: result, Block: true, First: first, Last: last, Commands: 2}}
+	}
+	add(120, did("BEGIN"))
+	add(122, did("COMMIT AND CHAIN"))
+	add(124, tx("commit", "gw1.3.120", "gw1.3.122"))
+	add(125, did("ROLLBACK"))
+	add(127, tx("rollback", "gw1.3.122", "gw1.3.125"))
+	add(128, did("SELECT ?"))
+	var marks []string
+	_, lines, _ := strings.Cut(printed(t, terminal, true, false, entries), "\n\n")
+	for l := range strings.Lines(lines) {
+		r, _ := utf8.DecodeRuneInString(l)
+		marks = append(marks, string(r))
+	}
+	if got := strings.Join(marks, ""); got != "┌│├│└ " {
+		t.Errorf("the margin is %q in\n%s", got, lines)
+	}
+}
+
 func TestNoLineIsWiderThanTheTerminal(t *testing.T) {
 	for width := 48; width <= 200; width += 7 {
 		a := terminal
