@@ -293,7 +293,8 @@ func newEnroll(a *app) *cobra.Command {
 public half for the agent. The private half never leaves the file. When the file
 holds a key already, that one is registered.
 
-The agent exchanges signatures of this key for short-lived tokens: exhibit token.`,
+The agent exchanges signatures of this key for short-lived tokens (exhibit token),
+or shows a client certificate of it (exhibit certificate).`,
 		Example: `  exhibit enroll reporter --key reporter.key
   exhibit token reporter --key reporter.key`,
 		Args: exactly("AGENT"),

@@ -148,6 +148,10 @@ func config(up protocol.Upstream, params map[string]string) (*pgconn.Config, err
 	cfg := base.Copy()
 	cfg.Host, cfg.Database, cfg.User, cfg.Password = "upstream", up.Database, up.User, up.Password
 	cfg.TLSConfig, cfg.Fallbacks, cfg.RuntimeParams = upstreamTLS(up), nil, params
+	if up.TLS == nil {
+		// Whoever holds the address while the server is down is told no secret.
+		cfg.RequireAuth = "!password"
+	}
 	cfg.MaxProtocolVersion = up.Version
 	if up.Direct {
 		cfg.SSLNegotiation = "direct"

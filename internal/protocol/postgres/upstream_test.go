@@ -64,6 +64,7 @@ func startCastle(t *testing.T, settings ...string) *castle {
 host    all       postgres  127.0.0.1/32  scram-sha-256
 host    all       scram     127.0.0.1/32  scram-sha-256
 host    all       md5       127.0.0.1/32  md5
+host    all       clear     127.0.0.1/32  password
 hostssl all       bound     127.0.0.1/32  scram-sha-256
 hostssl all       account   127.0.0.1/32  cert
 hostssl all       twofold   127.0.0.1/32  scram-sha-256 clientcert=verify-ca
@@ -85,7 +86,7 @@ local   all       scram                   scram-sha-256
 	})
 	statements := []string{"create database app", "set password_encryption = 'md5'", "create role md5 login password '" + castlePassword + "'",
 		"set password_encryption = 'scram-sha-256'", "create role account login"}
-	for _, role := range []string{"scram", "bound", "twofold"} {
+	for _, role := range []string{"scram", "clear", "bound", "twofold"} {
 		statements = append(statements, "create role "+role+" login password '"+castlePassword+"'")
 	}
 	if me.Username != "postgres" {
@@ -216,6 +217,8 @@ func TestProofsThatServersAskFor(t *testing.T) {
 		"md5, plain":                      {"md5", plain, "md5", false},
 		"SCRAM":                           {"scram", nil, "scram-sha-256", true},
 		"SCRAM, plain":                    {"scram", plain, "scram-sha-256", false},
+		"in the clear, by TLS":            {"clear", nil, "password", true},
+		"in the clear, plain":             {"clear", plain, "", false},
 		"SCRAM bound to the channel":      {"bound", func(cfg *upstream.Config) { cfg.TLS.Bound = true }, "scram-sha-256", true},
 		"md5 where binding is required":   {"md5", func(cfg *upstream.Config) { cfg.TLS.Bound = true }, "", false},
 		"no TLS where it is due":          {"bound", plain, "", false},
