@@ -1,7 +1,6 @@
 package grammar
 
 import (
-	"bytes"
 	"maps"
 	"slices"
 	"strings"
@@ -134,40 +133,43 @@ func (w bound) isTarget(q *pg.SelectStmt) bool {
 }
 
 // complementary reports whether two of a disjunction's terms are each other's
-// negation in so many words.
+// negation in so many words: x and NOT x, x IS NULL and x IS NOT NULL, x = 1
+// and x <> 1, x < 5 and x >= 3 with whatever constants.
 func complementary(terms []*pg.Node) bool {
-	for i, a := range terms {
-		for _, b := range terms[i+1:] {
-			if negates(a, b) || negates(b, a) {
+	seen := make(map[string]bool)
+	for _, n := range terms {
+		sign, shape := "", n
+		against := []string{"NOT "}
+		switch m := unwrap(n).(type) {
+		case *pg.BoolExpr:
+			if m.Boolop == pg.BoolExprType_NOT_EXPR && len(m.Args) == 1 {
+				sign, shape, against = "NOT ", m.Args[0], []string{""}
+			}
+		case *pg.NullTest:
+			sign, shape = m.Nulltesttype.String(), m.Arg
+			against = []string{pg.NullTestType_IS_NULL.String(), pg.NullTestType_IS_NOT_NULL.String()}
+			against = slices.DeleteFunc(against, func(s string) bool { return s == sign })
+		case *pg.A_Expr:
+			if _, operator := qualified(m.Name); opposite[operator] != "" && m.Lexpr != nil {
+				key := string(shapeOf(m.Lexpr))
+				if seen[opposite[operator]+key] {
+					return true
+				}
+				seen[operator+key] = true
+			}
+		}
+		key := string(shapeOf(shape))
+		for _, s := range against {
+			if seen[s+key] {
 				return true
 			}
 		}
+		seen[sign+key] = true
 	}
 	return false
 }
 
-func negates(a, b *pg.Node) bool {
-	if not := b.GetBoolExpr(); not != nil && not.Boolop == pg.BoolExprType_NOT_EXPR && len(not.Args) == 1 {
-		return sameNode(a, not.Args[0])
-	}
-	if x, y := a.GetNullTest(), b.GetNullTest(); x != nil && y != nil {
-		return x.Nulltesttype != y.Nulltesttype && sameNode(x.Arg, y.Arg)
-	}
-	x, y := a.GetAExpr(), b.GetAExpr()
-	if x == nil || y == nil || !sameNode(x.Lexpr, y.Lexpr) {
-		return false
-	}
-	_, p := qualified(x.Name)
-	_, q := qualified(y.Name)
-	// x = 1 OR x <> 1, and x < 5 OR x >= 3 with whatever constants.
-	return opposite[p] == q && q != ""
-}
-
 var opposite = map[string]string{"=": "<>", "<": ">=", ">": "<=", "<=": ">", ">=": "<", "<>": "="}
-
-func sameNode(a, b *pg.Node) bool {
-	return bytes.Equal(shapeOf(a), shapeOf(b))
-}
 
 // shapeOf is a node's wire form without locations and constants: facts that
 // compare shapes don't depend on constants.

@@ -1,6 +1,7 @@
 package grammar
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -45,7 +46,7 @@ type walker struct {
 
 	ctes     []map[string]bool // names of the WITH clauses around, innermost last
 	reading  string            // what reading a relation counts as: select, explain, copy_out
-	locking  bool              // in the FROM of a SELECT ... FOR UPDATE
+	locking  *locking          // of the FROM that this is in
 	dry      bool              // under an EXPLAIN that runs nothing
 	asleep   bool              // in a statement that isn't sure to run
 	later    bool              // in a cursor's query, which FETCH runs
@@ -161,6 +162,11 @@ func (w *walker) visit(m proto.Message) {
 		w.read(m)
 	case *pg.FuncCall:
 		w.call(m)
+	case *pg.RangeSubselect:
+		outer := w.locking
+		w.locking = outer.within(m.Alias.GetAliasname())
+		w.children(m)
+		w.locking = outer
 	case *pg.TypeName:
 		w.typeName(m)
 	case *pg.A_Expr:
@@ -270,7 +276,7 @@ func (w *walker) read(r *pg.RangeVar) {
 		return
 	}
 	w.relation(w.reading, r)
-	if w.locking {
+	if name := r.Alias.GetAliasname(); w.locking.locks(cmp.Or(name, r.Relname)) {
 		w.change("select_for_update", r)
 	}
 }
@@ -327,10 +333,43 @@ func (w *walker) selectStmt(m *pg.SelectStmt) {
 		w.create(m.IntoClause.Rel)
 	}
 	outer := w.locking
-	w.locking = outer || len(m.LockingClause) > 0
+	w.locking = outer.and(m.LockingClause)
 	w.nodes(m.FromClause)
 	w.locking = outer
 	w.children(m, "with_clause", "from_clause", "into_clause")
+}
+
+// locking is what FOR UPDATE and the like lock of a FROM: all, or what has one
+// of the names.
+type locking struct {
+	all bool
+	of  map[string]bool
+}
+
+func (l *locking) locks(name string) bool { return l != nil && (l.all || l.of[name]) }
+
+// and adds the clauses of a SELECT to what is locked around it.
+func (l *locking) and(clauses []*pg.Node) *locking {
+	if len(clauses) == 0 {
+		return l
+	}
+	sum := &locking{all: l != nil && l.all, of: make(map[string]bool)}
+	for _, n := range clauses {
+		rels := n.GetLockingClause().GetLockedRels()
+		sum.all = sum.all || len(rels) == 0
+		for _, r := range rels {
+			sum.of[r.GetRangeVar().GetRelname()] = true
+		}
+	}
+	return sum
+}
+
+// within is what is locked in a subquery of that name: all of it or nothing.
+func (l *locking) within(name string) *locking {
+	if l.locks(name) {
+		return &locking{all: true}
+	}
+	return nil
 }
 
 func (w *walker) insertStmt(m *pg.InsertStmt) {

@@ -34,8 +34,12 @@ const volatileButPure = `bernoulli system clock_timestamp timeofday gen_random_u
 	pg_stat_get_io pg_stat_get_xact_tuples_newpage_updated`
 
 // Functions that PostgreSQL calls stable or immutable and that run a query
-// given as text or by name, or act outside their statement.
-const stableButImpure = `database_to_xml database_to_xml_and_xmlschema database_to_xmlschema schema_to_xml schema_to_xml_and_xmlschema
+// given as text or by name, or act outside their statement; and those that run
+// the code of a type or function which their data names by number: domain_in
+// runs a domain's checks.
+const stableButImpure = `array_in array_recv domain_in domain_recv multirange_in multirange_recv range_in range_recv record_in record_recv
+	fmgr_c_validator fmgr_internal_validator fmgr_sql_validator satisfies_hash_partition
+	database_to_xml database_to_xml_and_xmlschema database_to_xmlschema schema_to_xml schema_to_xml_and_xmlschema
 	schema_to_xmlschema table_to_xml table_to_xml_and_xmlschema table_to_xmlschema query_to_xml query_to_xml_and_xmlschema
 	query_to_xmlschema cursor_to_xml cursor_to_xmlschema ts_stat ts_rewrite`
 
@@ -58,7 +62,7 @@ func TestBuiltin(t *testing.T) {
 			for section, names := range serverNames(t, conn) {
 				all[section] = append(all[section], names...)
 				for _, name := range names {
-					if section == "impure" && slices.Contains(have["pure"], name) {
+					if !*update && section == "impure" && slices.Contains(have["pure"], name) {
 						t.Errorf("%s is called harmless", name)
 					}
 					if !*update && slices.Contains(madeFrom, version) && !slices.Contains(have[section], name) && !slices.Contains(have["impure"], name) {

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 )
 
 // Catalogue is what a database held when it was read: names only, no data. It
@@ -12,9 +13,10 @@ import (
 type Catalogue struct {
 	Schemas   []string       `json:"schemas"`
 	Relations []RelationInfo `json:"relations"`
-	Functions []Qualified    `json:"functions"` // outside pg_catalog and information_schema
-	Types     []TypeInfo     `json:"types"`     // outside pg_catalog and information_schema
-	Operators []Qualified    `json:"operators"` // outside pg_catalog
+	Functions []Qualified    `json:"functions"` // those that PostgreSQL didn't come with
+	Types     []TypeInfo     `json:"types"`     // as above
+	Operators []Qualified    `json:"operators"` // as above
+	Casts     []CastInfo     `json:"casts,omitempty"`
 }
 
 // Qualified is a name in a schema.
@@ -30,14 +32,27 @@ type RelationInfo struct {
 	Kind    string      `json:"kind"` // pg_class.relkind
 	Columns []string    `json:"columns,omitempty"`
 	Bases   []Qualified `json:"bases,omitempty"` // what a view reads, views included
+	// Runs are the functions, and the types with code of their own, that come
+	// in when it is used: of a view's query, of row security, of implicit
+	// casts; and the handler of a foreign table.
+	Runs  []Qualified `json:"runs,omitempty"`
+	Locks bool        `json:"locks,omitempty"` // a view that is SELECT ... FOR UPDATE
 }
 
 // TypeInfo is a type. One is pure when making a value of it runs no code that
 // isn't PostgreSQL's own: enumerations, composites, domains without
-// constraints.
+// constraints, and whatever is made of these.
 type TypeInfo struct {
 	Qualified
 	Pure bool `json:"pure,omitempty"`
+}
+
+// CastInfo is a cast that somebody made, by a function.
+type CastInfo struct {
+	Source   Qualified `json:"source"`
+	Target   Qualified `json:"target"`
+	Function Qualified `json:"function"`
+	Implicit bool      `json:"implicit,omitempty"` // taken without being asked for
 }
 
 // JSON is the catalogue's one spelling.
@@ -74,7 +89,8 @@ type index struct {
 	inSchemas map[string][]string // relation name to its schemas, in the catalogue's order
 	functions map[string][]string // function name to its schemas
 	operators map[string][]string
-	types     map[key]bool // to whether it is pure
+	types     map[key]bool     // to whether it is pure
+	casts     map[string][]key // name of a type to the functions that a mention of it may run
 	typeNames map[string][]string
 	columns   map[string]bool
 	words     map[string]bool
@@ -86,7 +102,7 @@ func newIndex(c *Catalogue) *index {
 		schemas:      make(map[string]bool), relations: make(map[key]*RelationInfo), inSchemas: make(map[string][]string),
 		functions: make(map[string][]string), operators: make(map[string][]string),
 		types: make(map[key]bool), typeNames: make(map[string][]string),
-		columns: make(map[string]bool), words: make(map[string]bool),
+		casts: make(map[string][]key), columns: make(map[string]bool), words: make(map[string]bool),
 	}
 	if c == nil {
 		return ix
@@ -117,8 +133,25 @@ func newIndex(c *Catalogue) *index {
 		ix.typeNames[t.Name] = append(ix.typeNames[t.Name], t.Schema)
 		ix.words[t.Name] = true
 	}
+	for _, cast := range c.Casts {
+		f := key{cast.Function.Schema, cast.Function.Name}
+		ix.casts[cast.Target.Name] = append(ix.casts[cast.Target.Name], f)
+		if cast.Implicit {
+			ix.casts[cast.Source.Name] = append(ix.casts[cast.Source.Name], f)
+		}
+	}
 	return ix
 }
+
+// systems reports whether a function of pg_catalog is PostgreSQL's own: a
+// superuser can put others there, also under the same name.
+func (ix *index) systems(name string) bool {
+	return !slices.Contains(ix.functions[name], "pg_catalog")
+}
+
+// harmless reports whether a function of pg_catalog only computes, or reads
+// what anyone may.
+func (ix *index) harmless(name string) bool { return ix.pure[name] && ix.systems(name) }
 
 // known reports whether a name is one of the database's: only those stand in a
 // normalized text.

@@ -32,34 +32,82 @@ const (
 	FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 	WHERE n.nspname !~ '^pg_(toast|temp)' ORDER BY 1, 2`
 
+	// What a rule names stands in its tree by number. Dependencies don't have
+	// what PostgreSQL came with.
 	viewsQuery = `SELECT DISTINCT vn.nspname::text COLLATE "C", v.relname::text COLLATE "C", bn.nspname::text COLLATE "C", b.relname::text COLLATE "C"
 	FROM pg_rewrite r
 	JOIN pg_class v ON v.oid = r.ev_class AND v.relkind IN ('v', 'm')
 	JOIN pg_namespace vn ON vn.oid = v.relnamespace
-	JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
-	JOIN pg_class b ON b.oid = d.refobjid AND b.oid <> v.oid
+	JOIN LATERAL (
+		SELECT d.refobjid AS base FROM pg_depend d
+		WHERE d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+		UNION SELECT m[1]::oid FROM regexp_matches(r.ev_action::text, ' :relid ([0-9]+)', 'g') m) x ON true
+	JOIN pg_class b ON b.oid = x.base AND b.oid <> v.oid
 	JOIN pg_namespace bn ON bn.oid = b.relnamespace
 	WHERE vn.nspname NOT IN ('pg_catalog', 'information_schema') AND vn.nspname !~ '^pg_(toast|temp)'
 	ORDER BY 1, 2, 3, 4`
 
+	locksQuery = `SELECT DISTINCT n.nspname::text COLLATE "C", v.relname::text COLLATE "C"
+	FROM pg_rewrite r JOIN pg_class v ON v.oid = r.ev_class AND v.relkind = 'v' JOIN pg_namespace n ON n.oid = v.relnamespace
+	WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'
+		AND r.ev_action::text ~ '{ROWMARKCLAUSE ' ORDER BY 1, 2`
+
+	runsQuery = `WITH RECURSIVE tree(rel, t) AS (
+		SELECT ev_class, ev_action::text || ' ' || ev_qual::text FROM pg_rewrite WHERE ev_class >= 16384
+		UNION ALL SELECT polrelid, concat_ws(' ', polqual::text, polwithcheck::text) FROM pg_policy),
+	ref(rel, what, id) AS (SELECT DISTINCT rel, m[1], m[2]::oid FROM tree,
+		regexp_matches(t, ' :(funcid|opfuncid|aggfnoid|winfnoid|tsmhandler|resulttype) ([0-9]+)', 'g') m),
+	heir(rel, ancestor) AS (SELECT ftrelid, ftrelid FROM pg_foreign_table
+		UNION SELECT h.rel, i.inhparent FROM heir h JOIN pg_inherits i ON i.inhrelid = h.ancestor),
+	implicit(source, target, func) AS (SELECT castsource, casttarget, castfunc FROM pg_cast
+		WHERE castcontext = 'i' AND castfunc >= 16384),
+	runs(rel, nsp, name) AS (
+		SELECT rel, pronamespace, proname FROM ref JOIN pg_proc p ON p.oid = id WHERE what <> 'resulttype'
+		UNION SELECT rel, e.typnamespace, e.typname FROM ref JOIN pg_type t ON t.oid = id
+			JOIN pg_type e ON e.oid = CASE t.typcategory WHEN 'A' THEN t.typelem ELSE t.oid END
+			WHERE what = 'resulttype' AND e.oid >= 16384
+		UNION SELECT h.ancestor, p.pronamespace, p.proname FROM heir h JOIN pg_foreign_table f ON f.ftrelid = h.rel
+			JOIN pg_foreign_server s ON s.oid = f.ftserver JOIN pg_foreign_data_wrapper w ON w.oid = s.srvfdw JOIN pg_proc p ON p.oid = w.fdwhandler
+		UNION SELECT a.attrelid, p.pronamespace, p.proname FROM implicit i JOIN pg_attribute a ON a.atttypid IN (i.source, i.target)
+			AND (a.atttypid >= 16384 OR i.source < 16384 AND i.target < 16384 AND a.atttypid = i.source) AND NOT a.attisdropped
+			JOIN pg_proc p ON p.oid = i.func
+		UNION SELECT t.typrelid, p.pronamespace, p.proname FROM implicit i JOIN pg_type t ON t.oid IN (i.source, i.target) AND t.typrelid <> 0
+			JOIN pg_proc p ON p.oid = i.func)
+	SELECT n.nspname::text COLLATE "C", c.relname::text COLLATE "C", fn.nspname::text COLLATE "C", r.name::text COLLATE "C"
+	FROM runs r JOIN pg_class c ON c.oid = r.rel AND c.relkind <> 'm' JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_namespace fn ON fn.oid = r.nsp
+	WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)' ORDER BY 1, 2, 3, 4`
+
+	// What isn't PostgreSQL's own has a number from 16384 on, wherever it is.
 	functionsQuery = `SELECT DISTINCT n.nspname::text COLLATE "C", p.proname::text COLLATE "C"
 	FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-	WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_temp' ORDER BY 1, 2`
+	WHERE (n.nspname NOT IN ('pg_catalog', 'information_schema') OR p.oid >= 16384) AND n.nspname !~ '^pg_temp' ORDER BY 1, 2`
 
-	// Enumerations, row types, and domains without CHECK over types of
-	// pg_catalog run no code of anybody's.
-	typesQuery = `SELECT n.nspname::text COLLATE "C", t.typname::text COLLATE "C",
-		t.typtype IN ('e', 'c') OR t.typtype = 'd'
-			AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c')
-			AND EXISTS (SELECT FROM pg_type b WHERE b.oid = t.typbasetype AND b.typnamespace = 'pg_catalog'::regnamespace)
-	FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
-	WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'
-		AND NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = t.oid)
+	// Enumerations, and domains without CHECK, row types and arrays of such
+	// and of types of pg_catalog run no code of anybody's.
+	typesQuery = `WITH RECURSIVE part(whole, part) AS (
+		SELECT oid, oid FROM pg_type WHERE oid >= 16384
+		UNION SELECT p.whole, x.id FROM part p, LATERAL (
+			SELECT CASE WHEN typtype = 'd' THEN typbasetype ELSE typelem END FROM pg_type WHERE oid = p.part
+			UNION ALL SELECT a.atttypid FROM pg_type t JOIN pg_attribute a ON a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+				WHERE t.oid = p.part) x(id) WHERE x.id >= 16384),
+	pure(whole, so) AS (SELECT p.whole, bool_and(t.typtype IN ('e', 'c') OR t.typcategory = 'A' OR t.typtype = 'd'
+			AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c'))
+		FROM part p JOIN pg_type t ON t.oid = p.part GROUP BY p.whole)
+	SELECT n.nspname::text COLLATE "C", t.typname::text COLLATE "C", p.so
+	FROM pure p JOIN pg_type t ON t.oid = p.whole JOIN pg_namespace n ON n.oid = t.typnamespace
+	WHERE n.nspname !~ '^pg_(toast|temp)' AND NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = t.oid)
 	ORDER BY 1, 2`
 
 	operatorsQuery = `SELECT DISTINCT n.nspname::text COLLATE "C", o.oprname::text COLLATE "C"
 	FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace
-	WHERE n.nspname <> 'pg_catalog' ORDER BY 1, 2`
+	WHERE n.nspname <> 'pg_catalog' OR o.oid >= 16384 ORDER BY 1, 2`
+
+	castsQuery = `SELECT sn.nspname::text COLLATE "C", s.typname::text COLLATE "C", n.nspname::text COLLATE "C", t.typname::text COLLATE "C",
+		fn.nspname::text COLLATE "C", f.proname::text COLLATE "C", c.castcontext = 'i'
+	FROM pg_cast c JOIN pg_type s ON s.oid = c.castsource JOIN pg_namespace sn ON sn.oid = s.typnamespace
+	JOIN pg_type t ON t.oid = c.casttarget JOIN pg_namespace n ON n.oid = t.typnamespace
+	JOIN pg_proc f ON f.oid = c.castfunc JOIN pg_namespace fn ON fn.oid = f.pronamespace
+	WHERE c.castfunc >= 16384 ORDER BY 1, 2, 3, 4`
 )
 
 // Load reads the names of a database, in one snapshot and in its own order, so
@@ -83,6 +131,7 @@ func (c *Catalogue) load(ctx context.Context, tx pgx.Tx) error {
 	var schema, name, kind, base, baseName string
 	var columns []string
 	var pure bool
+	var cast CastInfo
 	qualified := func(list *[]Qualified) func() {
 		return func() { *list = append(*list, Qualified{schema, name}) }
 	}
@@ -102,11 +151,20 @@ func (c *Catalogue) load(ctx context.Context, tx pgx.Tx) error {
 			r := &c.Relations[relations[Qualified{schema, name}]]
 			r.Bases = append(r.Bases, Qualified{base, baseName})
 		}},
+		{locksQuery, []any{&schema, &name}, func() { c.Relations[relations[Qualified{schema, name}]].Locks = true }},
+		{runsQuery, []any{&schema, &name, &base, &baseName}, func() {
+			if base != "pg_catalog" || !builtin().pure[baseName] {
+				r := &c.Relations[relations[Qualified{schema, name}]]
+				r.Runs = append(r.Runs, Qualified{base, baseName})
+			}
+		}},
 		{functionsQuery, []any{&schema, &name}, qualified(&c.Functions)},
 		{typesQuery, []any{&schema, &name, &pure}, func() {
 			c.Types = append(c.Types, TypeInfo{Qualified{schema, name}, pure})
 		}},
 		{operatorsQuery, []any{&schema, &name}, qualified(&c.Operators)},
+		{castsQuery, []any{&cast.Source.Schema, &cast.Source.Name, &cast.Target.Schema, &cast.Target.Name,
+			&cast.Function.Schema, &cast.Function.Name, &cast.Implicit}, func() { c.Casts = append(c.Casts, cast) }},
 	} {
 		rows, err := tx.Query(ctx, fmt.Sprintf("%s LIMIT %d", q.query, maxNames+1))
 		if err != nil {
@@ -130,8 +188,10 @@ func (c *Catalogue) load(ctx context.Context, tx pgx.Tx) error {
 func (c *Catalogue) Import(source string) evidence.ImportBody {
 	return evidence.ImportBody{
 		Kind: "postgres.catalogue", Source: source,
-		Query: strings.Join([]string{schemasQuery, relationsQuery, viewsQuery, functionsQuery, typesQuery, operatorsQuery}, ";\n"),
-		Rows:  len(c.Schemas) + len(c.Relations) + len(c.Functions) + len(c.Types) + len(c.Operators),
+		Query: strings.Join([]string{
+			schemasQuery, relationsQuery, viewsQuery, locksQuery, runsQuery, functionsQuery, typesQuery, operatorsQuery, castsQuery,
+		}, ";\n"),
+		Rows: len(c.Schemas) + len(c.Relations) + len(c.Functions) + len(c.Types) + len(c.Operators) + len(c.Casts),
 		// The digest is of the data as written here.
 		Digest: c.Digest(), Data: json.RawMessage(c.JSON()),
 	}

@@ -14,7 +14,7 @@ import (
 
 // startPostgres starts a server of the test's own and returns how to reach it
 // as its superuser.
-func startPostgres(t *testing.T) string {
+func startPostgres(t *testing.T, settings ...string) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "exhibit-sql") //nolint:usetesting // the server's user must get in
 	if err != nil {
@@ -24,7 +24,7 @@ func startPostgres(t *testing.T) string {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	s, err := pgserver.Start(t.Context(), filepath.Join(dir, "postgres"), "fsync=off", "log_statement=none")
+	s, err := pgserver.Start(t.Context(), filepath.Join(dir, "postgres"), append(settings, "fsync=off", "log_statement=none")...)
 	if errors.Is(err, pgserver.ErrMissing) && os.Getenv("CI") != "true" {
 		t.Skip(err)
 	}

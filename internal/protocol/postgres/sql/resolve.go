@@ -1,6 +1,7 @@
 package sql
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,7 +25,10 @@ type resolver struct {
 	functions map[string]struct{}
 	settings  map[string]struct{}
 	effects   []Effect
-	risky     bool // a function was met whose arguments may matter
+	risky     bool  // a function was met whose arguments may matter
+	excessive bool  // there are more checks than may be
+	populates bool  // a function was met that makes values of its argument's row type
+	rows      []key // row types with code of their own, of the relations
 }
 
 // resolve makes the Understanding of a text that the grammar accepts.
@@ -38,6 +42,10 @@ func resolve(ix *index, env Env, facts *grammar.Facts) *Understanding {
 	for i := range facts.Statements {
 		st := &facts.Statements[i]
 		r.statement(st)
+		if r.populates {
+			r.functionWrite(r.rows)
+		}
+		r.populates, r.rows = false, nil
 		bounded, limited = bounded.And(st.Bounded), limited.And(st.Limited)
 	}
 	if len(facts.Statements) == 0 {
@@ -45,6 +53,11 @@ func resolve(ix *index, env Env, facts *grammar.Facts) *Understanding {
 	}
 	if len(r.checks) == 0 { // the grammar never says so, and no checks would be no hindrance
 		r.checks[opaqueCheck] = struct{}{}
+	}
+	if r.excessive {
+		o := opaque(fmt.Sprintf("it asks for more than %d things", maxChecks))
+		o.Effects = append(o.Effects, r.effects...)
+		return o
 	}
 	s := u.Shape
 	s.Text = r.text()
@@ -79,7 +92,14 @@ func (r *resolver) shapeFacts(bounded, limited grammar.Bound) evidence.Facts {
 	return f
 }
 
+// maxChecks bounds what one text may ask: policy decides on each, and the
+// record holds them.
+const maxChecks = 10_000
+
 func (r *resolver) check(action, object string) {
+	if r.excessive = len(r.checks) >= maxChecks; r.excessive {
+		return
+	}
 	r.checks[evidence.Check{Action: Prefix + action, Object: object}] = struct{}{}
 }
 
@@ -187,11 +207,37 @@ func (r *resolver) relationIn(action string, k key, seen map[key]bool) {
 	seen[k] = true
 	r.check(action, k.String())
 	if action == "update" && k == (key{"pg_catalog", "pg_settings"}) {
-		r.anySetting() // a rule of the view calls set_config
+		r.anySetting("set") // a rule of the view calls set_config, but for roles
 	}
-	if info := r.ix.relations[k]; info != nil && throughViews[action] {
-		for _, b := range info.Bases {
-			r.relationIn(action, key{b.Schema, b.Name}, seen)
+	if pure, known := r.ix.types[k]; known && !pure {
+		r.rows = append(r.rows, k)
+	}
+	info := r.ix.relations[k]
+	if info == nil || !throughViews[action] {
+		return
+	}
+	r.runs(info)
+	for _, b := range info.Bases {
+		r.relationIn(action, key{b.Schema, b.Name}, seen)
+		if info.Locks && action == "select" {
+			r.relationIn("select_for_update", key{b.Schema, b.Name}, make(map[key]bool))
+		}
+	}
+}
+
+// runs checks the code that using a relation brings in.
+func (r *resolver) runs(info *RelationInfo) {
+	for _, f := range info.Runs {
+		k := key{f.Schema, f.Name}
+		system := k.schema == "pg_catalog" && r.ix.systems(k.name)
+		switch {
+		case r.ix.types[k] && !slices.Contains(r.ix.functions[k.name], k.schema):
+		case system && k.name == "set_config":
+			r.anySetting("set_role")
+		case system && special(k.name) != nil:
+			r.specialFunction(k.name, &grammar.Use{})
+		default:
+			r.check("function_write", k.String())
 		}
 	}
 }
@@ -282,8 +328,9 @@ func (r *resolver) routines(schema, name string) []string {
 	}
 	var found []key
 	known := r.ix.functions[name]
+	system := r.ix.pure[name] || r.ix.impure[name] || slices.Contains(known, "pg_catalog")
 	if r.any {
-		found = r.anywhere(name, known, r.ix.pure[name] || r.ix.impure[name])
+		found = r.anywhere(name, known, system)
 	}
 	for _, path := range r.paths {
 		before := len(found)
@@ -292,7 +339,7 @@ func (r *resolver) routines(schema, name string) []string {
 				found = append(found, key{s, name})
 			}
 		}
-		if r.ix.pure[name] || r.ix.impure[name] {
+		if system {
 			found = append(found, key{"pg_catalog", name})
 		}
 		if len(found) == before {
@@ -310,6 +357,7 @@ func (r *resolver) routines(schema, name string) []string {
 // pg_catalog pass; an overload in the path that the call could mean doesn't.
 func (r *resolver) function(u *grammar.Use) {
 	if r.harmless(u.Schema, u.Name) {
+		r.populates = r.populates || populates[u.Name]
 		return
 	}
 	r.risky = true
@@ -317,6 +365,7 @@ func (r *resolver) function(u *grammar.Use) {
 	for _, object := range objects {
 		r.functions[object] = struct{}{}
 		name, system := strings.CutPrefix(object, "pg_catalog.")
+		system = system && r.ix.systems(name)
 		switch {
 		case system && r.ix.pure[name]:
 			delete(r.functions, object)
@@ -330,14 +379,21 @@ func (r *resolver) function(u *grammar.Use) {
 	}
 }
 
+// populates are the functions that read the columns of a row type off their
+// data, so that the checks of domains run.
+var populates = map[string]bool{
+	"json_populate_record": true, "json_populate_recordset": true,
+	"jsonb_populate_record": true, "jsonb_populate_recordset": true, "jsonb_populate_record_valid": true,
+}
+
 func (r *resolver) harmless(schema, name string) bool {
 	switch schema {
 	case "pg_catalog":
-		return r.ix.pure[name]
+		return r.ix.harmless(name)
 	case "information_schema":
 		return r.ix.helpers[name]
 	case "":
-		return r.ix.pure[name] && !r.inPath(r.ix.functions[name])
+		return r.ix.harmless(name) && !r.inPath(r.ix.functions[name])
 	}
 	return false
 }
@@ -346,6 +402,9 @@ func (r *resolver) harmless(schema, name string) bool {
 func (r *resolver) inPath(schemas []string) bool {
 	if r.any {
 		return len(schemas) > 0
+	}
+	if slices.Contains(schemas, "pg_catalog") { // always searched
+		return true
 	}
 	for _, path := range r.paths {
 		for _, s := range schemas {
@@ -391,13 +450,13 @@ func (r *resolver) setConfig(u *grammar.Use, only bool) {
 		r.checks[opaqueCheck] = struct{}{}
 	}
 	if len(u.Args) < 3 || !u.Args[0].Literal {
-		r.anySetting()
+		r.anySetting("set_role")
 		return
 	}
 	name := strings.ToLower(u.Args[0].Value)
 	// What compares equal under somebody's collation is no other setting's name.
 	if u.Args[0].Compared && !builtin().settings[name] {
-		r.anySetting()
+		r.anySetting("set_role")
 		return
 	}
 	action := "set"
@@ -429,8 +488,8 @@ func (r *resolver) setConfig(u *grammar.Use, only bool) {
 }
 
 // anySetting is the setting of something that the text doesn't name.
-func (r *resolver) anySetting() {
-	r.check("set_role", "setting.?")
+func (r *resolver) anySetting(action string) {
+	r.check(action, "setting.?")
 	r.effect(Effect{Effect: grammar.Effect{Kind: grammar.EffectUnknowable, Unsure: true}}, nil)
 }
 
@@ -445,7 +504,7 @@ func isTrue(s string) bool {
 // operator checks an operator that may be somebody's own: its function runs.
 func (r *resolver) operator(schema, name string) {
 	switch {
-	case schema == "pg_catalog" && grammar.Operators[name]:
+	case schema == "pg_catalog" && grammar.Operators[name] && !slices.Contains(r.ix.operators[name], schema):
 		return
 	case schema != "":
 		r.functionWrite([]key{{schema, name}})
@@ -480,6 +539,7 @@ func (r *resolver) functionWrite(objects []key) {
 // typ checks a type whose input, casts or constraints may be somebody's code.
 func (r *resolver) typ(schema, name string) {
 	name, _ = strings.CutSuffix(name, "[]")
+	r.functionWrite(r.ix.casts[name])
 	switch {
 	case schema == "pg_catalog", schema == "information_schema":
 		if schema == "information_schema" || r.ix.builtinNames.types[name] || r.ix.hasRelation(schema, name) {
@@ -522,7 +582,7 @@ func (r *resolver) unqualifiedType(name string) {
 		}
 	}
 	for _, k := range r.relations("", name) { // a table's row type
-		if k.schema != "?" && r.ix.hasRelation(k.schema, k.name) {
+		if k.schema != "?" && r.ix.hasRelation(k.schema, k.name) && !slices.Contains(r.ix.typeNames[name], k.schema) {
 			found = true
 		}
 	}
@@ -531,8 +591,11 @@ func (r *resolver) unqualifiedType(name string) {
 	}
 }
 
+// pureType reports whether a type runs no code of anybody's. What isn't known
+// to be a type may be the row type of a relation made since.
 func (r *resolver) pureType(k key) bool {
-	return r.ix.types[k] || r.ix.relations[k] != nil
+	pure, known := r.ix.types[k]
+	return pure || !known && r.ix.relations[k] != nil
 }
 
 // attribute checks a name after a dot. When it isn't a column PostgreSQL

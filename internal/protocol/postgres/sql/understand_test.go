@@ -351,6 +351,34 @@ func ours(word string) bool {
 var grammarWords = map[string]bool{"double": true, "precision": true, "varying": true, "with": true, "without": true, "zone": true, "year": true,
 	"localtime": true, "localtimestamp": true, "day": true, "hour": true, "minute": true, "second": true, "month": true}
 
+// A text that asks for more than anybody could decide on is opaque, and one
+// with a condition of many terms is understood in time.
+func TestLargeTexts(t *testing.T) {
+	u := New(&inProcess{}, shop())
+	tables := make([]string, maxChecks+1)
+	for i := range tables {
+		tables[i] = "t" + strconv.Itoa(i)
+	}
+	un := understand(u, "SELECT 1 FROM "+strings.Join(tables, ", "))
+	if un.Shape.Parse != evidence.ParseOpaque || len(un.Shape.Checks) != 1 || un.Reason == "" {
+		t.Errorf("%d checks, %s", len(un.Shape.Checks), un.Shape.Parse)
+	}
+	terms := make([]string, 4000)
+	for i := range terms {
+		terms[i] = "id = " + strconv.Itoa(i)
+	}
+	began := time.Now()
+	if un := understand(u, "DELETE FROM orders WHERE "+strings.Join(terms, " OR ")); un.Shape.Facts["bounded"] != true {
+		t.Errorf("many terms: %s", un.Shape.Parse)
+	}
+	if un := understand(u, "DELETE FROM orders WHERE "+strings.Join(terms, " OR ")+" OR id <> 7"); un.Shape.Facts["bounded"] != false {
+		t.Errorf("many terms, and one of all others: %s", un.Shape.Parse)
+	}
+	if took := time.Since(began); took > 30*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
 // A text that killed the grammar is opaque for a while, and asked about again
 // after that.
 func TestKilledTextIsRemembered(t *testing.T) {
