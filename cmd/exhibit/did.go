@@ -24,7 +24,7 @@ var (
 func newDid(a *app) *cobra.Command {
 	var w window
 	var q api.Did
-	var denied bool
+	var denied, full bool
 	c := &cobra.Command{
 		Use: "did [SESSION]", Short: "What was done", GroupID: groupEvidence, Args: atMost("SESSION"),
 		Long: `Prints sessions as they went: who it was and where it led, then a line for each
@@ -52,7 +52,10 @@ of a transaction.`,
 			if q.Follow && (a.csv || w.to != "") {
 				return usagef("--follow has no end yet: it can't be with --csv or --to")
 			}
-			return a.ask(func(c *api.Client) error { return a.did(cmd.Context(), c, q) })
+			if q.Follow && q.Session == "" && !cmd.Flag("limit").Changed {
+				q.Range.Limit = followedBefore
+			}
+			return a.ask(func(c *api.Client) error { return a.did(cmd.Context(), c, q, full) })
 		},
 		ValidArgsFunction: a.completions(func(ctx context.Context, c *api.Client) (ids []string, err error) {
 			list, err := c.Sessions(ctx)
@@ -67,7 +70,8 @@ of a transaction.`,
 	f.StringSliceVar(&q.Verbs, "verb", nil, "only of these kinds: "+strings.Join(verbClasses, ", "))
 	f.StringSliceVar(&q.Outcomes, "outcome", nil, "only those that ended so: "+strings.Join(outcomes, ", "))
 	f.BoolVar(&denied, "denied", false, "only what was refused")
-	f.BoolVarP(&q.Follow, "follow", "f", false, "go on as it happens, until the session has ended")
+	f.BoolVarP(&q.Follow, "follow", "f", false, "go on as it happens, until the session has ended; of agents it begins with the last 10 commands")
+	f.BoolVar(&full, "full", false, "on a terminal, show long statements whole")
 	w.flags(c)
 	f.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		switch name { // as journalctl and docker call them
@@ -114,12 +118,16 @@ func (a *app) complete(c *cobra.Command, flag string, f cobra.CompletionFunc) {
 	}
 }
 
-func (a *app) did(ctx context.Context, c *api.Client, q api.Did) error {
+// followedBefore is how much of the past is shown of who is followed for what
+// comes.
+const followedBefore = 10
+
+func (a *app) did(ctx context.Context, c *api.Client, q api.Did, full bool) error {
 	if (a.json || a.csv) && !q.Follow {
 		return a.answer(c.Did(ctx, q))
 	}
 	w := bufio.NewWriter(a.out)
-	p := &printer{a: a, w: w, whole: q.Session != "", live: q.Follow}
+	p := &printer{a: a, w: w, whole: q.Session != "", live: q.Follow, full: full}
 	tell := p.entry
 	if a.json {
 		tell = a.jsonLine
@@ -142,7 +150,7 @@ func (a *app) did(ctx context.Context, c *api.Client, q api.Did) error {
 	switch {
 	case t.Stopped:
 		return hinted{errors.New("the gateway stops"), "follow again once it runs"}
-	case t.More:
+	case t.More && !q.Follow:
 		fmt.Fprintln(a.err, "older commands were left out: raise --limit, or narrow the range")
 	case !p.told && !a.json:
 		fmt.Fprintln(a.err, "nothing to show")

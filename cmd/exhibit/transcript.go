@@ -24,6 +24,7 @@ type printer struct {
 	w     io.Writer
 	whole bool // one session, with everything about it
 	live  bool
+	full  bool // long statements too
 
 	told   bool
 	held   []api.Entry     // of one session
@@ -314,6 +315,7 @@ const (
 	textColumn   = asideColumn + outcomeWidth + 1 + 7 + 2
 	narrowColumn = 6  // where text has no column of its own
 	leastText    = 30 // characters in a line of text that has
+	mostLines    = 5  // of a text on a terminal, unless all is wanted
 )
 
 func (p *printer) command(e *api.Entry, at edge, clock string) error {
@@ -408,6 +410,12 @@ func (p *printer) text(at edge, column int, front, code, words, remark string) e
 		front = p.indent(at, column)
 	}
 	lines := wrap(words, p.a.width-column)
+	if len(lines) > mostLines && !p.full {
+		lines = append(lines[:mostLines-1], fmt.Sprintf("… %d lines more: --full", len(lines)-mostLines+1))
+		if !p.a.unicode {
+			lines[mostLines-1] = strings.Replace(lines[mostLines-1], "…", "...", 1)
+		}
+	}
 	last := len(lines) - 1
 	fits := utf8.RuneCountInString(lines[last])+1+utf8.RuneCountInString(remark) <= p.a.width-column
 	for i := range lines {

@@ -124,6 +124,30 @@ func TestTranscripts(t *testing.T) {
 	}
 }
 
+func TestLongStatementsAreCutOnATerminalOnly(t *testing.T) {
+	entries := append(course(false)[:1], api.Entry{
+		Position: "gw1.3.120", Session: "gw1.3.118", Time: noon,
+		Command: &api.Command{Outcome: "ok", Text: strings.Repeat("SELECT ? UNION ", 100) + "ALL"},
+	})
+	if got := printed(t, terminal, true, false, entries); !strings.Contains(got, "lines more: --full") || strings.Contains(got, "ALL") {
+		t.Errorf("on a terminal:\n%s", got)
+	}
+	if got := printed(t, app{}, true, false, entries); strings.Contains(got, "more") || !strings.Contains(got, "ALL") {
+		t.Errorf("in a file:\n%s", got)
+	}
+	var b bytes.Buffer
+	a := terminal
+	p := &printer{a: &a, w: &b, whole: true, full: true}
+	for i := range entries {
+		if err := p.entry(&entries[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.close(); err != nil || strings.Contains(b.String(), "more") || !strings.Contains(b.String(), "ALL") {
+		t.Errorf("all of it: %v\n%s", err, b.String())
+	}
+}
+
 // COMMIT AND CHAIN ends a block and begins the next.
 func TestABlockMayBeginWhereOneEnds(t *testing.T) {
 	entries := course(false)[:1]
