@@ -58,6 +58,20 @@ func TestOrdinaryClientsWork(t *testing.T) {
 	w.passes()
 }
 
+// What is too large to keep in the record passes, and the record says so.
+func TestALargeValuePasses(t *testing.T) {
+	w := newWorld(t)
+	c := w.connect()
+	var n int
+	w.ok(c.QueryRow(t.Context(), "select length($1)", strings.Repeat("x", 40<<20)).Scan(&n))
+	err := c.QueryRow(t.Context(), "select length('"+strings.Repeat("y", 5<<20)+"')").Scan(&n)
+	if sqlstate(err) != "42501" { // nobody reads that much
+		t.Errorf("a text of 5 MiB: %v", err)
+	}
+	w.ok(c.Close(t.Context()))
+	w.passes()
+}
+
 func TestARefusalLeavesNothingBehind(t *testing.T) {
 	w := newWorld(t)
 	c := w.connect()

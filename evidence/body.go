@@ -3,10 +3,12 @@ package evidence
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 )
 
@@ -152,11 +154,62 @@ type IntentSealed struct {
 	Raw    []byte   `json:"raw,omitempty"`
 	Params [][]byte `json:"params,omitempty"`
 	Name   string   `json:"name,omitempty"`
+	// Left is what was too large to keep, as its keyed digest.
+	Left []LeftOut `json:"left_out,omitempty"`
+}
+
+// MaxSealed is how many bytes of a command's text and values are kept. Of a
+// command with more, the larger parts are left out.
+const MaxSealed = 4 << 20
+
+// LeftOut stands for a part of a command that was too large to keep.
+type LeftOut struct {
+	Part   string `json:"part"` // "raw" or "params"
+	Count  int    `json:"count,omitempty"`
+	Bytes  uint64 `json:"bytes"`
+	Digest string `json:"digest"` // keyed; of params, each behind its length as 8 bytes big endian, all ones for NULL
+}
+
+// LeaveOut returns the sealed part of a command with more than MaxSealed bytes:
+// its values become a digest, and its text too if it alone is too large.
+func LeaveOut(c *Command, digester Digester) IntentSealed {
+	s := IntentSealed{Raw: c.Raw, Name: c.Name}
+	if len(c.Raw) > MaxSealed {
+		d := digester.New()
+		d.Write(c.Raw) //nolint:errcheck // a hash takes everything
+		s.Raw, s.Left = nil, append(s.Left, LeftOut{Part: "raw", Bytes: uint64(len(c.Raw)), Digest: base64.RawURLEncoding.EncodeToString(d.Sum(nil))})
+	}
+	if len(c.Params) == 0 {
+		return s
+	}
+	left, d := LeftOut{Part: "params", Count: len(c.Params)}, digester.New()
+	for _, p := range c.Params {
+		n := uint64(len(p))
+		if p == nil {
+			n = math.MaxUint64
+		}
+		d.Write(binary.BigEndian.AppendUint64(nil, n)) //nolint:errcheck // as above
+		d.Write(p)                                     //nolint:errcheck // as above
+		left.Bytes += uint64(len(p))
+	}
+	left.Digest = base64.RawURLEncoding.EncodeToString(d.Sum(nil))
+	s.Left = append(s.Left, left)
+	return s
+}
+
+// Size is the bytes of a command's text and values.
+func (c *Command) Size() int {
+	n := len(c.Raw)
+	for _, p := range c.Params {
+		n += len(p)
+	}
+	return n
 }
 
 // AppendIntentSealed appends the sealed part of a command to b, the bytes that
 // EncodeBody would give of its IntentSealed, without the cost: it is made for
-// every command. It appends nothing when there is nothing to seal.
+// every command of no more than MaxSealed bytes. It appends nothing when there
+// is nothing to seal.
 func AppendIntentSealed(b []byte, c *Command) []byte {
 	if len(c.Raw) == 0 && len(c.Params) == 0 && c.Name == "" {
 		return b

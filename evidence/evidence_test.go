@@ -1,10 +1,12 @@
 package evidence_test
 
 import (
+	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"reflect"
 	"strings"
@@ -297,6 +299,47 @@ func TestTheFastEncodingOfASealedCommandIsTheSlowOne(t *testing.T) {
 	}
 	if got := evidence.AppendIntentSealed(nil, &evidence.Command{}); got != nil {
 		t.Errorf("nothing to seal gave %s", got)
+	}
+}
+
+// What is too large to keep is left out whole, and its digest tells it from
+// everything else that could have been asked.
+func TestWhatIsTooLargeIsKeptAsADigest(t *testing.T) {
+	digester := evidence.NewDigester(&evidence.Secret{1})
+	large := bytes.Repeat([]byte("x"), evidence.MaxSealed)
+	seen := map[string]string{}
+	for name, c := range map[string]struct {
+		command evidence.Command
+		want    string // parts left out, with count and bytes
+		raw     bool   // kept
+	}{
+		"a large value":        {evidence.Command{Raw: []byte("select $1"), Params: [][]byte{large}}, "params 1 4194304", true},
+		"split otherwise":      {evidence.Command{Raw: []byte("select $1"), Params: [][]byte{large[:9], large[9:]}}, "params 2 4194304", true},
+		"with a NULL":          {evidence.Command{Raw: []byte("select $1"), Params: [][]byte{large, nil}}, "params 2 4194304", true},
+		"with an empty string": {evidence.Command{Raw: []byte("select $1"), Params: [][]byte{large, {}}}, "params 2 4194304", true},
+		"a large text":         {evidence.Command{Raw: append(large, 'y')}, "raw 0 4194305", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := evidence.LeaveOut(&c.command, digester)
+			got := ""
+			for _, l := range s.Left {
+				got += fmt.Sprintf("%s %d %d", l.Part, l.Count, l.Bytes)
+				if other, ok := seen[l.Digest]; ok {
+					t.Errorf("the digest is that of %s", other)
+				}
+				seen[l.Digest] = name
+			}
+			if got != c.want || len(s.Params) > 0 || (s.Raw != nil) != c.raw {
+				t.Errorf("left out %q, want %q; kept %d bytes of text and %d values", got, c.want, len(s.Raw), len(s.Params))
+			}
+			if b := evidence.EncodeBody(s); len(b) > 1024 {
+				t.Errorf("the sealed part has %d bytes", len(b))
+			}
+		})
+	}
+	a, b := evidence.LeaveOut(&evidence.Command{Params: [][]byte{large}}, digester), evidence.LeaveOut(&evidence.Command{Params: [][]byte{large}}, evidence.NewDigester(&evidence.Secret{2}))
+	if a.Left[0].Digest == b.Left[0].Digest {
+		t.Error("two scopes give one digest: a guess at the value can be confirmed without the key")
 	}
 }
 

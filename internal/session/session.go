@@ -157,7 +157,7 @@ func (s *Session) Begin(ctx context.Context, cmds ...*evidence.Command) ([]proto
 	batch, drafts := b.exchanges, b.drafts
 	for i, c := range cmds {
 		batch[i].s = s
-		batch[i].draft.Sealed = evidence.AppendIntentSealed(b.sealed(i), c)
+		batch[i].draft.Sealed = s.seal(b.sealed(i), c)
 		drafts[i] = &batch[i].draft
 	}
 	for {
@@ -182,6 +182,16 @@ func (s *Session) Begin(ctx context.Context, cmds ...*evidence.Command) ([]proto
 	}
 	failpoint.Hit("recorded")
 	return s.begun(b), nil
+}
+
+// seal makes the sealed part of a command, in room or elsewhere. What is too
+// large to keep is digested under the session's secret, like content that
+// streams.
+func (s *Session) seal(room []byte, c *evidence.Command) []byte {
+	if c.Size() <= evidence.MaxSealed {
+		return evidence.AppendIntentSealed(room, c)
+	}
+	return evidence.EncodeBody(evidence.LeaveOut(c, s.chain.Digester()))
 }
 
 // decide decides each command of a batch under one registry and writes its
