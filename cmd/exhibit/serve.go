@@ -192,7 +192,7 @@ const maxPending = 256
 // listen opens the listeners of the configuration.
 func listen(c *config.Config, g *gateway.Gateway, protocols func(config.Listener, *tls.Config) (protocol.Protocol, error), log *slog.Logger) error {
 	for _, l := range c.Listeners {
-		t, err := listenTLS(l.TLS)
+		t, err := listenTLS(l.TLS, log)
 		if err != nil {
 			return fmt.Errorf("listener %s: %w", l.Name, err)
 		}
@@ -215,15 +215,15 @@ func listen(c *config.Config, g *gateway.Gateway, protocols func(config.Listener
 	return nil
 }
 
-func listenTLS(l config.ListenTLS) (*tls.Config, error) {
+func listenTLS(l config.ListenTLS, log *slog.Logger) (*tls.Config, error) {
 	if l.Cert == "" {
 		return nil, nil
 	}
-	cert, err := tls.LoadX509KeyPair(l.Cert, l.Key)
+	get, err := listener.Certificate(l.Cert, l.Key, log)
 	if err != nil {
-		return nil, fmt.Errorf("reading the certificate: %w", err)
+		return nil, err
 	}
-	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}, nil
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: get}, nil
 }
 
 // admin opens the API and what operators' tools read, and returns what serves
