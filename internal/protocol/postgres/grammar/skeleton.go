@@ -5,12 +5,13 @@ package grammar
 const (
 	skeletonInteger = 0x01
 	skeletonString  = 0x02
+	skeletonDecimal = 0x03
 )
 
-// maxDigits keeps integers to those whose value no token rule looks at.
+// maxDigits keeps numbers to those whose value no token rule looks at.
 const maxDigits = 18
 
-// Skeleton appends text to dst without its plain integers and simple strings,
+// Skeleton appends text to dst without its plain numbers and simple strings,
 // and reports whether it could: texts with comments, dollar quotes, escapes,
 // prefixed strings or control characters have no skeleton. It errs on that
 // side, since PostgreSQL's lexer isn't ours. at, if not nil, collects the
@@ -31,15 +32,15 @@ func Skeleton(dst []byte, text string, at *[]int) ([]byte, bool) {
 			}
 			i = end
 		case classDigit:
-			end := i + 1
-			for end < len(text) && class[text[end]] == classDigit {
-				end++
+			end, mark := endOfDigits(text, i), byte(skeletonInteger)
+			if after := endOfDigits(text, end+1); end < len(text) && text[end] == '.' && after > end+1 {
+				end, mark = after, skeletonDecimal // as 1.5, not 1. or 1..5
 			}
 			if end < len(text) && (class[text[end]] == classWord || text[end] == '.') || i > 0 && text[i-1] == '.' || end-i > maxDigits {
 				i = endOfWord(text, i)
 				break
 			}
-			dst = append(append(dst, text[start:i]...), skeletonInteger)
+			dst = append(append(dst, text[start:i]...), mark)
 			if at != nil {
 				*at = append(*at, i)
 			}
@@ -79,6 +80,13 @@ func Skeleton(dst []byte, text string, at *[]int) ([]byte, bool) {
 		}
 	}
 	return append(dst, text[start:]...), true
+}
+
+func endOfDigits(text string, i int) int {
+	for i < len(text) && class[text[i]] == classDigit {
+		i++
+	}
+	return i
 }
 
 // endOfWord steps over letters, digits, dots and parameters.

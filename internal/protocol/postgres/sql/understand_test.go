@@ -87,6 +87,11 @@ func TestSameShape(t *testing.T) {
 	if n := g.asked.Load(); n != 1 {
 		t.Errorf("the grammar was asked %d times", n)
 	}
+	understand(u, "UPDATE orders SET total = -2.5 WHERE total > 10.75")
+	understand(u, "UPDATE orders SET total = -0.1 WHERE total > 999999.999999")
+	if n := g.asked.Load(); n != 2 {
+		t.Errorf("decimals: the grammar was asked %d times", n)
+	}
 	for _, text := range []string{ // other texts, equal shapes
 		"SELECT abalance FROM pgbench_accounts WHERE aid = 1 -- x",
 		"SELECT  abalance FROM PGBENCH_accounts WHERE aid = 1.5",
@@ -157,8 +162,12 @@ func otherConstants(t *rapid.T, text string) string {
 			continue
 		}
 		from = i
-		for from < len(text) && text[from] >= '0' && text[from] <= '9' {
+		for from < len(text) && (text[from] >= '0' && text[from] <= '9' || text[from] == '.') {
 			from++
+		}
+		if strings.Contains(text[i:from], ".") {
+			b.WriteString(rapid.SampledFrom([]string{"0.0", "1.5", "007.700", "12345678.12345678"}).Draw(t, "decimal"))
+			continue
 		}
 		b.WriteString(rapid.OneOf(rapid.Just("0"), rapid.Just("1"), rapid.Just("999999999999999999"), rapid.Just("007"),
 			rapid.Custom(func(t *rapid.T) string { return strconv.Itoa(rapid.IntRange(0, 1<<40).Draw(t, "n")) })).Draw(t, "integer"))
@@ -184,7 +193,7 @@ func statement(t *rapid.T) string {
 func expression(t *rapid.T, depth int) string {
 	if depth <= 0 {
 		return rapid.SampledFrom([]string{
-			"1", "-5", "'x'", "''", "'%'", "o.id", "id", "note", "$1", "true", "NULL", "1.5", ".5", "1e5", "1e-5", "E'x'", "B'1'", "0x1F", "U&'x'", "$$x$$",
+			"1", "-5", "2.5", "-2.5", "1.5.2", "1..2", "3.", "4.5e6", "5.6x", "$1.5", "a.5", "'x'", "''", "'%'", "o.id", "id", "note", "$1", "true", "NULL", "1.5", ".5", "1e5", "1e-5", "E'x'", "B'1'", "0x1F", "U&'x'", "$$x$$",
 			"interval '1' day", "interval(3) '1'", "float(24) '1'", "numeric(3, 2) '1'", "date '2000-01-01'", "'a' 'b'", "'a'\n'b'", "99999999999999999999", "now()", "a.b.c", "1 /* x */",
 		}).Draw(t, "leaf")
 	}
