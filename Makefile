@@ -26,11 +26,11 @@ build: setup
 
 ## test: everything, against real servers that the tests start themselves
 test: setup
-	$(GO) test $(TESTFLAGS) ./...
+	$(GO) test -timeout 25m $(TESTFLAGS) ./...
 
 ## race: the same under the race detector, without the slowest tests
 race: setup
-	$(GO) test -race -short $(TESTFLAGS) ./...
+	$(GO) test -race -short -timeout 25m $(TESTFLAGS) ./...
 
 ## demo: a server, a gateway, two agents, a pack and its verification, in one go
 demo: build
