@@ -288,6 +288,8 @@ func (p *printer) line(e *api.Entry, at edge) error {
 			who = "by the " + e.Note.Origin
 		}
 		return p.aside(at, clock, e.Note.Kind, together(" ", who, quoted(e.Note.Detail)))
+	case e.Alert != nil:
+		return p.warning(at, clock, e.Alert)
 	case e.Resolution != nil:
 		return p.aside(at, clock, "resolved", fmt.Sprintf("%s: %s, since %s", e.Resolution.Of, strings.ReplaceAll(e.Resolution.Result, "_", " "), e.Resolution.How))
 	case e.End != nil:
@@ -384,6 +386,12 @@ func (p *printer) transaction(t *api.Transaction, at edge) error {
 // aside is a line that isn't a command's.
 func (p *printer) aside(at edge, clock, what, more string) error {
 	return p.text(at, asideColumn, p.edge(at)+clock+spaces(asideColumn-2-len(clock)), dim, workpaper.Visible(together(": ", what, more)), "")
+}
+
+// warning is a line that somebody should look at.
+func (p *printer) warning(at edge, clock string, b *evidence.AlertBody) error {
+	words := together(" ", "alert:", b.Rule, quoted(together(", ", b.Severity, with("of ", b.Trigger.String())))+":", b.Text)
+	return p.text(at, asideColumn, p.edge(at)+clock+spaces(asideColumn-2-len(clock)), magenta, workpaper.Visible(words), "")
 }
 
 // indent is what stands before text that goes on in another line.

@@ -67,6 +67,9 @@ func course(hostileTexts bool) []api.Entry {
 		at(134, 65_000, did("cancelled", "read", "simple", "SELECT pg_sleep(?)", 9_500_000)),
 		at(136, 75_000, api.Entry{Note: &evidence.NoteBody{Kind: "cancel", Origin: "agent", Detail: "from 127.0.0.1:51300"}}),
 		at(137, 43_200_000, did("in_doubt", "opaque", "simple", "", 0, func(c *api.Command) { c.Parse = evidence.ParseOpaque })),
+		at(138, 43_200_400, api.Entry{Alert: &evidence.AlertBody{
+			Rule: "grammar-killed", Severity: "medium", Trigger: evidence.Position{Gateway: "gw1", Boot: 3, Seq: 137}, Text: text("a statement ended the process that parses"),
+		}}),
 		at(139, 43_201_000, api.Entry{End: &evidence.SessionEndBody{Reason: text("upstream closed"), Commands: 8, Denied: 1}}),
 		at(177, 43_260_000, api.Entry{Resolution: &api.Resolution{Of: "gw1.3.137", Result: "rolled_back", How: text("its connection is gone")}}),
 	}

@@ -504,7 +504,11 @@ func TestAStreamMayPause(t *testing.T) {
 		}))
 		s.EnableHTTP2 = http2
 		s.StartTLS()
-		resp, err := s.Client().Get(s.URL)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := s.Client().Do(req)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -243,6 +243,7 @@ type Entry struct {
 	Command     *Command                      `json:"command,omitempty"`
 	Transaction *Transaction                  `json:"transaction,omitempty" doc:"commands ended as one"`
 	Note        *evidence.NoteBody            `json:"note,omitempty" doc:"of the session itself, or of the gateway's own"`
+	Alert       *evidence.AlertBody           `json:"alert,omitempty" doc:"asks a person to look"`
 	Resolution  *Resolution                   `json:"resolution,omitempty" doc:"found out later about a command in doubt"`
 	End         *evidence.SessionEndBody      `json:"end,omitempty"`
 }

@@ -104,18 +104,9 @@ func (g *Gateway) gather(ctx context.Context, t *transcript, by evidence.By) (*s
 
 // bound finds the session and the times that t is about.
 func (g *Gateway) bound(ctx context.Context, t *transcript) error {
-	period := t.q.Range
-	for _, end := range []struct {
-		at api.Moment
-		to *int64
-	}{{period.From, &t.from}, {period.To, &t.to}} {
-		at, err := g.timeOf(ctx, end.at)
-		if err != nil {
-			return err
-		}
-		if !at.IsZero() {
-			*end.to = at.UnixMicro()
-		}
+	var err error
+	if t.from, t.to, err = g.times(ctx, t.q.Range); err != nil {
+		return err
 	}
 	if t.q.Session == "" {
 		return nil

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,7 +26,8 @@ var (
 	allowedColumns = []string{"role_id", "resource", "object", "action", "effect", "grants", "permits", "forbids", "expires_at"}
 )
 
-// Who implements api.Questions.
+// Who implements api.Questions. Its rows are those of the auditor's table of
+// sessions, by the same fold.
 func (g *Gateway) Who(ctx context.Context, resource string, r api.Range, by evidence.By) (api.Table, error) {
 	if _, ok := g.registry().Resource(resource); !ok {
 		return api.Table{}, api.NotFound(fmt.Sprintf("there is no resource %q", resource), "exhibit config show lists resources")
@@ -35,10 +35,62 @@ func (g *Gateway) Who(ctx context.Context, resource string, r api.Range, by evid
 	if _, err := g.read(ctx, "question", "who "+resource, by); err != nil {
 		return api.Table{}, err
 	}
-	return g.answer(ctx, question{
-		name: "who", table: "sessions", at: "started_at", columns: whoColumns, period: r,
-		keep: func(cell func(string) string) bool { return cell("resource") == resource },
-	})
+	from, to, err := g.times(ctx, r)
+	if err != nil {
+		return api.Table{}, err
+	}
+	sessions := population("sessions")
+	of, at := sessions.Column("resource"), sessions.Column("started_at")
+	out := api.Table{Name: "who", Columns: whoColumns, Rows: [][]string{}}
+	fold := workpaper.NewFold(workpaper.OutFunc(func(table string, cells []string) error {
+		if table != sessions.Name || cells[of] != resource ||
+			from != 0 && cells[at] < workpaper.FormatTime(from) || to != 0 && cells[at] >= workpaper.FormatTime(to) {
+			return nil
+		}
+		row := make([]string, len(whoColumns))
+		for i, name := range whoColumns {
+			row[i] = cells[sessions.Column(name)]
+		}
+		if out.Rows = append(out.Rows, row); len(out.Rows) >= 2*mostRows {
+			out.Rows, out.More = newest(out.Rows, mostRows), true
+		}
+		return nil
+	}))
+	if err := g.foldAll(ctx, fold); err != nil {
+		return api.Table{}, err
+	}
+	kept := newest(out.Rows, most(r))
+	out.More = out.More || len(kept) < len(out.Rows)
+	out.Rows = kept
+	return out, nil
+}
+
+// times are the ends of a range in microseconds since the epoch; 0 is open.
+func (g *Gateway) times(ctx context.Context, r api.Range) (from, to int64, err error) {
+	for _, end := range []struct {
+		at api.Moment
+		to *int64
+	}{{r.From, &from}, {r.To, &to}} {
+		at, err := g.timeOf(ctx, end.at)
+		if err != nil {
+			return 0, 0, err
+		}
+		if !at.IsZero() {
+			*end.to = at.UnixMicro()
+		}
+	}
+	return from, to, nil
+}
+
+// mostRows bounds an answer.
+const mostRows = 100_000
+
+// most is how many rows a range asks for.
+func most(r api.Range) int {
+	if r.Limit > 0 {
+		return min(mostRows, r.Limit)
+	}
+	return mostRows
 }
 
 // read records that a person read evidence, and returns the place of that
@@ -52,63 +104,6 @@ func (g *Gateway) read(ctx context.Context, purpose, object string, by evidence.
 		return evidence.Position{}, api.Unavailable("the read cannot be recorded, so nothing is shown", "")
 	}
 	return d.Head.Pos, nil
-}
-
-// question is a selection of rows of a population.
-type question struct {
-	name    string
-	table   string
-	at      string // column that the period is about
-	columns []string
-	period  api.Range
-	keep    func(cell func(column string) string) bool
-}
-
-// mostRows bounds an answer.
-const mostRows = 100_000
-
-func (g *Gateway) answer(ctx context.Context, q question) (api.Table, error) {
-	from, err := g.timeOf(ctx, q.period.From)
-	if err != nil {
-		return api.Table{}, err
-	}
-	to, err := g.timeOf(ctx, q.period.To)
-	if err != nil {
-		return api.Table{}, err
-	}
-	table := population(q.table)
-	index := make([]int, len(q.columns))
-	for i, name := range q.columns {
-		index[i] = table.Column(name)
-	}
-	at := table.Column(q.at)
-	out := api.Table{Name: q.name, Columns: q.columns, Rows: [][]string{}}
-	fold := workpaper.NewFold(workpaper.OutFunc(func(name string, cells []string) error {
-		if name != q.table || !q.keep(func(c string) string { return cells[table.Column(c)] }) ||
-			!from.IsZero() && cells[at] < workpaper.FormatTime(from.UnixMicro()) ||
-			!to.IsZero() && cells[at] >= workpaper.FormatTime(to.UnixMicro()) {
-			return nil
-		}
-		row := make([]string, len(index))
-		for i, c := range index {
-			row[i] = cells[c]
-		}
-		if out.Rows = append(out.Rows, row); len(out.Rows) >= 2*mostRows {
-			out.Rows, out.More = newest(out.Rows, mostRows), true
-		}
-		return nil
-	}))
-	if err := g.foldAll(ctx, fold); err != nil {
-		return api.Table{}, err
-	}
-	limit := mostRows
-	if q.period.Limit > 0 {
-		limit = min(limit, q.period.Limit)
-	}
-	kept := newest(out.Rows, limit)
-	out.More = out.More || len(kept) < len(out.Rows)
-	out.Rows = kept
-	return out, nil
 }
 
 func (g *Gateway) foldAll(ctx context.Context, fold *workpaper.Fold) error {
@@ -128,10 +123,7 @@ func newest(rows [][]string, n int) [][]string {
 		p, _ := evidence.ParsePosition(row[0]) // made by this gateway; zero sorts first
 		return p
 	}
-	slices.SortStableFunc(rows, func(a, b []string) int {
-		p, q := key(a), key(b)
-		return cmp.Or(cmp.Compare(p.Boot, q.Boot), cmp.Compare(p.Seq, q.Seq))
-	})
+	slices.SortStableFunc(rows, func(a, b []string) int { return comparePositions(key(a), key(b)) })
 	return rows[max(0, len(rows)-n):]
 }
 

@@ -58,12 +58,8 @@ type line struct {
 }
 
 func newTranscript(q api.Did) *transcript {
-	limit := mostRows
-	if q.Range.Limit > 0 {
-		limit = min(limit, q.Range.Limit)
-	}
 	return &transcript{
-		q: q, limit: limit, sessions: make(map[evidence.Position]*course),
+		q: q, limit: most(q.Range), sessions: make(map[evidence.Position]*course),
 		open: make(map[evidence.Position]*asked), doubts: make(map[evidence.Position]*course),
 	}
 }
@@ -91,6 +87,8 @@ func (t *transcript) record(r *evidence.Record) error {
 		return t.transaction(c, r)
 	case evidence.SessionNote:
 		return t.note(c, r)
+	case evidence.Alert:
+		return t.alert(c, r)
 	case evidence.SessionEnd:
 		return t.end(c, r)
 	}
@@ -190,6 +188,15 @@ func (t *transcript) note(c *course, r *evidence.Record) error {
 	}
 	e := entry(&r.Head)
 	e.Note = decoded[evidence.NoteBody](r.Body)
+	return t.add(&r.Head, line{c: c, at: r.Head.Pos, entry: e})
+}
+
+func (t *transcript) alert(c *course, r *evidence.Record) error {
+	if t.bare() {
+		return nil
+	}
+	e := entry(&r.Head)
+	e.Alert = decoded[evidence.AlertBody](r.Body)
 	return t.add(&r.Head, line{c: c, at: r.Head.Pos, entry: e})
 }
 

@@ -42,6 +42,8 @@ func short(e *api.Entry) string {
 		return fmt.Sprintf("%s %s to %s", e.Transaction.Result, e.Transaction.First, e.Transaction.Last)
 	case e.Note != nil:
 		return "note " + e.Note.Kind
+	case e.Alert != nil:
+		return "alert " + e.Alert.Rule
 	case e.Resolution != nil:
 		return e.Resolution.Of + " " + e.Resolution.Result
 	case e.End != nil:
@@ -157,6 +159,23 @@ func TestADoubtIsResolvedAfterItsSession(t *testing.T) {
 	if !tr.complete() {
 		t.Error("there is more to come")
 	}
+}
+
+func TestAnAlertIsToldBehindItsCommand(t *testing.T) {
+	g, s := packtest.Shop()
+	at, _ := s.Ask("SELECT ?", "postgres:select", "public.orders")
+	s.Record(&evidence.Draft{Head: evidence.Head{Type: evidence.Alert},
+		Body: evidence.EncodeBody(evidence.AlertBody{Rule: "grammar-killed", Severity: "medium", Trigger: at, Text: "look"})})
+	s.End(at, evidence.OK)
+	tr := newTranscript(api.Did{})
+	if err := g.Records(tr.record); err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	if err := tr.tellAll(func(e api.Entry) error { lines = append(lines, short(&e)); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	compare(t, "ends with", lines[max(0, len(lines)-2):], []string{at.String() + " ok", "alert grammar-killed"})
 }
 
 func TestOnlySomeCommandsAreTold(t *testing.T) {
