@@ -31,6 +31,7 @@ have make || missing+=(make)
 have_cc || missing+=(gcc libc6-dev)
 have_postgres || missing+=(postgresql)
 have psql && have pgbench || missing+=(postgresql-client postgresql-contrib)
+have bzip2 || missing+=(bzip2) # for the sources of PostgreSQL's own tests
 have pgbouncer || missing+=(pgbouncer)
 have haproxy || missing+=(haproxy)
 have npm || missing+=(npm)

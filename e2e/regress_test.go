@@ -1,0 +1,321 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/exhibit-gateway/exhibit/internal/pgserver"
+)
+
+// PostgreSQL's own tests, which nobody here wrote: what a server says to them
+// through the gateway is what it says directly, byte by byte. The policy lets
+// everything pass, so what differs is the gateway's own doing.
+
+var regressWhole = flag.Bool("regress", false, "run the whole of PostgreSQL's regression suite, and list each test")
+
+// regressPart is what runs otherwise: the tests whose statements, messages and
+// ways of failing ask most of whoever stands between psql and the server, with
+// what they need. In PostgreSQL's schedule their order and neighbours are kept.
+var regressPart = strings.Fields(`
+	test_setup strings numerology uuid enum money txid timestamptz interval unicode encoding
+	copy copyselect copydml insert insert_conflict create_type create_function_sql constraints errors infinite_recurse
+	select_into transactions portals namespace prepared_xacts privileges lock password identity rowsecurity
+	async misc_functions psql psql_crosstab publication subscription portals_p2 guc advisory_lock foreign_data
+	json jsonb plancache plpgsql copy2 temp domain prepare conversion sequence returning largeobject with xml rowtypes
+	event_trigger`)
+
+// regressDifferences are the differences that may be: in lines that match, for
+// a reason.
+var regressDifferences = map[string]struct {
+	lines  *regexp.Regexp
+	reason string
+}{
+	"create_index": {
+		regexp.MustCompile(`QUERY PLAN|^ -+ ?$|^ *-+$|Scan |Sort|Cond: |Filter: |^\(\d+ rows\)$`),
+		"after each CREATE the gateway reads the catalogue, in one snapshot; a VACUUM meanwhile can't mark pages as visible to all, and the planner has less use for index-only scans",
+	},
+}
+
+func TestPostgresRegressionSuite(t *testing.T) {
+	s := newSuite(t)
+	groups := s.schedule(*regressWhole)
+	direct := s.psql(s.direct(), groups)
+	through := s.psql(s.gateway(), groups)
+	expected, total := 0, 0
+	for _, test := range slices.Concat(groups...) {
+		total++
+		verdict, reason := "same", ""
+		if d := regressDifferences[test]; !bytes.Equal(direct[test], through[test]) {
+			verdict, reason = "differs", d.reason
+			for _, line := range differing(direct[test], through[test]) {
+				if d.lines == nil || !d.lines.MatchString(line) {
+					verdict, reason = "DIFFERS", s.keep(test, direct[test], through[test])
+				}
+			}
+		}
+		as := "unexpected"
+		if s.expects(test, direct[test]) {
+			expected++
+			as = "expected"
+		}
+		switch {
+		case verdict == "DIFFERS":
+			t.Errorf("%s: %s", test, reason)
+		case *regressWhole || reason != "":
+			t.Logf("%-22s %s (directly: as %s) %s", test, verdict, as, reason)
+		}
+	}
+	t.Logf("%d tests, of which %d come out as PostgreSQL expects when run directly", total, expected)
+	if expected < total*3/4 { // its tests may be of another minor version than the server
+		t.Error("those are so few that the suite itself is out of order: equal failures prove nothing")
+	}
+	s.w.passes()
+}
+
+// libpq's own tests of pipelines must pass, and every message that crosses the
+// wire be the same. Two of them send until the socket is full: those are never
+// twice the same.
+func TestLibpqPipelines(t *testing.T) {
+	s := newSuite(t)
+	direct, through := s.direct(), s.gateway()
+	program := filepath.Join(s.dir, "libpq_pipeline")
+	names, err := s.w.run(program, "tests")
+	s.w.ok(err)
+	for _, name := range strings.Fields(names) {
+		trace := func(to endpoint) string {
+			file := filepath.Join(s.w.dir, "trace")
+			ctx, cancel := context.WithTimeout(t.Context(), regressTimeout)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, program, "-r", "700", "-t", file, name, "sslmode=disable")
+			cmd.Env = to.env
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%s: %v\n%s", name, err, out)
+			}
+			b, err := os.ReadFile(file)
+			s.w.ok(err)
+			return string(b)
+		}
+		d, g := trace(direct), trace(through)
+		if name == "pipelined_insert" || name == "uniqviol" {
+			continue
+		}
+		if d != g || d == "" {
+			t.Errorf("%s\n%s", name, s.keep(name, []byte(d), []byte(g)))
+		}
+	}
+	s.w.passes()
+}
+
+// suite is PostgreSQL's tests in a folder that its server can read, a server
+// that is reached directly, and its like behind a gateway.
+type suite struct {
+	w   *world
+	dir string
+}
+
+// endpoint is where a client finds a server, as libpq's environment.
+type endpoint struct{ env []string }
+
+// regressTimeout bounds one test.
+const regressTimeout = 5 * time.Minute
+
+func newSuite(t *testing.T) *suite {
+	if testing.Short() {
+		t.Skip("slow")
+	}
+	w := newWorld(t)
+	major, _, _ := strings.Cut(w.db.Version, ".")
+	cmd := exec.CommandContext(t.Context(), "../scripts/pgsuite.sh", major)
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil && os.Getenv("CI") == "" {
+		t.Skipf("PostgreSQL's tests can't be had: %v\n%s", err, &said)
+	}
+	if err != nil {
+		t.Fatalf("getting PostgreSQL's tests: %v\n%s", err, &said)
+	}
+	s := &suite{w: w, dir: w.path("suite")}
+	w.ok(os.CopyFS(s.dir, os.DirFS(strings.TrimSpace(string(out)))))
+	for _, library := range []string{"autoinc.so", "refint.so"} { // the server's own, which the tests look for beside theirs
+		w.ok(os.Symlink(filepath.Join("/usr/lib/postgresql", major, "lib", library), filepath.Join(s.dir, library)))
+	}
+	return s
+}
+
+// direct starts a server, and says how to reach it.
+func (s *suite) direct() endpoint {
+	db := s.server("direct")
+	return s.endpoint(db.Addr, db.User, db.Password)
+}
+
+// gateway starts a server behind the gateway. The agent is called as the
+// server's superuser is, whom some of the tests expect to be.
+func (s *suite) gateway() endpoint {
+	w := s.w
+	db := s.server("behind")
+	w.ok(os.WriteFile(w.path("superuser"), []byte(db.Password+"\n"), 0o600))
+	w.edit(func(c string) string {
+		c = strings.Replace(c, "token_ttl: 15m", "token_ttl: 2h", 1)
+		return strings.Replace(c, "resources:\n", fmt.Sprintf("resources:\n"+
+			"  - {name: regression, protocol: postgres, durability: process, upstream: {address: '%s', database: regression, user: %s, password: {file: superuser}}}\n",
+			db.Addr, db.User), 1)
+	})
+	w.ok(os.WriteFile(w.path("policies/guardrails.cedar"), []byte(`@id("all") permit (principal in Role::"all", action, resource);`), 0o644))
+	w.must("reload")
+	w.must("agent", "add", db.User, "--owner", "alice@example.com", "--purpose", "to be tested by PostgreSQL's tests")
+	w.must("enroll", db.User, "--key", w.path(db.User+".key"))
+	w.must("grant", "add", "--agent", db.User, "--role", "all", "--resource", "regression", "--for", "2h")
+	return s.endpoint(w.listen, db.User, w.token(db.User))
+}
+
+// server starts a server with an empty database, set as the tests expect it.
+func (s *suite) server(name string) *pgserver.Server {
+	s.w.t.Helper()
+	db, err := pgserver.Start(s.w.t.Context(), s.w.path(name), "fsync=off", "max_prepared_transactions=8")
+	s.w.ok(err)
+	s.w.t.Cleanup(func() { s.w.ok(db.Stop()) })
+	s.w.ok(db.Exec(s.w.t.Context(), "postgres", "create database regression template template0",
+		"alter database regression set lc_messages to 'C'", "alter database regression set lc_monetary to 'C'",
+		"alter database regression set lc_numeric to 'C'", "alter database regression set lc_time to 'C'",
+		"alter database regression set bytea_output to 'hex'", "alter database regression set timezone_abbreviations to 'Default'"))
+	return db
+}
+
+func (s *suite) endpoint(addr, user, password string) endpoint {
+	host, port, err := net.SplitHostPort(addr)
+	s.w.ok(err)
+	return endpoint{[]string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir, "PGHOST=" + host, "PGPORT=" + port,
+		"PGUSER=" + user, "PGPASSWORD=" + password, "PGDATABASE=regression", "PGSSLMODE=disable"}}
+}
+
+// schedule is PostgreSQL's: groups of tests, of which each runs at once.
+func (s *suite) schedule(whole bool) (groups [][]string) {
+	b, err := os.ReadFile(filepath.Join(s.dir, "parallel_schedule"))
+	s.w.ok(err)
+	for line := range strings.Lines(string(b)) {
+		tests, ok := strings.CutPrefix(line, "test:")
+		if !ok {
+			continue
+		}
+		group := slices.DeleteFunc(strings.Fields(tests), func(test string) bool {
+			return !whole && !slices.Contains(regressPart, test)
+		})
+		groups = append(groups, group)
+	}
+	return groups
+}
+
+// psql runs tests and returns what each printed. It does what pg_regress would,
+// which comes with a compiler suite, and takes no password.
+func (s *suite) psql(to endpoint, groups [][]string) map[string][]byte {
+	s.w.t.Helper()
+	// The same for both runs, since its name is in what they print. The server
+	// writes there as well.
+	results := filepath.Join(s.dir, "results")
+	s.w.ok(os.RemoveAll(results))
+	s.w.ok(os.Mkdir(results, 0o777))
+	s.w.ok(os.Chmod(results, 0o777)) //nolint:gosec // whatever the umask says
+	printed := make(map[string][]byte)
+	var mu sync.Mutex
+	for _, group := range groups {
+		var wg sync.WaitGroup
+		for _, test := range group {
+			wg.Go(func() {
+				out, err := s.test(to, test)
+				mu.Lock()
+				defer mu.Unlock()
+				if printed[test] = out; err != nil {
+					s.w.t.Errorf("%s: %v", test, err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	return printed
+}
+
+// test runs one test. That psql exits with an error is part of some.
+func (s *suite) test(to endpoint, test string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(s.w.t.Context(), regressTimeout)
+	defer cancel()
+	in, err := os.Open(filepath.Join(s.dir, "sql", test+".sql"))
+	if err != nil {
+		return nil, err
+	}
+	defer in.Close()
+	// Some tests read what they have printed so far: it goes to a file.
+	name := filepath.Join(s.dir, "results", test+".out")
+	out, err := os.Create(name)
+	if err != nil {
+		return nil, err
+	}
+	defer out.Close()
+	cmd := exec.CommandContext(ctx, "psql", "-X", "-a", "-q", "-v", "HIDE_TABLEAM=on", "-v", "HIDE_TOAST_COMPRESSION=on")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.Dir = in, out, out, s.dir
+	cmd.Env = append(slices.Clone(to.env), "PGAPPNAME=pg_regress/"+test, "LC_MESSAGES=C",
+		"PGTZ=America/Los_Angeles", "PGDATESTYLE=Postgres, MDY", "PGOPTIONS=-c intervalstyle=postgres_verbose",
+		"PG_ABS_SRCDIR="+s.dir, "PG_ABS_BUILDDIR="+s.dir, "PG_LIBDIR="+s.dir, "PG_DLSUFFIX=.so")
+	var exit *exec.ExitError
+	if err := cmd.Run(); ctx.Err() != nil {
+		return nil, fmt.Errorf("hangs: %w", ctx.Err())
+	} else if err != nil && !errors.As(err, &exit) {
+		return nil, err
+	}
+	return os.ReadFile(name)
+}
+
+// expects reports whether PostgreSQL's own files have a test print that: there
+// may be several, for platforms and settings.
+func (s *suite) expects(test string, printed []byte) bool {
+	for _, variant := range []string{"", "_0", "_1", "_2", "_3", "_4", "_5"} {
+		b, err := os.ReadFile(filepath.Join(s.dir, "expected", test+variant+".out"))
+		if !errors.Is(err, fs.ErrNotExist) {
+			s.w.ok(err)
+		}
+		if err == nil && bytes.Equal(b, printed) {
+			return true
+		}
+	}
+	return false
+}
+
+// differing returns the lines that only one of two texts has so often.
+func differing(a, b []byte) (lines []string) {
+	count := make(map[string]int)
+	for line := range strings.Lines(string(a)) {
+		count[strings.TrimSuffix(line, "\n")]++
+	}
+	for line := range strings.Lines(string(b)) {
+		count[strings.TrimSuffix(line, "\n")]--
+	}
+	for line, n := range count {
+		if n != 0 {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+// keep returns how two texts differ.
+func (s *suite) keep(name string, direct, through []byte) string {
+	a, b := s.w.path(name+".direct"), s.w.path(name+".gateway")
+	s.w.ok(os.WriteFile(a, direct, 0o644))
+	s.w.ok(os.WriteFile(b, through, 0o644))
+	out, _ := exec.CommandContext(s.w.t.Context(), "diff", "-U3", a, b).Output() // fails when they differ
+	return "through the gateway it differs:\n" + string(out[:min(len(out), 8<<10)])
+}
