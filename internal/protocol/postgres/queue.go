@@ -104,7 +104,6 @@ type queue struct {
 	following  *sql.Session         // what the meaning of texts depends on
 	env        *sql.Env             // what following says now; nil when that may have changed
 	touched    bool                 // something had an effect since the last transaction
-	moved      bool                 // the search_path may have moved since then
 	unsettled  []*sql.Understanding // of the segment at hand, run: the Sync decides whether they stand
 	statements map[string]*prepared // as the server knows them
 	texts      int                  // bytes of their texts
@@ -206,10 +205,6 @@ func (q *queue) ready(status byte) {
 		clear(q.portals)
 	}
 	q.settle(true)
-	if q.moved && status != 'T' {
-		q.moved = false
-		q.following.Deallocate("") // the path may have moved back
-	}
 	q.following.Ready(status)
 	if q.touched {
 		// Only an effect lets the end of a transaction change anything.
@@ -364,19 +359,6 @@ func renames(un *sql.Understanding) bool {
 	})
 }
 
-// moves reports whether a text may change the search_path.
-func moves(un *sql.Understanding) bool {
-	return slices.ContainsFunc(un.Effects, func(e sql.Effect) bool {
-		switch e.Kind {
-		case grammar.EffectSet, grammar.EffectReset:
-			return e.Name == "search_path" || e.Name == ""
-		case grammar.EffectDiscard, grammar.EffectUnknowable, grammar.EffectRole, grammar.EffectRollbackTo:
-			return true
-		}
-		return false
-	})
-}
-
 // unname makes those statements unknown whose names a text gives or takes, or
 // may: SQL's PREPARE and the protocol's Parse share them. q.mu is held.
 func (q *queue) unname(un *sql.Understanding) {
@@ -421,10 +403,6 @@ func (q *queue) ran(un *sql.Understanding, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.unname(un) // again: a Parse that went before it has been confirmed since
-	if moves(un) {
-		q.moved = true
-		q.following.Deallocate("")
-	}
 	if ok {
 		q.unsettled = append(q.unsettled, un)
 		return

@@ -197,9 +197,11 @@ func (words) Understand(_ context.Context, text, path string, _ sql.Env) *sql.Un
 	return allowed[path]
 }
 
-func (words) Execute(u *sql.Understanding, _ func(string) *sql.Understanding) *sql.Understanding {
+func (words) Execute(u *sql.Understanding, _ func(string, sql.Env) *sql.Understanding) *sql.Understanding {
 	return u
 }
+
+func (words) Inner(*sql.Prepared, sql.Env) *sql.Understanding { return allowed["execute"] }
 
 // decide refuses what words calls forbidden.
 func decide(c *evidence.Command) evidence.Decision {

@@ -98,6 +98,17 @@ func TestPreparedStatementsMeanWhatTheyMeanNow(t *testing.T) {
 	f.expect("E Z")
 	f.query("execute s").query("execute p").send()
 	f.expect("E Z E Z")
+	f.query("set search_path = open").send()
+	f.expect("C Z")
+	f.query("execute s").query("execute p").send()
+	f.expect("T D C Z T D C Z")
+	// So it does within one text.
+	f.query("set search_path = hidden; execute s").query("set search_path = hidden; execute p").send()
+	f.expect("E Z E Z")
+	f.query("prepare l as select n from t; set search_path = hidden; execute l").query("execute p").send()
+	f.expect("E Z T D C Z")
+	f.query("set search_path = hidden; set search_path = open; execute p").query("set search_path = hidden").send()
+	f.expect("C C T D C Z C Z")
 	// Nor does a path help that only lasts as long as a transaction.
 	for _, say := range []struct{ text, want string }{
 		{"begin", "C Z"}, {"set local search_path = open", "C Z"}, {"prepare q as select n from t", "C Z"},

@@ -17,8 +17,12 @@ type Understander interface {
 	// Understand says what text does when it comes by path. It keeps neither
 	// text nor env.
 	Understand(ctx context.Context, text, path string, env sql.Env) *sql.Understanding
-	// Execute puts into u what its EXECUTEs run.
-	Execute(u *sql.Understanding, prepared func(name string) *sql.Understanding) *sql.Understanding
+	// Execute puts into u what its EXECUTEs run. prepared says what a name
+	// stands for when it is executed by env.
+	Execute(u *sql.Understanding, prepared func(name string, env sql.Env) *sql.Understanding) *sql.Understanding
+	// Inner says what a statement that SQL's PREPARE has named does, executed
+	// by env.
+	Inner(p *sql.Prepared, env sql.Env) *sql.Understanding
 }
 
 // The paths by which a command comes: the frames that ask it.
@@ -48,7 +52,7 @@ func (a *agentSide) understand(ctx context.Context, u *unit) {
 		}
 		u.un = a.c.understand.Understand(ctx, u.p.text, u.path, *u.env)
 		if u.un.Executes() {
-			u.un = a.executes(ctx, u.un, u.env)
+			u.un = a.executes(ctx, u.un)
 		}
 	}
 	u.cmd.Shape = u.un.Shape
@@ -59,10 +63,8 @@ func (a *agentSide) understand(ctx context.Context, u *unit) {
 
 // executes puts into an understanding what its EXECUTEs run, as far as the
 // names' meanings are settled. The server plans a prepared statement anew by
-// the search_path of the moment, so its text is understood anew as well; what
-// SQL's PREPARE has prepared, whose text nobody keeps, is forgotten when the
-// path moves.
-func (a *agentSide) executes(ctx context.Context, un *sql.Understanding, env *sql.Env) *sql.Understanding {
+// the search_path of the moment, so it is understood anew as well.
+func (a *agentSide) executes(ctx context.Context, un *sql.Understanding) *sql.Understanding {
 	q := &a.c.q
 	q.mu.Lock()
 	if q.defining > 0 {
@@ -73,17 +75,17 @@ func (a *agentSide) executes(ctx context.Context, un *sql.Understanding, env *sq
 	if !settled {
 		return un // what the names stand for is still on its way
 	}
-	return a.c.understand.Execute(un, func(name string) *sql.Understanding {
+	return a.c.understand.Execute(un, func(name string, env sql.Env) *sql.Understanding {
 		q.mu.Lock()
 		p, prepared := q.statements[name], q.following.Prepared(name)
 		q.mu.Unlock()
 		switch {
-		case p == nil:
-			return prepared
-		case p.opaque:
-			return nil
+		case p != nil && !p.opaque:
+			return a.c.understand.Understand(ctx, p.text, pathExecute, env)
+		case p == nil && prepared != nil:
+			return a.c.understand.Inner(prepared, env)
 		}
-		return a.c.understand.Understand(ctx, p.text, pathExecute, *env)
+		return nil
 	})
 }
 

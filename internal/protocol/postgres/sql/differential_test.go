@@ -261,7 +261,7 @@ func (w *world) fresh() map[string]string {
 
 func (w *world) understand(text string) *Understanding {
 	un := w.Understand(context.Background(), text, "simple", PathEnv(`"$user", public`, "postgres"))
-	return w.Execute(un, func(string) *Understanding { return nil })
+	return w.Execute(un, func(string, Env) *Understanding { return nil })
 }
 
 // reads holds that a statement is called a read, or less, and is one.

@@ -28,6 +28,7 @@ type resolver struct {
 	risky     bool  // a function was met whose arguments may matter
 	excessive bool  // there are more checks than may be
 	populates bool  // a function was met that makes values of its argument's row type
+	executes  bool  // what EXECUTE names
 	rows      []key // row types with code of their own, of the relations
 }
 
@@ -56,8 +57,11 @@ func resolve(ix *index, env Env, facts *grammar.Facts) *Understanding {
 	}
 	if r.excessive {
 		o := opaque(fmt.Sprintf("it asks for more than %d things", maxChecks))
-		o.Effects = append(o.Effects, r.effects...)
+		o.Effects, o.unclear = append(o.Effects, r.effects...), true
 		return o
+	}
+	if _, u.unclear = r.checks[opaqueCheck]; r.executes {
+		r.checks[opaqueCheck] = struct{}{}
 	}
 	s := u.Shape
 	s.Text = r.text()
@@ -162,16 +166,15 @@ func (r *resolver) effect(e Effect, st *grammar.Statement) {
 		}
 	case grammar.EffectPrepare:
 		if st.Inner != nil {
-			facts := &grammar.Facts{Statements: []grammar.Statement{*st.Inner}, Names: r.facts.Names}
-			env := newEnv(r.paths, nil, r.env.reset, r.env.user, r.env.raw)
-			if r.any {
-				env = newEnv(nil, nil, r.env.reset, r.env.user, r.env.raw)
-			}
-			e.Inner = resolve(r.ix, env, facts)
+			e.Inner = &Prepared{&grammar.Facts{Statements: []grammar.Statement{*st.Inner}, Names: r.facts.Names}}
 		}
 	case grammar.EffectExecute:
 		// What it runs isn't in the text: see Understander.Execute.
-		r.checks[opaqueCheck] = struct{}{}
+		r.executes = true
+		e.env = newEnv(r.paths, nil, r.env.reset, r.env.user, r.env.raw)
+		if r.any {
+			e.env = newEnv(nil, nil, r.env.reset, r.env.user, r.env.raw)
+		}
 	}
 	r.effects = append(r.effects, e)
 }

@@ -27,7 +27,7 @@ type Session struct {
 
 	raw      map[string]bool // settings that make texts unreadable
 	sent     []*Understanding
-	prepared map[string]*Understanding
+	prepared map[string]*Prepared
 	held     int  // bytes that prepared holds on to
 	confused bool // more is sent or prepared than we keep
 }
@@ -41,7 +41,7 @@ const (
 // NewSession follows a session that has just connected as user and whose
 // search_path is the setting, as SHOW search_path spells it.
 func NewSession(user, searchPath string) *Session {
-	s := &Session{user: user, raw: make(map[string]bool), prepared: make(map[string]*Understanding)}
+	s := &Session{user: user, raw: make(map[string]bool), prepared: make(map[string]*Prepared)}
 	if path, ok := parsePath(searchPath, user); ok {
 		s.reset = path
 		s.now = pathSet{paths: [][]string{path}}
@@ -225,16 +225,15 @@ func (s *Session) Ready(status byte) {
 	}
 }
 
-// Prepare says that a name now stands for a statement: of SQL's PREPARE or of
-// the protocol's Parse, whose names are the same.
-func (s *Session) Prepare(name string, u *Understanding) {
-	if u == nil {
+// Prepare says that a name now stands for a statement.
+func (s *Session) Prepare(name string, p *Prepared) {
+	if p == nil {
 		return
 	}
 	s.forget(name)
-	if cost := costOf(u) + len(name); s.held+cost <= maxPrepared {
+	if cost := p.cost() + len(name); s.held+cost <= maxPrepared {
 		s.held += cost
-		s.prepared[name] = u
+		s.prepared[name] = p
 	} // else it is unknown, and so opaque
 }
 
@@ -248,14 +247,14 @@ func (s *Session) Deallocate(name string) {
 }
 
 func (s *Session) forget(name string) {
-	if u := s.prepared[name]; u != nil {
-		s.held -= costOf(u) + len(name)
+	if p := s.prepared[name]; p != nil {
+		s.held -= p.cost() + len(name)
 		delete(s.prepared, name)
 	}
 }
 
 // Prepared is what a name stands for, or nil when that isn't known.
-func (s *Session) Prepared(name string) *Understanding {
+func (s *Session) Prepared(name string) *Prepared {
 	found := s.prepared[name]
 	for _, u := range s.sent {
 		for _, e := range u.Effects {

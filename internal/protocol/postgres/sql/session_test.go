@@ -252,13 +252,18 @@ func TestSessionLexing(t *testing.T) {
 	}
 }
 
-// EXECUTE is what it runs: in the path of the time it was prepared.
+// EXECUTE is what it runs: by the path of the moment.
 func TestExecute(t *testing.T) {
 	u := New(&inProcess{}, shop())
 	ctx := context.Background()
 	s := NewSession("app_user", "public")
 	do := func(text string) *Understanding {
-		un := u.Execute(u.Understand(ctx, text, "simple", s.Env()), s.Prepared)
+		un := u.Execute(u.Understand(ctx, text, "simple", s.Env()), func(name string, env Env) *Understanding {
+			if p := s.Prepared(name); p != nil {
+				return u.Inner(p, env)
+			}
+			return nil
+		})
 		s.Sent(un)
 		s.Done(un, true)
 		s.Ready('I')
@@ -268,7 +273,7 @@ func TestExecute(t *testing.T) {
 		t.Errorf("unknown: %s", un)
 	}
 	do("PREPARE q AS DELETE FROM orders")
-	do("SET search_path TO app")
+	do("SET search_path TO app, public")
 	un := do("EXECUTE q")
 	if un.Shape.Verb != evidence.VerbWrite || un.Shape.Parse != evidence.ParseFull || un.Shape.Facts["bounded"] != false || !strings.Contains(objects(un), "public.orders") {
 		t.Errorf("known: %s", un)
@@ -281,6 +286,26 @@ func TestExecute(t *testing.T) {
 	}
 	if un := do("PREPARE r AS UPDATE audit SET what = 'x'; EXECUTE r"); un.Shape.Verb != evidence.VerbWrite || !strings.Contains(objects(un), "app.audit") {
 		t.Errorf("in one text: %s", un)
+	}
+	do("PREPARE m AS SELECT * FROM audit")
+	if un := do("SET search_path TO public; EXECUTE m"); strings.Contains(objects(un), "app.audit") {
+		t.Errorf("after the path has moved: %s", un)
+	}
+	if un := do("SET search_path TO app; EXECUTE m"); !strings.Contains(objects(un), "app.audit") {
+		t.Errorf("after the path has moved back: %s", un)
+	}
+	if un := do(strings.Repeat("EXECUTE m;", maxExecutes)); un.Shape.Parse != evidence.ParseFull {
+		t.Errorf("many: %s", un)
+	}
+	if un := do(strings.Repeat("EXECUTE m;", maxExecutes+1)); un.Shape.Verb != evidence.VerbOpaque {
+		t.Errorf("too many: %s", un)
+	}
+	do("PREPARE mover AS SELECT set_config('search_path', 'app', false)")
+	if un := do("EXECUTE mover; SELECT * FROM audit"); un.Shape.Verb != evidence.VerbOpaque {
+		t.Errorf("behind what moves the path: %s", un)
+	}
+	if un := do("EXECUTE mover"); un.Shape.Verb == evidence.VerbOpaque || len(un.Effects) < 2 {
+		t.Errorf("what moves the path: %s", un)
 	}
 	do("DEALLOCATE q")
 	if un := do("EXECUTE q"); un.Shape.Verb != evidence.VerbOpaque {
@@ -296,9 +321,9 @@ func TestExecute(t *testing.T) {
 func TestSessionForgetsWhatIsTooMuch(t *testing.T) {
 	u := New(&inProcess{}, shop())
 	s := NewSession("app_user", "public")
-	un := u.Understand(context.Background(), "SELECT * FROM orders", "prepare", s.Env())
+	un := u.Understand(context.Background(), "PREPARE q AS SELECT * FROM orders", "simple", s.Env())
 	for i := range 100_000 {
-		s.Prepare(strconv.Itoa(i), un)
+		s.Prepare(strconv.Itoa(i), un.Effects[0].Inner)
 	}
 	if n := len(s.prepared); n == 0 || n > 20_000 || s.held > maxPrepared {
 		t.Errorf("%d names, %d bytes", n, s.held)

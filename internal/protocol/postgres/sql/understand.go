@@ -35,6 +35,7 @@ type Understanding struct {
 	Killed bool
 
 	shareable bool
+	unclear   bool                       // it is opaque, whatever its EXECUTEs run
 	retry     time.Time                  // when zero, never: asking again gives the same
 	family    *[len(paths)]Understanding // the same on every path
 }
@@ -69,8 +70,38 @@ func onPath(s *evidence.Shape, path string) *evidence.Shape {
 // Effect is one effect on the session.
 type Effect struct {
 	grammar.Effect
-	// Inner is what a later EXECUTE of a prepared statement does.
-	Inner *Understanding
+	// Inner is what a PREPARE gives a name.
+	Inner *Prepared
+
+	env Env // by which an EXECUTE is understood
+}
+
+// Prepared is a statement that SQL's PREPARE has named. The server plans it
+// anew whenever the search_path has moved, so what it does is known only where
+// it is executed.
+type Prepared struct {
+	facts *grammar.Facts
+}
+
+// cost is about how many bytes a Prepared holds on to.
+func (p *Prepared) cost() int {
+	n := 1024
+	for _, st := range p.facts.Statements {
+		n += len(st.Text)
+		for _, use := range st.Uses {
+			n += 128 + len(use.Schema) + len(use.Name)
+		}
+	}
+	for _, name := range p.facts.Names {
+		n += 32 + len(name.Text)
+	}
+	return n
+}
+
+// Inner says what a prepared statement does where it is executed by env.
+func (u *Understander) Inner(p *Prepared, env Env) *Understanding {
+	st := u.state.Load()
+	return st.intern(resolve(st.index, env, p.facts))
 }
 
 // Executes reports whether the text runs statements that SQL-level PREPARE
@@ -243,20 +274,26 @@ func (u *Understander) ask(ctx context.Context, st *state, text string, env Env)
 	return st.intern(resolve(st.index, env, facts)), true
 }
 
+// maxExecutes bounds the EXECUTEs of one text that are understood.
+const maxExecutes = 32
+
 // Execute puts into an Understanding what its EXECUTEs run. prepared returns
-// what a name was prepared as in this session, or nil. A name that isn't known
-// leaves the text opaque.
-func (u *Understander) Execute(un *Understanding, prepared func(name string) *Understanding) *Understanding {
+// what a name that was prepared in this session does when it is executed by
+// env, or nil. A name that isn't known leaves the text opaque.
+func (u *Understander) Execute(un *Understanding, prepared func(name string, env Env) *Understanding) *Understanding {
 	if !un.Executes() {
 		return un
 	}
 	st := u.state.Load()
-	local := make(map[string]*Understanding) // prepared in this very text
+	local := make(map[string]*Prepared) // in this very text
+	executes := 0
 	checks := make(map[evidence.Check]struct{})
 	for _, c := range un.Shape.Checks {
 		checks[c] = struct{}{}
 	}
-	delete(checks, opaqueCheck)
+	if !un.unclear {
+		delete(checks, opaqueCheck)
+	}
 	shape := *un.Shape
 	shape.Facts = maps.Clone(un.Shape.Facts)
 	shape.Parse = evidence.ParseFull
@@ -267,11 +304,17 @@ func (u *Understander) Execute(un *Understanding, prepared func(name string) *Un
 		case grammar.EffectPrepare:
 			local[e.Name] = e.Inner
 		case grammar.EffectExecute:
-			inner := local[e.Name]
-			if inner == nil {
-				inner = prepared(e.Name)
+			if executes++; executes > maxExecutes {
+				return un
 			}
-			if inner == nil {
+			var inner *Understanding
+			if p := local[e.Name]; p != nil {
+				inner = u.Inner(p, e.env)
+			} else {
+				inner = prepared(e.Name, e.env)
+			}
+			// What comes behind one that moves the path was understood without that.
+			if inner == nil || len(inner.Effects) > 0 && un.Shape.Facts["statements"] != int64(1) {
 				return un
 			}
 			for _, c := range inner.Shape.Checks {
@@ -370,7 +413,7 @@ func costOf(un *Understanding) int {
 			n += 16 + len(v)
 		}
 		if e.Inner != nil {
-			n += costOf(e.Inner)
+			n += e.Inner.cost()
 		}
 	}
 	return n
