@@ -210,7 +210,9 @@ func TestThePostgresGuidesRules(t *testing.T) {
 		{"assistant", "select", "shop.orders", evidence.Facts{"principal_type": "human"}, true},
 		{"assistant", "select", "shop.orders", evidence.Facts{"principal_type": "human", "tls": false}, false},
 		{"assistant", "select", "shop.orders", evidence.Facts{"principal_type": "human", "statements": int64(2)}, false},
-		{"backup", "lock", "shop.orders", evidence.Facts{"ticket": "CHG-7"}, true},
+		{"backup", "select", "shop.orders", nil, true},
+		{"backup", "large_object", "", evidence.Facts{"ticket": "CHG-7"}, true},
+		{"backup", "lock", "shop.orders", evidence.Facts{"ticket": "CHG-7"}, false},
 		{"backup", "listen", "", nil, true},
 		{"backup", "insert", "shop.orders", evidence.Facts{"ticket": "CHG-7"}, false},
 	} {
