@@ -418,8 +418,7 @@ func TestAServerThatSaysNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	g := startGateway(t, startServer(t), postgres.Config{Limits: postgres.Limits{Login: 2 * time.Second}})
-	g.Upstream.Address = l.Addr().String()
+	g := startGatewayTo(t, startServer(t).at(l.Addr().String()), postgres.Config{Limits: postgres.Limits{Login: 2 * time.Second}})
 	start := time.Now()
 	if out, err := g.psql(t, "-c", "select 1"); err == nil || !strings.Contains(out, "cannot be reached") || time.Since(start) > 15*time.Second {
 		t.Errorf("after %v: %v\n%s", time.Since(start), err, out)
@@ -443,8 +442,7 @@ func TestAServerThatSaysTooMuch(t *testing.T) {
 		_, _ = c.Write([]byte("E\x3f\xff\xff\xffSFATAL\x00"))
 		_, _ = io.Copy(io.Discard, c)
 	}()
-	g := startGateway(t, startServer(t), postgres.Config{Limits: postgres.Limits{Login: 30 * time.Second}})
-	g.Upstream.Address = l.Addr().String()
+	g := startGatewayTo(t, startServer(t).at(l.Addr().String()), postgres.Config{Limits: postgres.Limits{Login: 30 * time.Second}})
 	start := time.Now()
 	out, err := g.psql(t, "-c", "select 1")
 	if took := time.Since(start); err == nil || !strings.Contains(out, "cannot be reached") || took > 20*time.Second {

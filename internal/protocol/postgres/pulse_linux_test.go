@@ -83,8 +83,7 @@ func startWire(t *testing.T, s *server) *wire {
 func TestAServerWhoseMachineVanishes(t *testing.T) {
 	s := startServer(t)
 	w := startWire(t, s)
-	g := startGateway(t, s, postgres.Config{Limits: postgres.Limits{Silence: 2 * time.Second}})
-	g.Upstream.Address = w.address
+	g := startGatewayTo(t, s.at(w.address), postgres.Config{Limits: postgres.Limits{Silence: 2 * time.Second}})
 	f := dialRaw(t, g)
 	vanish(t, <-w.conns)
 	f.query("select 1").send()
@@ -114,8 +113,7 @@ func TestAnAgentThatPausesIsNotLost(t *testing.T) {
 func TestAFloodOfCancelRequestsIsBounded(t *testing.T) {
 	s := startServer(t)
 	w := startWire(t, s)
-	g := startGateway(t, s, postgres.Config{})
-	g.Upstream.Address = w.address
+	g := startGatewayTo(t, s.at(w.address), postgres.Config{})
 	c := g.connect(t)
 	<-w.conns
 	done := make(chan error, 1)
@@ -155,8 +153,7 @@ func TestAFloodOfCancelRequestsIsBounded(t *testing.T) {
 func TestACancelRequestOfNobodysCostsNothing(t *testing.T) {
 	s := startServer(t)
 	w := startWire(t, s)
-	g := startGateway(t, s, postgres.Config{})
-	g.Upstream.Address = w.address
+	g := startGatewayTo(t, s.at(w.address), postgres.Config{})
 	c := g.connect(t)
 	<-w.conns
 	key := c.PgConn().SecretKey()

@@ -165,6 +165,13 @@ func (s *server) numbers(t testing.TB, query string) []int {
 	return n
 }
 
+// at is the server as the gateway sees it at another address.
+func (s *server) at(address string) protocol.Upstream {
+	up := s.upstream()
+	up.Address = address
+	return up
+}
+
 // upstream is the server as the gateway sees it.
 func (s *server) upstream() protocol.Upstream {
 	return protocol.Upstream{Address: s.address, Database: "app", User: "gateway", Password: s.password}
@@ -223,10 +230,16 @@ type gateway struct {
 // startGateway serves cfg in front of s until the test ends.
 func startGateway(t testing.TB, s *server, cfg postgres.Config) *gateway {
 	t.Helper()
+	return startGatewayTo(t, s.upstream(), cfg)
+}
+
+// startGatewayTo serves cfg in front of whatever up leads to.
+func startGatewayTo(t testing.TB, up protocol.Upstream, cfg postgres.Config) *gateway {
+	t.Helper()
 	if cfg.Understand == nil {
 		cfg.Understand = func(string) postgres.Understander { return words{} }
 	}
-	g := &gateway{Gate: &prototest.Gate{Upstream: s.upstream(), Decide: decide}, p: postgres.New(cfg)}
+	g := &gateway{Gate: &prototest.Gate{Upstream: up, Decide: decide}, p: postgres.New(cfg)}
 	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -179,9 +179,7 @@ func (c *castle) startGatewayAt(t *testing.T, cfg upstream.Config) *gateway {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := startGateway(t, &server{}, postgres.Config{})
-	g.Upstream = up
-	return g
+	return startGatewayTo(t, up, postgres.Config{})
 }
 
 // logged is what the server's log has gained since.
@@ -391,10 +389,9 @@ func TestDirectTLSWithTheUpstream(t *testing.T) {
 	leg, client := testTLS(t)
 	behind := startGateway(t, startServer(t), postgres.Config{TLS: leg})
 	for _, version := range []string{"3.0", "3.2"} {
-		g := startGateway(t, &server{}, postgres.Config{})
-		g.Upstream = protocol.Upstream{
+		g := startGatewayTo(t, protocol.Upstream{
 			Address: behind.address, Database: "app", User: "agent-1", Password: prototest.Token, TLS: client, Direct: true, Version: version,
-		}
+		}, postgres.Config{})
 		c := g.connect(t)
 		logins, _ := behind.Opened()
 		if l := logins[len(logins)-1]; l.TLS == nil || l.TLS.NegotiatedProtocol != "postgresql" {
@@ -424,8 +421,9 @@ func TestDirectTLSWithAnotherProtocolsServer(t *testing.T) {
 			b, _ := io.ReadAll(c)
 			heard <- string(b)
 		}()
-		g := startGateway(t, &server{}, postgres.Config{})
-		g.Upstream = protocol.Upstream{Address: l.Addr().String(), Database: "app", User: "gateway", Password: "secret", TLS: client, Direct: true}
+		g := startGatewayTo(t, protocol.Upstream{
+			Address: l.Addr().String(), Database: "app", User: "gateway", Password: "secret", TLS: client, Direct: true,
+		}, postgres.Config{})
 		if out, err := g.psql(t, "-c", "select 1"); err == nil || !strings.Contains(out, "cannot be reached") {
 			t.Errorf("%v\n%s", err, out)
 		}
