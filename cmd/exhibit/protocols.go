@@ -17,7 +17,12 @@ func protocolsOf(c *config.Config, g *gateway.Gateway, log *slog.Logger) (make f
 	if err != nil {
 		return nil, nil, err
 	}
-	databases := postgres.NewDatabases(postgres.DatabasesConfig{Grammar: pool, Upstream: g.Upstream, Record: g.RecordImport, Logger: log})
+	databases := postgres.NewDatabases(postgres.DatabasesConfig{
+		Grammar: pool, Upstream: g.Upstream, Record: g.RecordImport, Logger: log,
+		Unread: func(resource string) {
+			go g.Alert("catalogue-unread", "medium", "the catalogue of "+resource+" cannot be read: once the one in use has lapsed, every statement is opaque")
+		},
+	})
 	g.ExplainWith(databases)
 	g.ResolveWith("postgres", postgres.Resolver{})
 	return func(l config.Listener, t *tls.Config) (protocol.Protocol, error) {

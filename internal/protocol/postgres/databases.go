@@ -1,10 +1,12 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,10 +17,14 @@ import (
 )
 
 // Databases knows what texts ask of each resource: it keeps an Understander by
-// each one's catalogue, reads the catalogue with the gateway's own credential
-// before the first session, after commands that changed it and every minute
-// while sessions come, and has each version recorded before texts are
+// each one's catalogue, and has each version recorded before texts are
 // understood by it.
+//
+// A catalogue is a snapshot. While texts come it is compared with the
+// database, with the gateway's own credential: when a session begins, after
+// commands that change it, and every Look, since others may change it too. One
+// that could not be compared for Lapse counts no more: until it can be, texts
+// are opaque.
 type Databases struct {
 	cfg DatabasesConfig
 
@@ -32,47 +38,59 @@ type DatabasesConfig struct {
 	Upstream func(resource string) (protocol.Upstream, error)
 	// Record records a catalogue; what isn't recorded isn't used.
 	Record func(ctx context.Context, resource string, b evidence.ImportBody) error
+	// Unread is called when a catalogue can't be read any more, once until it
+	// can be again. It must not block. It may be nil.
+	Unread func(resource string)
+	Look   time.Duration // between two looks at a database; default 10 s
+	Lapse  time.Duration // after which a catalogue that can't be compared is not used; default 1 min
 	Logger *slog.Logger
 }
 
+// database understands the texts of one resource.
 type database struct {
-	understand *sql.Understander
-	first      sync.WaitGroup // for the first attempt to read the catalogue
-	stale      chan struct{}  // holds one when the catalogue should be read again
+	*sql.Understander
+	look, lapse time.Duration
+	stale       chan struct{} // holds one when the database should be looked at
 
-	mu   sync.Mutex
-	read time.Time // when the catalogue was last read
+	confirmed atomic.Int64 // when the last look that succeeded began, on clock
+
+	mu     sync.Mutex
+	looked chan struct{} // closed at the end of the next look
+
+	// Of the goroutine that looks.
+	fingerprint string
+	unread      bool
 }
 
 const (
-	catalogueAge     = time.Minute      // of a catalogue that a new session still is understood by without a look
-	catalogueTimeout = 30 * time.Second // for reading one
-	firstCatalogue   = 5 * time.Second  // that a session waits for one
+	catalogueTimeout = 30 * time.Second // for a look
+	catalogueWait    = 5 * time.Second  // that a text, or a session, waits for one
+	cataloguePause   = time.Second      // after a look that failed
 )
+
+// clock is a time that nobody steps.
+func clock() int64 { return int64(time.Since(clockStart)) }
+
+var clockStart = time.Now().Add(-time.Hour) // so that zero is long ago
 
 // NewDatabases returns Databases that know none yet.
 func NewDatabases(c DatabasesConfig) *Databases {
+	if c.Unread == nil {
+		c.Unread = func(string) {}
+	}
+	c.Look, c.Lapse = cmp.Or(c.Look, 10*time.Second), cmp.Or(c.Lapse, time.Minute)
 	return &Databases{cfg: c, known: make(map[string]*database)}
 }
 
-// Understand is the Config.Understand of a Protocol. A session that comes
-// before the catalogue can be read is understood without: then only the names
-// that every server has are known, and all others count as what they may be.
+// Understand is the Config.Understand of a Protocol. It has the database looked
+// at, and waits a while for its first catalogue.
 func (d *Databases) Understand(resource string) Understander {
 	db := d.database(resource)
-	first := make(chan struct{})
-	go func() { db.first.Wait(); close(first) }()
-	select {
-	case <-first:
-	case <-time.After(firstCatalogue):
+	db.refresh()
+	if db.lapsed() {
+		db.await(context.Background())
 	}
-	db.mu.Lock()
-	old := time.Since(db.read) > catalogueAge
-	db.mu.Unlock()
-	if old {
-		db.refresh()
-	}
-	return db.understand
+	return db
 }
 
 // Changed is the Config.Changed of a Protocol.
@@ -88,14 +106,47 @@ func (d *Databases) Explain(ctx context.Context, resource, statement string) (*e
 	return d.Understand(resource).Understand(ctx, statement, pathSimple, sql.PathEnv(`"$user", public`, up.User)).Shape, nil
 }
 
+// Understand implements Understander.
+func (db *database) Understand(ctx context.Context, text, path string, env sql.Env) *sql.Understanding {
+	if db.since() > db.look {
+		db.refresh()
+		if db.lapsed() && !db.await(ctx) {
+			return opaque(path)
+		}
+	}
+	return db.Understander.Understand(ctx, text, path, env)
+}
+
+func (db *database) since() time.Duration { return time.Duration(clock() - db.confirmed.Load()) }
+
+// lapsed reports whether the catalogue is too old to be used.
+func (db *database) lapsed() bool { return db.since() > db.lapse }
+
+// await waits for a look, and reports whether the catalogue may be used.
+func (db *database) await(ctx context.Context) bool {
+	db.mu.Lock()
+	looked := db.looked
+	db.mu.Unlock()
+	if db.lapsed() { // it may have been looked at just before
+		select {
+		case <-looked:
+		case <-time.After(catalogueWait):
+		case <-ctx.Done():
+		}
+	}
+	return !db.lapsed()
+}
+
 func (d *Databases) database(resource string) *database {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	db := d.known[resource]
 	if db == nil {
-		db = &database{understand: sql.New(d.cfg.Grammar, nil), stale: make(chan struct{}, 1)}
+		db = &database{
+			Understander: sql.New(d.cfg.Grammar, nil), look: d.cfg.Look, lapse: d.cfg.Lapse,
+			stale: make(chan struct{}, 1), looked: make(chan struct{}),
+		}
 		d.known[resource] = db
-		db.first.Add(1)
 		go d.follow(resource, db)
 	}
 	return db
@@ -104,41 +155,72 @@ func (d *Databases) database(resource string) *database {
 func (db *database) refresh() {
 	select {
 	case db.stale <- struct{}{}:
-	default: // it will be read again anyway
+	default: // it will be looked at anyway
 	}
 }
 
-// follow reads a database's catalogue whenever it may have changed. It ends
-// with the process: a gateway has few resources.
+// follow looks at a database whenever it may have changed. It ends with the
+// process: a gateway has few resources.
 func (d *Databases) follow(resource string, db *database) {
-	d.load(resource, db)
-	db.first.Done()
 	for range db.stale {
-		d.load(resource, db)
+		began := time.Now()
+		err := d.compare(resource, db)
+		switch {
+		case err == nil && db.unread:
+			d.cfg.Logger.Info("the catalogue can be read again", "resource", resource)
+		case err != nil && !db.unread:
+			d.cfg.Logger.Warn("the catalogue cannot be read; once the one in use has lapsed, every statement is opaque",
+				"resource", resource, "lapses", d.cfg.Lapse, "cause", err)
+			d.cfg.Unread(resource)
+		}
+		db.unread = err != nil
+		db.mu.Lock()
+		close(db.looked)
+		db.looked = make(chan struct{})
+		db.mu.Unlock()
+		// A database is being looked at for half of the time at most.
+		pause := time.Since(began)
+		if err != nil {
+			pause = max(pause, cataloguePause)
+		}
+		time.Sleep(pause)
 	}
 }
 
-func (d *Databases) load(resource string, db *database) {
+// compare looks whether a database still is what its catalogue says, and puts a
+// new one in force when it isn't.
+func (d *Databases) compare(resource string, db *database) error {
+	began := clock()
 	ctx, cancel := context.WithTimeout(context.Background(), catalogueTimeout)
 	defer cancel()
-	c, err := d.readCatalogue(ctx, resource)
-	if err == nil {
-		if old := db.understand.Catalogue(); old == nil || old.Digest() != c.Digest() {
-			err = d.cfg.Record(ctx, resource, c.Import(resource))
-			if err == nil {
-				db.understand.SetCatalogue(c)
-			}
-		}
-	}
+	conn, err := d.connect(ctx, resource)
 	if err != nil {
-		d.cfg.Logger.Warn("the catalogue cannot be read; statements are understood by an older one, or none", "resource", resource, "cause", err)
+		return err
 	}
-	db.mu.Lock()
-	db.read = time.Now()
-	db.mu.Unlock()
+	defer conn.Close(context.WithoutCancel(ctx))
+	// The fingerprint comes first: what changes in between is seen next time.
+	fingerprint, err := sql.Fingerprint(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if fingerprint != db.fingerprint {
+		c, err := sql.Load(ctx, conn)
+		if err != nil {
+			return err
+		}
+		if old := db.Catalogue(); old == nil || old.Digest() != c.Digest() {
+			if err := d.cfg.Record(ctx, resource, c.Import(resource)); err != nil {
+				return fmt.Errorf("recording the catalogue: %w", err)
+			}
+			db.SetCatalogue(c)
+		}
+		db.fingerprint = fingerprint
+	}
+	db.confirmed.Store(began)
+	return nil
 }
 
-func (d *Databases) readCatalogue(ctx context.Context, resource string) (*sql.Catalogue, error) {
+func (d *Databases) connect(ctx context.Context, resource string) (*pgx.Conn, error) {
 	up, err := d.cfg.Upstream(resource)
 	if err != nil {
 		return nil, err
@@ -156,6 +238,5 @@ func (d *Databases) readCatalogue(ctx context.Context, resource string) (*sql.Ca
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the upstream: %w", err)
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	return sql.Load(ctx, conn)
+	return conn, nil
 }
