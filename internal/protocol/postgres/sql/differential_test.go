@@ -530,6 +530,10 @@ func (w *world) testHidden() {
 	for _, text := range reads {
 		state = w.reads(state, text, true)
 	}
+	if un := w.understand("SELECT * FROM v_deep"); !slices.Equal(un.Shape.Facts["functions"].([]string), []string{"public.writes"}) ||
+		!slices.Contains(un.Shape.Checks, evidence.Check{Action: Prefix + "function_write", Object: "public.writes"}) {
+		w.t.Errorf("a view of a view that calls writes: %s", un)
+	}
 	if un := w.understand("SELECT * FROM v_passwords"); !slices.Contains(un.Shape.Checks, evidence.Check{Action: Prefix + "select", Object: "pg_catalog.pg_authid"}) {
 		w.t.Errorf("the view of passwords reads %v", un.Shape.Checks)
 	}

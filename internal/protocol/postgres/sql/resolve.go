@@ -232,9 +232,12 @@ func (r *resolver) relationIn(action string, k key, seen map[key]bool) {
 func (r *resolver) runs(info *RelationInfo) {
 	for _, f := range info.Runs {
 		k := key{f.Schema, f.Name}
+		if r.ix.types[k] && !slices.Contains(r.ix.functions[k.name], k.schema) {
+			continue // a type without code
+		}
+		r.functions[k.String()] = struct{}{}
 		system := k.schema == "pg_catalog" && r.ix.systems(k.name)
 		switch {
-		case r.ix.types[k] && !slices.Contains(r.ix.functions[k.name], k.schema):
 		case system && k.name == "set_config":
 			r.anySetting("set_role")
 		case system && special(k.name) != nil:

@@ -146,8 +146,23 @@ func TestTemplatesAgreeWithGrammar(t *testing.T) {
 	})
 }
 
-// otherConstants replaces what Skeleton leaves out of a text.
+// otherConstants replaces what Skeleton leaves out of a text by values that are
+// drawn.
 func otherConstants(t *rapid.T, text string) string {
+	return replaceConstants(text, func(old string) string {
+		switch {
+		case old[0] == '\'':
+			return "'" + rapid.StringMatching(`[^'\\\x00]{0,5}|role|search_path|%|analyze|public\.orders`).Draw(t, "string") + "'"
+		case strings.Contains(old, "."):
+			return rapid.SampledFrom([]string{"0.0", "1.5", "007.700", "12345678.12345678"}).Draw(t, "decimal")
+		}
+		return rapid.OneOf(rapid.Just("0"), rapid.Just("1"), rapid.Just("999999999999999999"), rapid.Just("007"),
+			rapid.Custom(func(t *rapid.T) string { return strconv.Itoa(rapid.IntRange(0, 1<<40).Draw(t, "n")) })).Draw(t, "integer")
+	})
+}
+
+// replaceConstants replaces what Skeleton leaves out of a text.
+func replaceConstants(text string, by func(old string) string) string {
 	var at []int
 	if _, ok := grammar.Skeleton(nil, text, &at); !ok {
 		return text
@@ -158,19 +173,10 @@ func otherConstants(t *rapid.T, text string) string {
 		b.WriteString(text[from:i])
 		if text[i] == '\'' {
 			from = i + 1 + strings.IndexByte(text[i+1:], '\'') + 1
-			b.WriteString("'" + rapid.StringMatching(`[^'\\\x00]{0,5}|role|search_path|%|analyze|public\.orders`).Draw(t, "string") + "'")
-			continue
+		} else {
+			from = i + len(text[i:]) - len(strings.TrimLeft(text[i:], ".0123456789"))
 		}
-		from = i
-		for from < len(text) && (text[from] >= '0' && text[from] <= '9' || text[from] == '.') {
-			from++
-		}
-		if strings.Contains(text[i:from], ".") {
-			b.WriteString(rapid.SampledFrom([]string{"0.0", "1.5", "007.700", "12345678.12345678"}).Draw(t, "decimal"))
-			continue
-		}
-		b.WriteString(rapid.OneOf(rapid.Just("0"), rapid.Just("1"), rapid.Just("999999999999999999"), rapid.Just("007"),
-			rapid.Custom(func(t *rapid.T) string { return strconv.Itoa(rapid.IntRange(0, 1<<40).Draw(t, "n")) })).Draw(t, "integer"))
+		b.WriteString(by(text[i:from]))
 	}
 	return b.String() + text[from:]
 }
@@ -289,6 +295,33 @@ func FuzzUnderstand(f *testing.F) {
 		}
 		if again := understand(u, text); again.Shape != un.Shape {
 			t.Errorf("%q is understood twice", text)
+		}
+	})
+}
+
+// Whatever text fills the cache, what the cache says of it with other
+// constants is what the grammar says.
+func FuzzTemplate(f *testing.F) {
+	for _, text := range corpus(f) {
+		f.Add(text)
+	}
+	g := startGrammar(f)
+	u := New(g, shop())
+	f.Fuzz(func(t *testing.T, text string) {
+		understand(u, text)
+		for _, constants := range [][3]string{{"'role'", "0.5", "7"}, {"'%'", "1.0", "0"}} {
+			other := replaceConstants(text, func(old string) string {
+				switch {
+				case old[0] == '\'':
+					return constants[0]
+				case strings.Contains(old, "."):
+					return constants[1]
+				}
+				return constants[2]
+			})
+			if got, want := understand(u, other), understand(New(g, shop()), other); !reflect.DeepEqual(got.Shape, want.Shape) || !reflect.DeepEqual(got.Effects, want.Effects) {
+				t.Errorf("%q, cached from %q:\n got %s\nwant %s", other, text, got, want)
+			}
 		}
 	})
 }
