@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -10,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // TestHostileFramesHarmNobody sends well-formed and malformed frames in no
@@ -50,6 +53,36 @@ func TestHostileFramesHarmNobody(t *testing.T) {
 		}
 	}
 	w.passes()
+}
+
+// TestATextThatKillsTheParserIsAnAlert sends a text that the grammar doesn't
+// survive. It is refused as opaque, nobody else notices, and the pack has an
+// alert that names the command and quotes nothing.
+func TestATextThatKillsTheParserIsAnAlert(t *testing.T) {
+	w := newWorld(t)
+	other := w.connect()
+	c := w.connect()
+	_, err := c.Exec(t.Context(), "select 'hunter2'"+strings.Repeat("+1", 100_000), pgx.QueryExecModeSimpleProtocol)
+	if err == nil || !strings.Contains(err.Error(), "42501") {
+		t.Errorf("the text: %v", err)
+	}
+	for _, c := range []*pgx.Conn{c, other} {
+		if _, err := c.Exec(t.Context(), "select 1"); err != nil {
+			t.Errorf("afterwards: %v", err)
+		}
+		w.ok(c.Close(t.Context()))
+	}
+	w.passes()
+	var id string
+	for _, d := range w.did("--agent", "bot") {
+		if d.Verb == "opaque" {
+			id = d.ID
+		}
+	}
+	alerts := w.table("alerts")
+	if id == "" || len(alerts) != 1 || alerts[0]["rule"] != "grammar-killed" || alerts[0]["trigger"] != id || strings.Contains(fmt.Sprint(alerts), "hunter2") {
+		t.Errorf("the command is %q, the alerts are %v", id, alerts)
+	}
 }
 
 func frame(kind byte, body string) []byte {
