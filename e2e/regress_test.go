@@ -120,6 +120,43 @@ func TestLibpqPipelines(t *testing.T) {
 	s.w.passes()
 }
 
+// isolationPart is what runs otherwise of PostgreSQL's tests of concurrent
+// sessions: those that wait for each other, notify, and fail each other.
+var isolationPart = strings.Fields(`
+	read-only-anomaly simple-write-skew deadlock-simple deadlock-hard lock-update-delete nowait skip-locked
+	insert-conflict-do-nothing async-notify drop-index-concurrently-1 multixact-no-deadlock temp-schema-cleanup`)
+
+// Several sessions step by step, each of which may have to wait for another:
+// the tester asks the server who waits, by the process id that it was told.
+func TestPostgresIsolationTests(t *testing.T) {
+	s := newSuite(t)
+	direct, through := s.direct(), s.gateway()
+	specs, err := os.ReadDir(filepath.Join(s.dir, "specs"))
+	s.w.ok(err)
+	ran := 0
+	for _, file := range specs {
+		name := strings.TrimSuffix(file.Name(), ".spec")
+		if !*regressWhole && !slices.Contains(isolationPart, name) {
+			continue
+		}
+		printed := func(to endpoint) []byte {
+			b, err := s.run(to, "specs/"+file.Name(), name+".out", "./isolationtester", "application_name=isolation")
+			s.w.ok(err)
+			return b
+		}
+		d, g := printed(direct), printed(through)
+		if ran++; !bytes.Equal(d, g) || len(d) == 0 {
+			t.Errorf("%s\n%s", name, s.keep(name, d, g))
+		} else if *regressWhole {
+			t.Logf("%s: same", name)
+		}
+	}
+	if ran < len(isolationPart) {
+		t.Errorf("only %d tests ran", ran)
+	}
+	s.w.passes()
+}
+
 // suite is PostgreSQL's tests in a folder that its server can read, a server
 // that is reached directly, and its like behind a gateway.
 type suite struct {
@@ -251,32 +288,38 @@ func (s *suite) psql(to endpoint, groups [][]string) map[string][]byte {
 
 // test runs one test. That psql exits with an error is part of some.
 func (s *suite) test(to endpoint, test string) ([]byte, error) {
+	to.env = append(slices.Clone(to.env), "PGAPPNAME=pg_regress/"+test, "LC_MESSAGES=C",
+		"PGTZ=America/Los_Angeles", "PGDATESTYLE=Postgres, MDY", "PGOPTIONS=-c intervalstyle=postgres_verbose",
+		"PG_ABS_SRCDIR="+s.dir, "PG_ABS_BUILDDIR="+s.dir, "PG_LIBDIR="+s.dir, "PG_DLSUFFIX=.so")
+	return s.run(to, "sql/"+test+".sql", "results/"+test+".out",
+		"psql", "-X", "-a", "-q", "-v", "HIDE_TABLEAM=on", "-v", "HIDE_TOAST_COMPRESSION=on")
+}
+
+// run runs a program on the content of a file, and returns what it prints. That
+// goes to a file, since some tests read what they have printed so far.
+func (s *suite) run(to endpoint, from, into string, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(s.w.t.Context(), regressTimeout)
 	defer cancel()
-	in, err := os.Open(filepath.Join(s.dir, "sql", test+".sql"))
+	in, err := os.Open(filepath.Join(s.dir, from))
 	if err != nil {
 		return nil, err
 	}
 	defer in.Close()
-	// Some tests read what they have printed so far: it goes to a file.
-	name := filepath.Join(s.dir, "results", test+".out")
-	out, err := os.Create(name)
+	into = filepath.Join(s.dir, into)
+	out, err := os.Create(into)
 	if err != nil {
 		return nil, err
 	}
 	defer out.Close()
-	cmd := exec.CommandContext(ctx, "psql", "-X", "-a", "-q", "-v", "HIDE_TABLEAM=on", "-v", "HIDE_TOAST_COMPRESSION=on")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.Dir = in, out, out, s.dir
-	cmd.Env = append(slices.Clone(to.env), "PGAPPNAME=pg_regress/"+test, "LC_MESSAGES=C",
-		"PGTZ=America/Los_Angeles", "PGDATESTYLE=Postgres, MDY", "PGOPTIONS=-c intervalstyle=postgres_verbose",
-		"PG_ABS_SRCDIR="+s.dir, "PG_ABS_BUILDDIR="+s.dir, "PG_LIBDIR="+s.dir, "PG_DLSUFFIX=.so")
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.Dir, cmd.Env = in, out, out, s.dir, to.env
 	var exit *exec.ExitError
 	if err := cmd.Run(); ctx.Err() != nil {
 		return nil, fmt.Errorf("hangs: %w", ctx.Err())
 	} else if err != nil && !errors.As(err, &exit) {
 		return nil, err
 	}
-	return os.ReadFile(name)
+	return os.ReadFile(into)
 }
 
 // expects reports whether PostgreSQL's own files have a test print that: there

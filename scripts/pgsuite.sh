@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Prints the folder that holds PostgreSQL's own tests for a server's major
 # version, which is filled first when it isn't there: the regression suite with
-# its library (regress.so), and libpq_pipeline, a client for pipelines. They are
-# PostgreSQL's, so they stay outside the repository, in
+# its library (regress.so), isolationtester with its specs for concurrent
+# sessions, and libpq_pipeline, a client for pipelines. They are PostgreSQL's, so
+# they stay outside the repository, in
 # ${XDG_CACHE_HOME:-~/.cache}/exhibit-tools, and come from Debian's or Ubuntu's
 # source package (23 MB and an index of 10 MB, once).
 set -euo pipefail
@@ -13,7 +14,7 @@ if ! [[ $major =~ ^[0-9]+$ ]]; then
 	exit 2
 fi
 suite=${EXHIBIT_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/exhibit-tools}/postgresql-$major-tests
-if [ -e "$suite/parallel_schedule" ]; then
+if [ -e "$suite/isolationtester" ]; then
 	printf '%s\n' "$suite"
 	exit 0
 fi
@@ -67,10 +68,12 @@ if [ ! -e "/usr/include/postgresql/$major/server/postgres.h" ] || [ ! -e /usr/in
 	root=$work/dev
 fi
 include=$root/usr/include/postgresql
-cp -r source/src/test/regress/{sql,expected,data,parallel_schedule} suite/
-"${CC:-gcc}" -O1 -shared -fPIC -I"$include/$major/server" -o suite/regress.so source/src/test/regress/regress.c
-"${CC:-gcc}" -O1 -I"$include/$major/server" -I"$include" -o suite/libpq_pipeline \
-	source/src/test/modules/libpq_pipeline/libpq_pipeline.c \
-	"-L$root/usr/lib/postgresql/$major/lib" -lpgcommon -lpgport -l:libpq.so.5 -lm
-mv -T suite "$suite" 2>/dev/null || [ -e "$suite/parallel_schedule" ] # another may have been faster
+flags=(-O1 -w -I"$include/$major/server" -I"$include" -I"$include/internal")
+libraries=("-L$root/usr/lib/postgresql/$major/lib" -l:libpq.so.5 -lpgcommon -lpgport -lm)
+cp -r source/src/test/regress/{sql,expected,data,parallel_schedule} source/src/test/isolation/specs suite/
+"${CC:-gcc}" "${flags[@]}" -shared -fPIC -o suite/regress.so source/src/test/regress/regress.c
+"${CC:-gcc}" "${flags[@]}" -o suite/isolationtester source/src/test/isolation/{isolationtester,specparse}.c "${libraries[@]}"
+"${CC:-gcc}" "${flags[@]}" -o suite/libpq_pipeline source/src/test/modules/libpq_pipeline/libpq_pipeline.c "${libraries[@]}"
+rm -rf "$suite" # of before, without some of these
+mv -T suite "$suite" 2>/dev/null || [ -e "$suite/isolationtester" ] # another may have been faster
 printf '%s\n' "$suite"
