@@ -97,7 +97,11 @@ func (w *walker) utility(m proto.Message) {
 		w.discard(m)
 	case *pg.LockStmt:
 		w.is("lock")
-		w.about("lock", m)
+		action := "lock"
+		if m.Mode == accessShare {
+			action = "select"
+		}
+		w.about(action, m)
 	case *pg.TruncateStmt:
 		w.is("truncate")
 		w.about("truncate", m)
@@ -460,3 +464,6 @@ func (w *walker) named(action string, kind pg.ObjectType, n *pg.Node) {
 	}
 	w.use(Use{Action: action})
 }
+
+// accessShare is the mode of a lock that every SELECT takes.
+const accessShare = 1
