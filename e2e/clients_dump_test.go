@@ -66,7 +66,7 @@ func TestAReaderDumps(t *testing.T) {
 		{"plain", "--data-only", "--no-blobs", "--inserts", "--serializable-deferrable", "--schema=stock"},
 		{"custom", "--no-blobs"},
 		{"tar", "--no-blobs"},
-		{"directory", "--no-blobs", "--jobs=2"},
+		{"directory", "--no-blobs"},
 	} {
 		want, got := w.dump(direct, options[0], options[1:]...), w.dump(w.url("idle", "sslmode=disable"), options[0], options[1:]...)
 		if got != want {
@@ -80,6 +80,7 @@ func TestAReaderDumps(t *testing.T) {
 }
 
 func TestADumpIsRestored(t *testing.T) {
+	slow(t)
 	needs(t, "pg_dump", "pg_restore")
 	w := newWorld(t)
 	w.permitAnything()
