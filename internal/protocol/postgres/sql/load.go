@@ -18,6 +18,10 @@ var ErrCatalogue = errors.New("the catalogue is too large")
 // maxNames bounds each list of a catalogue.
 const maxNames = 200_000
 
+// maxBytes bounds what the server sends of a catalogue. One record holds it
+// whole, and a journal takes no larger one.
+var maxBytes = 12 << 20
+
 // The queries of Load. They ask for names only, work on PostgreSQL 10 and
 // later, and need no rights.
 const (
@@ -136,6 +140,7 @@ func (c *Catalogue) load(ctx context.Context, tx pgx.Tx) error {
 		return func() { *list = append(*list, Qualified{schema, name}) }
 	}
 	relations := make(map[Qualified]int)
+	size := 0
 	for _, q := range []struct {
 		query string
 		into  []any
@@ -174,6 +179,12 @@ func (c *Catalogue) load(ctx context.Context, tx pgx.Tx) error {
 		if _, err := pgx.ForEachRow(rows, q.into, func() error {
 			if n++; n > maxNames {
 				return fmt.Errorf("%w: more than %d names of a kind", ErrCatalogue, maxNames)
+			}
+			for _, v := range rows.RawValues() {
+				size += len(v)
+			}
+			if size > maxBytes {
+				return fmt.Errorf("%w: more than %d bytes of names", ErrCatalogue, maxBytes)
 			}
 			q.add()
 			return nil

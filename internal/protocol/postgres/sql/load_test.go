@@ -77,6 +77,16 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+// A catalogue that no record would hold isn't kept in part.
+func TestLoadIsBounded(t *testing.T) {
+	conn := shopServer(t)
+	defer func(m int) { maxBytes = m }(maxBytes)
+	maxBytes = 10_000
+	if c, err := Load(context.Background(), conn); !errors.Is(err, ErrCatalogue) || c != nil {
+		t.Errorf("got %v, %v", c, err)
+	}
+}
+
 // A search_path that hides the system's names doesn't mislead Load.
 func TestLoadInHostilePath(t *testing.T) {
 	conn := shopServer(t)
