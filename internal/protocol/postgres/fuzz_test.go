@@ -2,7 +2,17 @@ package postgres
 
 import (
 	"bytes"
+	"context"
+	"io"
+	"net"
+	"sync"
 	"testing"
+	"time"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/protocol"
+	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/sql"
+	"github.com/exhibit-gateway/exhibit/internal/protocol/prototest"
 )
 
 // FuzzFrames holds the parsers of frames to two things: they don't panic, and
@@ -86,3 +96,97 @@ func FuzzStartup(f *testing.F) {
 		}
 	})
 }
+
+// FuzzSession plays an agent and a server that say anything, whole frames or
+// not, to one session. Whatever they say, the session ends, its record is
+// closed and sound, and no mistake of ours is met.
+func FuzzSession(f *testing.F) {
+	const (
+		query   = "Q\x00\x00\x00\x0dselect 1\x00"
+		begin   = "Q\x00\x00\x00\x0abegin\x00"
+		parse   = "P\x00\x00\x00\x10\x00select 1\x00\x00\x00"
+		bind    = "B\x00\x00\x00\x0c\x00\x00\x00\x00\x00\x00\x00\x00"
+		execute = "E\x00\x00\x00\x09\x00\x00\x00\x00\x00"
+		call    = "F\x00\x00\x00\x0e\x00\x00\x03\xbb\x00\x00\x00\x00\x00\x01"
+		syncs   = "S\x00\x00\x00\x04"
+		flush   = "H\x00\x00\x00\x04"
+		data    = "d\x00\x00\x00\x06x\x0a"
+		done    = "c\x00\x00\x00\x04"
+
+		ready    = "Z\x00\x00\x00\x05I"
+		open     = "Z\x00\x00\x00\x05T"
+		failed   = "E\x00\x00\x00\x17SERROR\x00C42703\x00Mno\x00\x00"
+		complete = "C\x00\x00\x00\x0dSELECT 1\x00"
+		begun    = "C\x00\x00\x00\x0aBEGIN\x00"
+		rolled   = "C\x00\x00\x00\x0dROLLBACK\x00"
+		copyIn   = "G\x00\x00\x00\x07\x00\x00\x00"
+		notice   = "N\x00\x00\x00\x05\x00"
+		result   = "V\x00\x00\x00\x08\xff\xff\xff\xff"
+	)
+	f.Add([]byte(query+begin+query), []byte(complete+ready+begun+open+rolled+ready))
+	f.Add([]byte(parse+bind+execute+syncs), []byte("1\x00\x00\x00\x042\x00\x00\x00\x04"+complete+notice+ready))
+	f.Add([]byte(parse+bind+execute+query+syncs+bind+execute+syncs), []byte("1\x00\x00\x00\x04"+failed+ready+failed+ready))
+	f.Add([]byte(parse+bind+execute+data+done+parse+syncs), []byte("1\x00\x00\x00\x042\x00\x00\x00\x04"+copyIn+complete+"1\x00\x00\x00\x04"+ready))
+	f.Add([]byte(query+data+data+done+query), []byte(copyIn+failed+ready+complete+ready))
+	f.Add([]byte(call+flush+call), []byte(result+ready+failed+ready))
+	f.Add([]byte(begin+parse+"D\x00\x00\x00\x06S\x00C\x00\x00\x00\x06S\x00"+syncs+"X\x00\x00\x00\x04"), []byte(begun+open+"1\x00\x00\x00\x04t\x00\x00\x00\x06\x00\x00n\x00\x00\x00\x043\x00\x00\x00\x04"+open))
+	f.Fuzz(func(t *testing.T, asked, answered []byte) {
+		gate := &prototest.Gate{Decide: func(c *evidence.Command) evidence.Decision {
+			if len(c.Raw)%3 == 2 {
+				return evidence.Decision{Effect: evidence.Deny}
+			}
+			return evidence.Decision{Effect: evidence.Allow}
+		}}
+		sess, err := gate.Open(t.Context(), protocol.Credential{Secret: prototest.Token}, protocol.Target{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := New(Config{
+			Understand: func(string) Understander { return nobody{} },
+			Limits:     Limits{Message: 1 << 16, Flight: 8, Drain: 10 * time.Millisecond},
+		})
+		agent, near := net.Pipe()
+		up, far := net.Pipe()
+		c := newConn(p, &leg{Conn: near, startup: &startup{database: "app"}}, sess)
+		c.up, c.q.status, c.q.following = up, 'I', sql.NewSession("agent", "public")
+		var wg sync.WaitGroup
+		wg.Go(func() { _, _ = io.Copy(io.Discard, agent) })
+		wg.Go(func() { _, _ = io.Copy(io.Discard, far) })
+		said := make(chan struct{})
+		wg.Go(func() {
+			defer close(said)
+			_, _ = agent.Write(asked)
+		})
+		wg.Go(func() {
+			_, _ = far.Write(answered)
+			select {
+			case <-said:
+			case <-time.After(20 * time.Millisecond): // it waits for more than there is
+			}
+			agent.Close()
+			far.Close()
+		})
+		if err := c.run(t.Context()); c.reason == "" || c.reason == "internal error" {
+			t.Errorf("it ended because of %q: %v", c.reason, err)
+		}
+		agent.Close()
+		far.Close()
+		wg.Wait()
+		for _, fault := range gate.Sessions()[0].Faults() {
+			t.Error(fault)
+		}
+	})
+}
+
+// nobody understands nothing.
+type nobody struct{}
+
+func (nobody) Understand(_ context.Context, _, path string, _ sql.Env) *sql.Understanding {
+	return opaque(path)
+}
+
+func (nobody) Execute(u *sql.Understanding, _ func(string, sql.Env) *sql.Understanding) *sql.Understanding {
+	return u
+}
+
+func (nobody) Inner(*sql.Prepared, sql.Env) *sql.Understanding { return opaque(pathExecute) }
