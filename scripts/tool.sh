@@ -55,6 +55,12 @@ postgres_18() {
 	rm -rf ./*.tgz native
 }
 
+# The PostgreSQL clients of node's world, as e2e/testdata/node pins them.
+node_clients() {
+	cp "$OLDPWD"/e2e/testdata/node/package*.json .
+	npm ci --ignore-scripts --silent --no-audit --no-fund || fail "npm could not install node's PostgreSQL clients"
+}
+
 case "${1:-}" in
 golangci-lint) module github.com/golangci/golangci-lint/v2 github.com/golangci/golangci-lint/v2/cmd/golangci-lint v2.15.0 ;;
 govulncheck) module golang.org/x/vuln golang.org/x/vuln/cmd/govulncheck v1.9.0 ;;
@@ -62,8 +68,9 @@ postgres-18)
 	[ "$(uname -sm)" = "Linux x86_64" ] || fail "this PostgreSQL 18 is for Linux on x86-64" "hint: let EXHIBIT_PG18 name a folder whose bin has initdb and postgres"
 	fetch "$postgres_18" postgres_18
 	;;
+node-clients) fetch "$(sha256sum <e2e/testdata/node/package-lock.json)" node_clients ;;
 *)
-	echo "usage: scripts/tool.sh golangci-lint|govulncheck|postgres-18" >&2
+	echo "usage: scripts/tool.sh golangci-lint|govulncheck|postgres-18|node-clients" >&2
 	exit 2
 	;;
 esac
