@@ -109,7 +109,8 @@ func (g *Gateway) IssueToken(ctx context.Context, r api.TokenRequest) (api.Token
 	}, nil
 }
 
-// refuseAssertion records a failed proof and tells the caller nothing.
+// refuseAssertion records a failed proof and tells the caller nothing but that
+// a key that was proven asks too often.
 func (g *Gateway) refuseAssertion(ctx context.Context, r api.TokenRequest, cause error) error {
 	code := "rejected"
 	var coded *identity.Error
@@ -125,6 +126,10 @@ func (g *Gateway) refuseAssertion(ctx context.Context, r api.TokenRequest, cause
 	})
 	if err != nil {
 		return api.Unavailable("the attempt cannot be recorded", "")
+	}
+	session.Pause(ctx, session.DefaultFailurePause) // each attempt is a record
+	if code == identity.CodeTooMany {
+		return api.Unavailable("too many tokens were asked for with this key in a short time", "keep a token until it expires: it is good for any number of connections")
 	}
 	return api.Unauthorized("the assertion does not prove an enrolled key", "enroll the agent's key with `exhibit enroll`, and check that both clocks are right")
 }

@@ -282,7 +282,7 @@ func (g *Gate) refuseAuthn(ctx context.Context, c protocol.Credential, t protoco
 	if _, err := g.Recorder.Own().Record(ctx, 0, evidence.Process, d); err != nil {
 		return unrecordable(err)
 	}
-	g.pause(ctx)
+	Pause(ctx, g.FailurePause)
 	hint := "get a fresh token with `exhibit token`, and use the agent's id as user name"
 	if c.Method == "certificate" {
 		hint = "show a certificate that hasn't expired, of a key that is enrolled for the agent whose id is the user name; or none, and a token"
@@ -290,9 +290,9 @@ func (g *Gate) refuseAuthn(ctx context.Context, c protocol.Credential, t protoco
 	return &protocol.Refusal{Kind: protocol.ErrAuthentication, Reason: "authentication failed", Hint: hint}
 }
 
-// pause waits, but for nobody who has gone.
-func (g *Gate) pause(ctx context.Context) {
-	t := time.NewTimer(g.FailurePause)
+// Pause waits, but for nobody who has gone.
+func Pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():

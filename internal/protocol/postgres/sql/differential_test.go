@@ -492,7 +492,7 @@ func (w *world) testHidden() {
 		{"SELECT E'\\'; --'; INSERT INTO trace VALUES (1); --'", write, false}, {"SELECT $$ ' $$; INSERT INTO trace VALUES (1); --'", write, false},
 		{"SELECT 1 /* /* */ INSERT */; INSERT INTO trace VALUES (1)", write, false}, {"SELECT 'a' --'\n'b'; INSERT INTO trace VALUES (1); --'", write, false},
 		{"BEGIN; INSERT INTO trace VALUES (1); PREPARE TRANSACTION 'x'", admin, false}, {"ROLLBACK PREPARED 'x'", admin, false},
-		{"LOCK TABLE orders", write, true}, {"BEGIN; LOCK orders IN ACCESS SHARE MODE; COMMIT", write, true}, {"NOTIFY c", write, false}, {"SELECT * FROM orders FOR KEY SHARE", write, true},
+		{"LOCK TABLE orders", write, true}, {"BEGIN; LOCK orders IN ROW SHARE MODE; COMMIT", write, true}, {"NOTIFY c", write, false}, {"SELECT * FROM orders FOR KEY SHARE", write, true},
 		{"TRUNCATE trace", write, false}, {"VACUUM trace", admin, true}, {"ANALYZE trace", admin, true}, {"CHECKPOINT", admin, true}, {"LOAD 'plpgsql'", admin, true},
 		{"CREATE ROLE made", admin, false}, {"GRANT pg_monitor TO made", admin, false}, {"SECURITY LABEL ON TABLE orders IS 'x'", admin, true},
 	}
