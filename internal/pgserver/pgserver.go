@@ -15,6 +15,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -179,13 +180,25 @@ func (s *Server) Stop() error {
 	}
 }
 
-// FreeAddr is a loopback address where nothing listens.
+// given are the addresses that FreeAddr has returned.
+var given sync.Map
+
+// FreeAddr is a loopback address where nothing listens, another one each time:
+// the system itself gives a port again as soon as it is free.
 func FreeAddr() (string, error) {
-	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	for {
+		l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
+		if err != nil {
+			return "", err
+		}
+		addr := l.Addr().String()
+		if err := l.Close(); err != nil {
+			return "", err
+		}
+		if _, again := given.LoadOrStore(addr, true); !again {
+			return addr, nil
+		}
 	}
-	return l.Addr().String(), l.Close()
 }
 
 // credential is whom PostgreSQL runs as: it refuses root, so root uses the
