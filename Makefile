@@ -17,19 +17,22 @@ QUICK     ?=
 BENCH_OUT ?=
 TESTFLAGS ?=
 
-.PHONY: build test race demo bench lint fmt-check tidy-check setup clean help
+.PHONY: build test race demo bench lint fmt-check tidy-check clean help
 
 ## build: bin/exhibit, and bin/exhibit-verify without C or anything dynamic
-build: setup
+build:
+	@scripts/setup.sh build
 	$(GO) build $(BUILDFLAGS) -o bin/exhibit ./cmd/exhibit
 	CGO_ENABLED=0 $(GO) build $(BUILDFLAGS) -o bin/exhibit-verify ./cmd/exhibit-verify
 
 ## test: everything, against real servers that the tests start themselves
-test: setup
+test:
+	@scripts/setup.sh test
 	$(GO) test -timeout 25m $(TESTFLAGS) ./...
 
 ## race: the same under the race detector, without the slowest tests
-race: setup
+race:
+	@scripts/setup.sh test
 	$(GO) test -race -short -timeout 25m $(TESTFLAGS) ./...
 
 ## demo: a server, a gateway, two agents, a pack and its verification, in one go
@@ -38,6 +41,7 @@ demo: build
 
 ## bench: Exhibit beside direct, haproxy, pgbouncer and a bare relay (QUICK=1: under 3 minutes; BENCH_OUT=file: JSON)
 bench: build
+	@scripts/setup.sh bench
 	$(GO) build -trimpath -o bin/bench ./bench
 	bin/bench $(if $(QUICK),-quick) $(if $(BENCH_OUT),-out '$(BENCH_OUT)')
 
@@ -53,9 +57,6 @@ fmt-check:
 ## tidy-check: go.mod and go.sum are what go mod tidy would write
 tidy-check:
 	$(GO) mod tidy -diff
-
-setup:
-	@scripts/setup.sh
 
 clean:
 	rm -rf bin

