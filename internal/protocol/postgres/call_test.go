@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
@@ -126,6 +127,15 @@ func TestLargeObjectsOfPsql(t *testing.T) {
 	s := startServer(t)
 	s.sql(t, "select lo_unlink(oid) from pg_largeobject_metadata")
 	g := understandingGateway(t)
+	var denied atomic.Bool
+	g.Decide = func(c *evidence.Command) evidence.Decision {
+		for _, check := range c.Checks {
+			if denied.Load() && check.Action == "postgres:large_object" {
+				return evidence.Decision{Effect: evidence.Deny, Reason: "no large objects"}
+			}
+		}
+		return evidence.Decision{Effect: evidence.Allow}
+	}
 	in, out := filepath.Join(t.TempDir(), "in"), filepath.Join(t.TempDir(), "out")
 	content := make([]byte, 300<<10)
 	rand.Read(content)
@@ -150,14 +160,7 @@ func TestLargeObjectsOfPsql(t *testing.T) {
 	if got := ends(g.last(t)); !strings.HasPrefix(got, "commit of block") {
 		t.Errorf("the transactions: %s", got)
 	}
-	g.Decide = func(c *evidence.Command) evidence.Decision {
-		for _, check := range c.Checks {
-			if check.Action == "postgres:large_object" {
-				return evidence.Decision{Effect: evidence.Deny, Reason: "no large objects"}
-			}
-		}
-		return evidence.Decision{Effect: evidence.Allow}
-	}
+	denied.Store(true)
 	if said, err := g.psql(t, "-c", `\lo_import `+in); err == nil || !strings.Contains(said, "no large objects") {
 		t.Errorf("%v, %s", err, said)
 	}
