@@ -24,7 +24,10 @@ type Statement struct {
 	Uses []Use `json:"uses,omitempty"`
 	// Text is rebuilt from the parse tree: '?' for a constant, and a reference
 	// to Facts.Names (see ForEachPiece) for a name.
-	Text    string   `json:"text"`
+	Text string `json:"text"`
+	// Columns are the names of the columns that it reads or writes, "*" where it
+	// takes all of a relation's.
+	Columns []string `json:"columns,omitempty"`
 	Bounded Bound    `json:"bounded,omitempty"`
 	Limited Bound    `json:"limited,omitempty"`
 	Effects []Effect `json:"effects,omitempty"`

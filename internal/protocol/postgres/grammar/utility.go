@@ -200,7 +200,7 @@ func (w *walker) prepare(m *pg.PrepareStmt) {
 	outer := w.st
 	w.st = &Statement{Action: "prepare", Uses: outer.Uses}
 	w.dormant(m.Query)
-	outer.Uses, outer.Bounded = w.st.Uses, w.st.Bounded
+	outer.Uses, outer.Columns, outer.Bounded = w.st.Uses, w.st.Columns, w.st.Bounded
 	w.st = outer
 	w.st.Inner = inner.st
 	w.effect(Effect{Kind: EffectPrepare, Name: m.Name})
@@ -220,6 +220,12 @@ func (w *walker) copy(m *pg.CopyStmt) {
 	}
 	if m.Relation != nil {
 		w.relation(action, m.Relation)
+		for _, n := range m.Attlist {
+			w.column(n)
+		}
+		if len(m.Attlist) == 0 {
+			w.columnNamed("*")
+		}
 	}
 	if m.Query != nil {
 		outer := w.reading

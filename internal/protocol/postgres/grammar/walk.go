@@ -191,8 +191,12 @@ func (w *walker) visit(m proto.Message) {
 		w.operator(m.UseOp)
 		w.children(m, "use_op")
 	case *pg.ColumnRef:
-		if last := len(m.Fields) - 1; last > 0 {
+		last := len(m.Fields) - 1
+		if last > 0 {
 			w.attribute(m.Fields[last])
+		}
+		if last >= 0 {
+			w.column(m.Fields[last])
 		}
 	case *pg.A_Indirection:
 		for _, n := range m.Indirection {
@@ -382,12 +386,41 @@ func (w *walker) insertStmt(m *pg.InsertStmt) {
 	if m.OnConflictClause.GetInfer() != nil || len(m.ReturningList) > 0 {
 		w.relation(w.reading, m.Relation)
 	}
+	w.targets(m.Cols)
+	if len(m.Cols) == 0 {
+		w.columnNamed("*")
+	}
+	w.targets(m.OnConflictClause.GetTargetList())
 	w.children(m, "with_clause", "relation")
+}
+
+// targets notes the columns that are set.
+func (w *walker) targets(list []*pg.Node) {
+	for _, n := range list {
+		w.columnNamed(n.GetResTarget().GetName())
+	}
+}
+
+// column notes a column that is named at the end of a reference.
+func (w *walker) column(n *pg.Node) {
+	if n.GetAStar() != nil {
+		w.columnNamed("*")
+		return
+	}
+	w.columnNamed(n.GetString_().GetSval())
+}
+
+func (w *walker) columnNamed(name string) {
+	if key := "column " + name; name != "" && !w.seen[key] {
+		w.seen[key] = true
+		w.st.Columns = append(w.st.Columns, name)
+	}
 }
 
 func (w *walker) updateStmt(m *pg.UpdateStmt) {
 	defer w.with(m.WithClause)()
 	w.change("update", m.Relation)
+	w.targets(m.TargetList)
 	w.readsTarget(m.Relation, m.TargetList, m.ReturningList, []*pg.Node{m.WhereClause})
 	w.bounded(w.restricts(m.Relation, m.WhereClause))
 	w.children(m, "with_clause", "relation")
@@ -407,6 +440,7 @@ func (w *walker) mergeStmt(m *pg.MergeStmt) {
 	w.relation(w.reading, m.Relation)
 	for _, n := range m.MergeWhenClauses {
 		when := n.GetMergeWhenClause()
+		w.targets(when.GetTargetList())
 		switch when.GetCommandType() {
 		case pg.CmdType_CMD_INSERT:
 			w.change("insert", m.Relation)

@@ -24,6 +24,7 @@ type resolver struct {
 	checks    map[evidence.Check]struct{}
 	functions map[string]struct{}
 	settings  map[string]struct{}
+	columns   map[string]struct{}
 	effects   []Effect
 	risky     bool  // a function was met whose arguments may matter
 	excessive bool  // there are more checks than may be
@@ -37,6 +38,7 @@ func resolve(ix *index, env Env, facts *grammar.Facts) *Understanding {
 	r := &resolver{
 		ix: ix, env: env, facts: facts, paths: env.paths, seen: slices.Concat(env.paths, env.seen), any: len(env.paths) == 0,
 		checks: make(map[evidence.Check]struct{}), functions: make(map[string]struct{}), settings: make(map[string]struct{}),
+		columns: make(map[string]struct{}),
 	}
 	u := &Understanding{Shape: &evidence.Shape{Path: paths[0], Parse: evidence.ParseFull}}
 	var bounded, limited grammar.Bound
@@ -90,6 +92,9 @@ func (r *resolver) shapeFacts(bounded, limited grammar.Bound) evidence.Facts {
 	if len(r.functions) > 0 {
 		f["functions"] = sortedKeys(r.functions)
 	}
+	if len(r.columns) > 0 {
+		f["columns"] = sortedKeys(r.columns)
+	}
 	if len(r.settings) > 0 {
 		f["settings"] = sortedKeys(r.settings)
 	}
@@ -136,8 +141,28 @@ func (r *resolver) statement(st *grammar.Statement) {
 			r.checks[opaqueCheck] = struct{}{}
 		}
 	}
+	r.columnsOf(st)
 	for _, e := range st.Effects {
 		r.effect(Effect{Effect: e}, st)
+	}
+}
+
+// maxColumns bounds the columns in the facts of one text. One with more might
+// as well take all.
+const maxColumns = 256
+
+// columnsOf notes the columns of a statement by their names. A name that isn't
+// the database's own is the agent's, and not for the record.
+func (r *resolver) columnsOf(st *grammar.Statement) {
+	for _, name := range st.Columns {
+		if name != "*" && !r.ix.known(name) {
+			name = "?"
+		}
+		r.columns[name] = struct{}{}
+	}
+	if len(r.columns) > maxColumns {
+		clear(r.columns)
+		r.columns["*"] = struct{}{}
 	}
 }
 
