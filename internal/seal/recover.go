@@ -171,12 +171,13 @@ func (s *Sealer) load(ctx context.Context, n uint64, sections int) (*ledger.Bloc
 	if err != nil {
 		return nil, nil, fmt.Errorf("block %d: %w", n, err)
 	}
-	if sections < ledger.NumSections {
-		if file, err = ledger.Cut(file, sections); err != nil {
-			return nil, nil, fmt.Errorf("%w: block %d in the archive: %w; run exhibit log fsck", ErrDiverged, n, err)
-		}
+	var b *ledger.Block
+	if sections < ledger.NumSections { // a whole file is parsed whole: nothing may follow it
+		file, err = ledger.Cut(file, sections)
 	}
-	b, err := ledger.ParseBlock(file)
+	if err == nil {
+		b, err = ledger.ParseBlock(file)
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: block %d in the archive: %w; run exhibit log fsck", ErrDiverged, n, err)
 	}

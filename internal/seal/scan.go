@@ -18,7 +18,8 @@ func (s *Sealer) Scan(ctx context.Context, from uint64, fn func(*evidence.Record
 	return s.scanFrom(ctx, from, ledger.NumSections, fn)
 }
 
-// ScanHeads is Scan for those who need no bodies, and several times as fast.
+// ScanHeads is Scan for those who need no bodies: it neither decompresses nor
+// checks them.
 func (s *Sealer) ScanHeads(ctx context.Context, from uint64, fn func(*evidence.Head) error) error {
 	return s.scanFrom(ctx, from, ledger.Heads+1, func(r *evidence.Record) error { return fn(&r.Head) })
 }
