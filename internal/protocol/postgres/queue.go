@@ -150,11 +150,13 @@ func (q *queue) take(e *entry) bool {
 	return true
 }
 
-// answered counts an entry as answered.
-func (q *queue) answered(e *entry) {
+// answered counts an entry as answered, and as one after which the server
+// ignores everything up to a Sync if it skips. Who waits learns both at once.
+func (q *queue) answered(e *entry, skips bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.done++
+	q.skipping = q.skipping || skips
 	if e.defines() {
 		q.defining--
 	}
@@ -235,13 +237,6 @@ func (q *queue) stray(status byte) bool {
 	q.status, q.skipping = status, false
 	q.changed()
 	return true
-}
-
-// skip notes that the server ignores everything up to a Sync.
-func (q *queue) skip() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.skipping = true
 }
 
 // idle reports whether the server has nothing to do, and the true status of

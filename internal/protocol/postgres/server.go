@@ -461,9 +461,8 @@ func (s *serverSide) failed(ctx context.Context, body []byte, size int) error {
 		s.cur.pending = 0
 		return nil
 	}
-	s.answered()
 	s.skipping = true
-	s.c.q.skip()
+	s.answered()
 	return nil
 }
 
@@ -584,7 +583,7 @@ func (s *serverSide) unknown(o evidence.Outcome, err error) error {
 
 // answered is done with the entry at hand.
 func (s *serverSide) answered() {
-	s.c.q.answered(&s.cur)
+	s.c.q.answered(&s.cur, s.skipping)
 	s.cur = entry{}
 	s.busy = false
 }

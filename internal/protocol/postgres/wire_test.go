@@ -116,6 +116,20 @@ func TestPipelinedDenialWithoutSync(t *testing.T) {
 	g.last(t)
 }
 
+// Content that follows a failure is dropped, here as by the server, whichever
+// of the connection's goroutines learns first that there will be no COPY.
+func TestContentBehindAFailedPipeline(t *testing.T) {
+	g := startGateway(t, startServer(t), postgres.Config{})
+	for range 200 {
+		f := dialRaw(t, g)
+		f.about = "to content that the server ignores"
+		f.describe('P', "nowhere").parse("", "copy (select 1) to stdout").bind("", "").execute("", 0)
+		f.data("1\n").copyDone().sync().query("select 1").send()
+		f.expect("E Z T D C Z")
+		f.terminate()
+	}
+}
+
 func TestQueryWithinAnUnsyncedPipeline(t *testing.T) {
 	g := startGateway(t, startServer(t), postgres.Config{})
 	f := dialRaw(t, g)
