@@ -21,7 +21,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/internal/config"
 	"github.com/exhibit-gateway/exhibit/internal/policy"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres"
-	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/sql"
+	"github.com/exhibit-gateway/exhibit/internal/upstream"
 	"github.com/exhibit-gateway/exhibit/workpaper"
 )
 
@@ -272,7 +272,7 @@ func (d *doctor) certificates(c *config.Config) {
 }
 
 func (d *doctor) policies(c *config.Config) {
-	p, err := policy.Load(c.Policies, sql.Actions)
+	p, err := policy.Load(c.Policies, actions)
 	if err == nil {
 		d.ok("policies", "%s, digest %.12s", count(len(p.Files), "file"), p.Digest)
 		return
@@ -360,6 +360,10 @@ func (d *doctor) upstream(ctx context.Context, r config.Resource) {
 	check := "resource " + r.Name
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
+	if r.Protocol != "postgres" {
+		d.service(ctx, check, r)
+		return
+	}
 	server, err := connectPostgres(ctx, r.Upstream)
 	var pgErr *pgconn.PgError
 	switch {
@@ -370,6 +374,45 @@ func (d *doctor) upstream(ctx context.Context, r config.Resource) {
 	default:
 		d.fail(check, fmt.Sprintf("%s can't be reached: %v", r.Upstream.Address, err), "check its upstream's address and tls, and whether the server runs")
 	}
+}
+
+// service connects to a resource of a protocol above HTTP, reads its credential
+// and asks nothing.
+func (d *doctor) service(ctx context.Context, check string, r config.Resource) {
+	target, err := targetOf(r.Upstream)
+	if err == nil {
+		err = reach(ctx, target)
+	}
+	if err != nil {
+		d.fail(check, fmt.Sprintf("%s can't be reached: %v", r.Upstream.Address, err), "check its upstream's address, tls and credential, and whether the server runs")
+		return
+	}
+	d.ok(check, "%s takes connections", r.Upstream.Address)
+}
+
+func reach(ctx context.Context, target *upstream.Target) error {
+	up, err := target.Upstream()
+	if err != nil {
+		return err
+	}
+	if up.Header != nil {
+		if _, _, err := up.Header(ctx); err != nil {
+			return err
+		}
+	}
+	network := "tcp"
+	if strings.HasPrefix(up.Address, "/") {
+		network = "unix"
+	}
+	conn, err := new(net.Dialer).DialContext(ctx, network, up.Address)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if up.TLS == nil {
+		return nil
+	}
+	return tls.Client(conn, up.TLS).HandshakeContext(ctx)
 }
 
 func connectPostgres(ctx context.Context, u config.Upstream) (server string, err error) {

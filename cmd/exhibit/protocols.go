@@ -4,15 +4,36 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
+	"maps"
+	"os"
+	"sync/atomic"
 
 	"github.com/exhibit-gateway/exhibit/internal/config"
 	"github.com/exhibit-gateway/exhibit/internal/gateway"
+	"github.com/exhibit-gateway/exhibit/internal/httpgate"
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
+	"github.com/exhibit-gateway/exhibit/internal/protocol/http"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres"
+	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/sql"
 )
 
+// actions are those of all protocols.
+var actions = func() map[string][]string {
+	all := make(map[string][]string)
+	for _, of := range []map[string][]string{sql.Actions, http.Actions} {
+		maps.Copy(all, of)
+	}
+	return all
+}()
+
+// inForce is a configuration with what was read for it.
+type inForce struct {
+	*config.Config
+	services []http.Resource
+}
+
 // protocolsOf returns how to make the protocol of a listener: a line for each.
-func protocolsOf(c *config.Config, g *gateway.Gateway, log *slog.Logger) (make func(config.Listener, *tls.Config) (protocol.Protocol, error), stop func(), err error) {
+func protocolsOf(live *atomic.Pointer[inForce], g *gateway.Gateway, log *slog.Logger) (make func(config.Listener, *tls.Config) (protocol.Protocol, error), stop func(), err error) {
 	pool, err := grammarPool(g, log)
 	if err != nil {
 		return nil, nil, err
@@ -23,8 +44,13 @@ func protocolsOf(c *config.Config, g *gateway.Gateway, log *slog.Logger) (make f
 			go g.Alert("catalogue-unread", "medium", "the catalogue of "+resource+" cannot be read: once the one in use has lapsed, every statement is opaque")
 		},
 	})
-	g.ExplainWith(databases)
+	services := http.NewServices(http.ServicesConfig{
+		InForce: func() *[]http.Resource { return &live.Load().services }, Record: g.RecordImport, Logger: log,
+	})
+	g.ExplainWith("postgres", databases)
+	g.ExplainWith(http.Name, services)
 	g.ResolveWith("postgres", postgres.Resolver{})
+	c := live.Load()
 	return func(l config.Listener, t *tls.Config) (protocol.Protocol, error) {
 		switch l.Protocol {
 		case "postgres":
@@ -32,7 +58,57 @@ func protocolsOf(c *config.Config, g *gateway.Gateway, log *slog.Logger) (make f
 				Listener: l.Name, TLS: t, Understand: databases.Understand, Changed: databases.Changed, Logger: log,
 				Limits: postgres.Limits{Message: int64(c.Limits.MessageBytes), Login: c.Limits.Handshake},
 			}), nil
+		case http.Name:
+			return http.New(http.Config{
+				Listener: l.Name, Resources: services.Resources, Assert: g.Identify, Keys: g.Keys, Logger: log,
+				Limits: httpgate.Limits{Idle: c.Limits.SessionIdle, Login: c.Limits.Handshake},
+			}), nil
 		}
 		return nil, fmt.Errorf("no protocol %q", l.Protocol)
 	}, pool.Close, nil
+}
+
+// servicesOf reads what the configuration says of resources that speak HTTP.
+func servicesOf(c *config.Config) ([]http.Resource, error) {
+	list := []http.Resource{}
+	for _, r := range c.Resources {
+		if r.Protocol != http.Name {
+			continue
+		}
+		operations, err := operationsOf(r.HTTP)
+		if err != nil {
+			return nil, fmt.Errorf("resource %s: %w", r.Name, err)
+		}
+		h := r.HTTP
+		list = append(list, http.Resource{
+			Route: httpgate.Route{Resource: r.Name, Prefix: h.Prefix, Host: h.Host, Base: h.Base, HTTP2: h.HTTP2, Identity: h.Identity},
+			Hosts: h.Hosts, Operations: operations, Match: h.Match,
+		})
+	}
+	return list, nil
+}
+
+// maxDocument bounds an OpenAPI document, bytes.
+const maxDocument = 16 << 20
+
+func operationsOf(h config.HTTP) (*http.Operations, error) {
+	if h.OpenAPI == "" {
+		return http.ParseRoutes(h.Routes)
+	}
+	info, err := os.Stat(h.OpenAPI)
+	if err != nil {
+		return nil, fmt.Errorf("reading the OpenAPI document: %w", err)
+	}
+	if info.Size() > maxDocument {
+		return nil, fmt.Errorf("the OpenAPI document is larger than %d bytes", maxDocument)
+	}
+	text, err := os.ReadFile(h.OpenAPI)
+	if err != nil {
+		return nil, fmt.Errorf("reading the OpenAPI document: %w", err)
+	}
+	operations, err := http.ParseOpenAPI(text)
+	if err != nil {
+		return nil, fmt.Errorf("OpenAPI document %s: %w", h.OpenAPI, err)
+	}
+	return operations, nil
 }

@@ -23,11 +23,11 @@ import (
 	"github.com/exhibit-gateway/exhibit/internal/api"
 	"github.com/exhibit-gateway/exhibit/internal/config"
 	"github.com/exhibit-gateway/exhibit/internal/gateway"
+	"github.com/exhibit-gateway/exhibit/internal/httpgate"
 	"github.com/exhibit-gateway/exhibit/internal/listener"
 	"github.com/exhibit-gateway/exhibit/internal/policy"
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/grammar"
-	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/sql"
 	"github.com/exhibit-gateway/exhibit/internal/session"
 	"github.com/exhibit-gateway/exhibit/internal/upstream"
 )
@@ -54,29 +54,24 @@ func (a *app) serve(ctx context.Context, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	c, err := a.loadConfig()
-	if err != nil {
-		return err
-	}
-	settings, err := settingsOf(c)
-	if err != nil {
-		return err
-	}
-	var people atomic.Pointer[config.Config]
-	people.Store(c)
-	g, err := gateway.Open(ctx, settings, func() (gateway.Settings, error) {
+	var live atomic.Pointer[inForce]
+	load := func() (gateway.Settings, error) {
 		c, err := a.loadConfig()
 		if err != nil {
 			return gateway.Settings{}, err
 		}
-		s, err := settingsOf(c)
-		s.InForce = func() { people.Store(c) }
-		return s, err
-	}, log)
+		return settingsOf(c, &live)
+	}
+	settings, err := load()
 	if err != nil {
 		return err
 	}
-	protocols, stop, err := protocolsOf(c, g, log)
+	g, err := gateway.Open(ctx, settings, load, log)
+	if err != nil {
+		return err
+	}
+	c := live.Load().Config
+	protocols, stop, err := protocolsOf(&live, g, log)
 	if err != nil {
 		return errors.Join(err, g.Abandon())
 	}
@@ -85,16 +80,21 @@ func (a *app) serve(ctx context.Context, log *slog.Logger) (err error) {
 	if err := listen(c, g, protocols, log); err != nil {
 		return errors.Join(err, g.Abandon())
 	}
-	admin, err := a.admin(ctx, c, file, g, &people, log)
+	admin, err := a.admin(ctx, c, file, g, &live, log)
 	if err != nil {
 		return errors.Join(err, g.Abandon())
 	}
 	return g.Run(ctx, append(admin, reloadOnHangup(g, log))...)
 }
 
-// settingsOf turns the configuration into what the gateway is told.
-func settingsOf(c *config.Config) (gateway.Settings, error) {
-	bundle, err := policy.Load(c.Policies, sql.Actions)
+// settingsOf turns the configuration into what the gateway is told. Once that is
+// in force live leads to it.
+func settingsOf(c *config.Config, live *atomic.Pointer[inForce]) (gateway.Settings, error) {
+	services, err := servicesOf(c)
+	if err != nil {
+		return gateway.Settings{}, hinted{err, "nothing was put in force"}
+	}
+	bundle, err := policy.Load(c.Policies, actions)
 	if err != nil {
 		return gateway.Settings{}, hinted{fmt.Errorf("the policies cannot be used:\n%w", err), "nothing was put in force"}
 	}
@@ -118,6 +118,7 @@ func settingsOf(c *config.Config) (gateway.Settings, error) {
 			MaxUnsealedAge: c.Sealing.MaxUnsealedAge, MaxUnsealedBytes: int64(c.Sealing.MaxUnsealedBytes),
 		},
 		Listening: []string{c.Admin.Socket, c.Admin.HTTPS.Address, c.Metrics.Address},
+		InForce:   func() { live.Store(&inForce{c, services}) },
 	}
 	for _, p := range c.People {
 		s.People = append(s.People, p.Evidence())
@@ -139,14 +140,21 @@ func settingsOf(c *config.Config) (gateway.Settings, error) {
 func targetOf(u config.Upstream) (*upstream.Target, error) {
 	return upstream.New(upstream.Config{
 		Address: u.Address, Database: u.Database, User: u.User,
-		Password: upstream.Secret{File: u.Password.File, Env: u.Password.Env},
+		Password: secretOf(u.Password),
 		TLS: upstream.TLS{
 			Mode: u.TLS.Mode, CA: u.TLS.CA, ServerName: u.TLS.ServerName, Cert: u.TLS.Cert, Key: u.TLS.Key,
 			Direct: u.TLS.Negotiation == config.NegotiationDirect, Bound: u.TLS.ChannelBinding == config.BindingRequire,
 		},
 		Version: u.MaxProtocolVersion,
+		Header:  upstream.Header{Name: u.Header.Name, Prefix: u.Header.Prefix, Value: secretOf(u.Header.Value)},
+		OAuth: upstream.OAuth{
+			TokenURL: u.OAuth.TokenURL, ClientID: u.OAuth.ClientID, ClientSecret: secretOf(u.OAuth.ClientSecret),
+			Scopes: u.OAuth.Scopes, Audience: u.OAuth.Audience,
+		},
 	})
 }
+
+func secretOf(s config.Secret) upstream.Secret { return upstream.Secret{File: s.File, Env: s.Env} }
 
 // binaryDigest is the SHA-256 of this program.
 var binaryDigest = sync.OnceValues(func() (string, error) {
@@ -200,8 +208,14 @@ func listen(c *config.Config, g *gateway.Gateway, protocols func(config.Listener
 		if err != nil {
 			return fmt.Errorf("listener %s: %w", l.Name, err)
 		}
+		inTLS, negotiates := t, false
+		if l.Protocol == "postgres" { // its clients ask for TLS within the protocol
+			inTLS, negotiates = nil, t != nil
+		} else if t != nil {
+			inTLS = httpgate.TLS(t)
+		}
 		ln, err := listener.Listen(listener.Config{
-			Name: l.Name, Address: l.Address, NegotiatesTLS: t != nil, Handshake: c.Limits.Handshake, Grace: c.Limits.ShutdownGrace,
+			Name: l.Name, Address: l.Address, TLS: inTLS, NegotiatesTLS: negotiates, Handshake: c.Limits.Handshake, Grace: c.Limits.ShutdownGrace,
 			// Sessions are limited by the gate, which puts a refusal on record;
 			// this bounds what hasn't come that far.
 			MaxConns: c.Limits.Sessions + 2*maxPending, MaxPending: maxPending, Log: log,
@@ -228,11 +242,11 @@ func listenTLS(l config.ListenTLS, log *slog.Logger) (*tls.Config, error) {
 
 // admin opens the API and what operators' tools read, and returns what serves
 // them.
-func (a *app) admin(ctx context.Context, c *config.Config, file string, g *gateway.Gateway, people *atomic.Pointer[config.Config], log *slog.Logger) (serve []func(context.Context) error, err error) {
+func (a *app) admin(ctx context.Context, c *config.Config, file string, g *gateway.Gateway, live *atomic.Pointer[inForce], log *slog.Logger) (serve []func(context.Context) error, err error) {
 	registry := prometheus.NewRegistry()
 	g.Metrics(registry)
 	handler, err := api.New(api.Options{
-		Services: g.Services(), People: livePeople{people},
+		Services: g.Services(), People: livePeople{live},
 		Version:    api.Version{Version: version(), Gateway: c.Gateway, Origin: c.Log.Origin},
 		ConfigFile: file, Registerer: registry, Log: log,
 	})
@@ -295,7 +309,7 @@ func listenHTTPS(ctx context.Context, h config.HTTPS) (net.Listener, error) {
 
 // livePeople are the people of the configuration in force.
 type livePeople struct {
-	c *atomic.Pointer[config.Config]
+	c *atomic.Pointer[inForce]
 }
 
 func (p livePeople) PersonByUID(uid uint32) (evidence.Person, bool) {

@@ -101,8 +101,23 @@ type Resource struct {
 	Name       string            `yaml:"name"`
 	Protocol   string            `yaml:"protocol"`
 	Upstream   Upstream          `yaml:"upstream"`
+	HTTP       HTTP              `yaml:"http"`
 	Durability string            `yaml:"durability"` // of reads: DurabilityPower or DurabilityProcess
 	Labels     map[string]string `yaml:"labels"`
+}
+
+// HTTP says which requests are meant for a resource of the protocol http, and
+// how they are understood.
+type HTTP struct {
+	Hosts    []string `yaml:"hosts"`    // that requests name; none is any that no other resource has
+	Prefix   string   `yaml:"prefix"`   // of the path; taken off before the request goes on
+	Base     string   `yaml:"base"`     // put before the path as it goes on
+	Host     string   `yaml:"host"`     // that the upstream is asked for; default: its address
+	HTTP2    bool     `yaml:"http2"`    // the upstream speaks HTTP/2, as gRPC needs
+	Identity bool     `yaml:"identity"` // tell the upstream for whom the gateway asks
+	OpenAPI  string   `yaml:"openapi"`  // an OpenAPI 3 document that names the operations
+	Routes   []string `yaml:"routes"`   // or the operations themselves, like "GET /invoices/{id}"
+	Match    []string `yaml:"match"`    // JSON pointers into contents; policy sees the values
 }
 
 // What an intent to read must survive before it is forwarded. Every other
@@ -121,6 +136,26 @@ type Upstream struct {
 	TLS      UpstreamTLS `yaml:"tls"`
 
 	MaxProtocolVersion string `yaml:"max_protocol_version"` // "3.0" or "3.2"
+
+	Header UpstreamHeader `yaml:"header"` // of protocols above HTTP: what proves the account there
+	OAuth  UpstreamOAuth  `yaml:"oauth"`  // or where to get that from
+}
+
+// UpstreamHeader is a field that proves the account to an upstream.
+type UpstreamHeader struct {
+	Name   string `yaml:"name"`   // for example Authorization, or X-Api-Key
+	Prefix string `yaml:"prefix"` // put before the value, for example "Bearer "
+	Value  Secret `yaml:"value"`
+}
+
+// UpstreamOAuth is where the gateway gets a bearer token for an upstream (RFC
+// 6749 section 4.4).
+type UpstreamOAuth struct {
+	TokenURL     string   `yaml:"token_url"`
+	ClientID     string   `yaml:"client_id"`
+	ClientSecret Secret   `yaml:"client_secret"`
+	Scopes       []string `yaml:"scopes"`
+	Audience     string   `yaml:"audience"`
 }
 
 // UpstreamTLS is the gateway's leg.
@@ -198,6 +233,7 @@ type Limits struct {
 	SessionsPerAgent int           `yaml:"sessions_per_agent"` // at once
 	TokenTTL         time.Duration `yaml:"token_ttl"`          // life of a token
 	Handshake        time.Duration `yaml:"handshake"`          // from accept to a proven identity
+	SessionIdle      time.Duration `yaml:"session_idle"`       // until a session without requests ends, in protocols above HTTP
 	MessageBytes     Size          `yaml:"message_bytes"`      // largest single protocol message from an agent
 	ShutdownGrace    time.Duration `yaml:"shutdown_grace"`     // for sessions to end when the gateway stops
 }
@@ -234,6 +270,7 @@ func New() *Config {
 			SessionsPerAgent: 64,
 			TokenTTL:         15 * time.Minute,
 			Handshake:        10 * time.Second,
+			SessionIdle:      5 * time.Minute,
 			MessageBytes:     64 << 20,
 			ShutdownGrace:    10 * time.Second,
 		},

@@ -44,6 +44,7 @@ func TestFull(t *testing.T) {
 		Listeners: []Listener{
 			{Name: "local", Protocol: "postgres", Address: "/run/exhibit/.s.PGSQL.6433"},
 			{Name: "agents", Protocol: "postgres", Address: "0.0.0.0:6433", TLS: ListenTLS{Cert: dir + "/tls/gw.pem", Key: dir + "/tls/gw.key"}},
+			{Name: "services", Protocol: "http", Address: "127.0.0.1:8081"},
 		},
 		Resources: []Resource{
 			{
@@ -69,9 +70,33 @@ func TestFull(t *testing.T) {
 				},
 				Durability: DurabilityPower,
 			},
+			{
+				Name: "billing", Protocol: "http",
+				Upstream: Upstream{
+					Address: "billing.example.com:443", TLS: UpstreamTLS{Mode: TLSVerifyFull},
+					OAuth: UpstreamOAuth{
+						TokenURL: "https://login.example.com/token", ClientID: "exhibit", ClientSecret: Secret{File: dir + "/secrets/billing"},
+						Scopes: []string{"billing"}, Audience: "billing",
+					},
+				},
+				HTTP: HTTP{
+					Hosts: []string{"billing.gw.example.com"}, Prefix: "/v1", Base: "/api", Host: "billing.example.com",
+					HTTP2: true, Identity: true, OpenAPI: dir + "/billing.yaml", Match: []string{"/amount"},
+				},
+				Durability: DurabilityPower,
+			},
+			{
+				Name: "shop", Protocol: "http",
+				Upstream: Upstream{
+					Address: "127.0.0.1:8080", TLS: UpstreamTLS{Mode: TLSDisable},
+					Header: UpstreamHeader{Name: "X-Api-Key", Prefix: "Key ", Value: Secret{Env: "SHOP_KEY"}},
+				},
+				HTTP:       HTTP{Prefix: "/shop", Routes: []string{"GET /items/{id}"}},
+				Durability: DurabilityPower,
+			},
 		},
 		Policies: dir + "/policies",
-		Limits:   Limits{Sessions: 10, SessionsPerAgent: 2, TokenTTL: 5 * time.Minute, Handshake: 3 * time.Second, MessageBytes: 1 << 20},
+		Limits:   Limits{Sessions: 10, SessionsPerAgent: 2, TokenTTL: 5 * time.Minute, Handshake: 3 * time.Second, SessionIdle: time.Minute, MessageBytes: 1 << 20},
 		Sealing:  Sealing{Interval: 500 * time.Millisecond, BlockBytes: 65536, MaxUnsealedAge: 30 * time.Minute, MaxUnsealedBytes: 64 << 20, Heartbeat: 30 * time.Second},
 	}
 	text := c.text

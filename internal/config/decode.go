@@ -170,6 +170,12 @@ func (d *decoder) value(n ast.Node, v reflect.Value, path string) {
 		} else {
 			d.reject(n, path, "want text, not "+kind(n), "put it in quotes if it is meant as text")
 		}
+	case v.Kind() == reflect.Bool:
+		if b, ok := n.(*ast.BoolNode); ok {
+			v.SetBool(b.Value)
+		} else {
+			d.reject(n, path, "want true or false, not "+kind(n), "")
+		}
 	default:
 		d.number(n, v, path)
 	}

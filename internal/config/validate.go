@@ -1,9 +1,11 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -31,7 +33,8 @@ func (c *Config) complete(d *decoder, dir string) {
 	}
 	for i := range c.Resources {
 		r := &c.Resources[i]
-		paths = append(paths, &r.Upstream.Password.File, &r.Upstream.TLS.CA, &r.Upstream.TLS.Cert, &r.Upstream.TLS.Key)
+		paths = append(paths, &r.Upstream.Password.File, &r.Upstream.TLS.CA, &r.Upstream.TLS.Cert, &r.Upstream.TLS.Key,
+			&r.Upstream.Header.Value.File, &r.Upstream.OAuth.ClientSecret.File, &r.HTTP.OpenAPI)
 		if !d.has(fmt.Sprintf("resources[%d].durability", i)) {
 			r.Durability = DurabilityPower
 		}
@@ -196,8 +199,11 @@ func (c *Config) validateResources(d *decoder) {
 		}
 		u := r.Upstream
 		d.address(at+".upstream.address", u.Address)
-		d.required(at+".upstream.user", u.User, "the account that the gateway uses there; agents never see it")
-		d.required(at+".upstream.database", u.Database, "the database that the gateway connects to")
+		if r.Protocol == "postgres" {
+			d.required(at+".upstream.user", u.User, "the account that the gateway uses there; agents never see it")
+			d.required(at+".upstream.database", u.Database, "the database that the gateway connects to")
+		}
+		c.validateHTTP(d, at, r)
 		if u.Password.File != "" && u.Password.Env != "" {
 			d.fail(at+".upstream.password", "password has both file and env", "keep one")
 		}
@@ -212,6 +218,84 @@ func (c *Config) validateResources(d *decoder) {
 		}
 	}
 }
+
+// overHTTP are the protocols above HTTP.
+var overHTTP = []string{"http"}
+
+func (c *Config) validateHTTP(d *decoder, at string, r Resource) {
+	u, h := r.Upstream, r.HTTP
+	above := slices.Contains(overHTTP, r.Protocol)
+	if !above {
+		if d.has(at + ".http") {
+			d.fail(at+".http", "http is for resources of the protocol http", "")
+		}
+		for key, set := range map[string]bool{"header": d.has(at + ".upstream.header"), "oauth": d.has(at + ".upstream.oauth")} {
+			if set {
+				d.fail(at+".upstream."+key, key+" is for protocols above HTTP", "")
+			}
+		}
+		return
+	}
+	if u.Database != "" {
+		d.fail(at+".upstream.database", "a resource of the protocol "+r.Protocol+" has no database", "")
+	}
+	credentials := 0
+	for _, set := range []bool{u.User != "" || !u.Password.IsZero(), u.Header != UpstreamHeader{}, u.OAuth.TokenURL != ""} {
+		if set {
+			credentials++
+		}
+	}
+	if credentials > 1 {
+		d.fail(at+".upstream", "the account is proven by user and password, by header or by oauth, and here by several", "keep one; a client certificate (tls.cert) may come on top")
+	}
+	if d.has(at+".upstream.header") && (!fieldName.MatchString(u.Header.Name) || u.Header.Value.IsZero()) {
+		d.fail(at+".upstream.header", "header needs a name and where its value is", "for example {name: X-Api-Key, value: {file: /etc/exhibit/billing.key}}")
+	}
+	if d.has(at + ".upstream.oauth") {
+		if t, err := url.Parse(u.OAuth.TokenURL); err != nil || t.Host == "" || t.Scheme != "https" && !(t.Scheme == "http" && Local(hostPort(t))) {
+			d.fail(at+".upstream.oauth.token_url", "token_url must be an https URL", "the client secret is sent there")
+		}
+		d.required(at+".upstream.oauth.client_id", u.OAuth.ClientID, "the gateway's own client id there")
+	}
+	for i, host := range h.Hosts {
+		if host == "" || host != strings.ToLower(host) || strings.ContainsAny(host, ":/ ") {
+			d.fail(fmt.Sprintf("%s.http.hosts[%d]", at, i), "a host is a name in lower case, without port", "for example billing.example.com")
+		}
+	}
+	for _, p := range []struct{ key, v string }{{"prefix", h.Prefix}, {"base", h.Base}} {
+		if p.v != "" && (!strings.HasPrefix(p.v, "/") || strings.HasSuffix(p.v, "/") || !pathPrefix.MatchString(p.v)) {
+			d.fail(at+".http."+p.key, p.key+" begins with a slash and ends without one", "for example /billing")
+		}
+	}
+	if h.OpenAPI != "" && len(h.Routes) > 0 {
+		d.fail(at+".http.routes", "routes and openapi both say which operations there are", "keep one")
+	}
+	for i, p := range h.Match {
+		if !strings.HasPrefix(p, "/") {
+			d.fail(fmt.Sprintf("%s.http.match[%d]", at, i), "not a JSON pointer (RFC 6901)", "for example /amount, or /customer/id")
+		}
+	}
+	for j, other := range c.Resources {
+		if other.Name == r.Name {
+			break // each pair is reported once
+		}
+		if other.Protocol == r.Protocol && other.HTTP.Prefix == h.Prefix && (len(h.Hosts) == 0 && len(other.HTTP.Hosts) == 0 || shareOne(h.Hosts, other.HTTP.Hosts)) {
+			d.fail(at+".http", fmt.Sprintf("the same requests are meant for resources[%d]", j), "give each resource hosts or a prefix of its own")
+		}
+	}
+}
+
+func shareOne(a, b []string) bool {
+	return slices.ContainsFunc(a, func(s string) bool { return slices.Contains(b, s) })
+}
+
+// hostPort is where a URL leads, as an address.
+func hostPort(u *url.URL) string { return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "80")) }
+
+var (
+	fieldName  = regexp.MustCompile("^[A-Za-z0-9-]{1,64}$")
+	pathPrefix = regexp.MustCompile(`^(/[A-Za-z0-9_.~-]*[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)+$`)
+)
 
 func (c *Config) validateUpstreamTLS(d *decoder, at string, u Upstream) {
 	switch u.TLS.Mode {
@@ -263,6 +347,7 @@ func (c *Config) validateNumbers(d *decoder) {
 		v, min, max time.Duration
 	}{
 		{"limits.token_ttl", l.TokenTTL, time.Minute, 24 * time.Hour},
+		{"limits.session_idle", l.SessionIdle, time.Second, 24 * time.Hour},
 		{"limits.handshake", l.Handshake, time.Second, 5 * time.Minute},
 		{"limits.shutdown_grace", l.ShutdownGrace, 0, 10 * time.Minute},
 		{"sealing.interval", s.Interval, 100 * time.Millisecond, 10 * time.Minute},
@@ -301,7 +386,7 @@ func (d *decoder) name(path, what, v string, seen map[string]bool) {
 }
 
 // protocols are those that a listener or a resource may name.
-var protocols = []string{"postgres"}
+var protocols = []string{"postgres", "http"}
 
 func (d *decoder) protocol(path, v string) {
 	for _, p := range protocols {

@@ -107,8 +107,8 @@ type Gateway struct {
 	gate       *session.Gate
 	began      time.Time
 
-	opened    Settings // as they were when the boot began; what a reload can't change
-	explain   Explainer
+	opened    Settings                     // as they were when the boot began; what a reload can't change
+	explain   map[string]Explainer         // by protocol
 	resolvers map[string]protocol.Resolver // by protocol
 	doubtful  []evidence.Head              // starts of sessions that a crash left with commands in doubt
 	traceFrom uint64                       // block at which their boot begins
@@ -161,8 +161,23 @@ func (g *Gateway) Gate() *session.Gate { return g.gate }
 // Serve adds a listener to what Run serves. Call it before Run.
 func (g *Gateway) Serve(l *listener.Listener) { g.listeners = append(g.listeners, l) }
 
-// ExplainWith says who explains statements. Call it before Run.
-func (g *Gateway) ExplainWith(e Explainer) { g.explain = e }
+// ExplainWith says who explains what is asked of resources of a protocol. Call
+// it before Run.
+func (g *Gateway) ExplainWith(protocol string, e Explainer) {
+	if g.explain == nil {
+		g.explain = make(map[string]Explainer)
+	}
+	g.explain[protocol] = e
+}
+
+// Identify tells an upstream for whom the gateway asks (identity.Authority).
+func (g *Gateway) Identify(id protocol.Identity, session, resource string) (jwt string, until time.Time, err error) {
+	return g.authority.Identify(id.Agent, id.Principal, id.Ticket, session, resource, time.Now())
+}
+
+// Keys are the public keys of the gateway's tokens and identities, as a JWK set
+// (RFC 7517).
+func (g *Gateway) Keys() []byte { return g.authority.JWKS() }
 
 func (g *Gateway) openStores(ctx context.Context, s Settings) (err error) {
 	if err := os.MkdirAll(s.Data, 0o700); err != nil {

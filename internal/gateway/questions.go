@@ -199,7 +199,11 @@ func (g *Gateway) Explain(ctx context.Context, q api.Explain, _ evidence.By) (ap
 	if !ok {
 		return api.Explanation{}, api.NotFound(fmt.Sprintf("there is no resource %q", q.Resource), "exhibit config show lists resources")
 	}
-	shape, err := g.explain.Explain(ctx, q.Resource, q.Statement)
+	explainer := g.explain[r.Protocol]
+	if explainer == nil {
+		return api.Explanation{}, api.NotFound("nothing of the protocol "+r.Protocol+" can be explained here", "")
+	}
+	shape, err := explainer.Explain(ctx, q.Resource, q.Statement)
 	if err != nil {
 		return api.Explanation{}, err
 	}

@@ -35,7 +35,7 @@ func (a authenticator) Authenticate(c protocol.Credential, registry *decision.Re
 	if err := claims.Standing(registry, now); err != nil {
 		return session.Principal{}, err
 	}
-	if c.User != claims.Agent {
+	if c.User != "" && c.User != claims.Agent {
 		return session.Principal{}, mismatch{}
 	}
 	sum := sha256.Sum256([]byte(c.Secret))
@@ -43,6 +43,7 @@ func (a authenticator) Authenticate(c protocol.Credential, registry *decision.Re
 		Agent: claims.Agent, Credential: claims.ID, Key: claims.Key,
 		TokenHash: base64.RawURLEncoding.EncodeToString(sum[:]),
 		Ticket:    claims.Ticket, OnBehalf: claims.Principal, Type: claims.PrincipalType,
+		Expires: claims.Expires,
 	}, nil
 }
 
@@ -58,7 +59,7 @@ func byCertificate(c protocol.Credential, registry *decision.Registry, now time.
 	case err != nil:
 		return session.Principal{}, err
 	}
-	return session.Principal{Agent: cert.Agent, Credential: cert.ID, Key: cert.Key, Type: identity.Self}, nil
+	return session.Principal{Agent: cert.Agent, Credential: cert.ID, Key: cert.Key, Type: identity.Self, Expires: cert.Expires}, nil
 }
 
 // mismatch is a good token shown under another agent's name.

@@ -20,10 +20,12 @@ type Certificate struct {
 	ID    string // by its fingerprint
 	Agent string
 	Key   string // thumbprint of the enrolled key
+
+	Expires time.Time
 }
 
 // VerifyCertificate checks the certificate by which a peer claims to be an
-// agent; any error is an *Error, with CodeUnknownKey when nobody ever enrolled
+// agent, or "" to be the one whose key it is of; any error is an *Error, with CodeUnknownKey when nobody ever enrolled
 // its key. That the peer holds the private key is what its TLS handshake has
 // proven. Who issued the certificate doesn't matter: its key is what counts,
 // and its own validity period.
@@ -33,6 +35,9 @@ func VerifyCertificate(cert *x509.Certificate, agent string, r Registry, now tim
 		return Certificate{}, refuse(CodeUnknownKey, "a key of type %T is never enrolled", cert.PublicKey)
 	}
 	thumb := Thumbprint(key)
+	if enrolled, ok := r.Key(thumb); ok && agent == "" {
+		agent = enrolled.Agent
+	}
 	if err := standing(r, agent, thumb, now); err != nil {
 		return Certificate{}, err
 	}
@@ -43,7 +48,7 @@ func VerifyCertificate(cert *x509.Certificate, agent string, r Registry, now tim
 		return Certificate{}, refuse(CodeExpired, "the certificate has expired")
 	}
 	sum := sha256.Sum256(cert.Raw)
-	return Certificate{ID: certificatePrefix + hex.EncodeToString(sum[:]), Agent: agent, Key: thumb}, nil
+	return Certificate{ID: certificatePrefix + hex.EncodeToString(sum[:]), Agent: agent, Key: thumb, Expires: cert.NotAfter}, nil
 }
 
 // certificateLead is how long before it is made a certificate begins: clocks of

@@ -68,9 +68,12 @@ func TestACertificateProvesAnEnrolledKey(t *testing.T) {
 				t.Fatalf("got %v (code %q), want %q", err, code(err), tc.code)
 			}
 			sum := sha256.Sum256(cert.Raw)
-			want := Certificate{ID: "crt_" + hex.EncodeToString(sum[:]), Agent: agent, Key: thumb(bot)}
+			want := Certificate{ID: "crt_" + hex.EncodeToString(sum[:]), Agent: agent, Key: thumb(bot), Expires: cert.NotAfter}
 			if err == nil && got != want {
 				t.Errorf("got %+v, want %+v", got, want)
+			}
+			if anybody, aerr := VerifyCertificate(cert, "", m, now.Add(tc.at)); err == nil && (aerr != nil || anybody != want) {
+				t.Errorf("without a name: got %+v, %v, want %+v", anybody, aerr, want)
 			}
 		})
 	}

@@ -16,7 +16,8 @@ const maxToken = 8 << 10
 // Types in the header (RFC 8725 section 3.11), so that a token of one kind is
 // never taken for one of the other.
 const (
-	typeToken     = "at+jwt"                    // RFC 9068 section 2.1
+	typeToken     = "at+jwt" // RFC 9068 section 2.1
+	typeIdentity  = "exhibit-identity+jwt"
 	typeAssertion = "client-authentication+jwt" // draft-ietf-oauth-rfc7523bis
 )
 

@@ -425,6 +425,15 @@ func (h *handshake) Open(ctx context.Context, c protocol.Credential, t protocol.
 	return s, err
 }
 
+func (h *handshake) Join(ctx context.Context, c protocol.Credential, s protocol.Session) error {
+	err := h.Gate.Join(ctx, c, s)
+	if err == nil {
+		h.late.Stop()
+		h.in()
+	}
+	return err
+}
+
 // settled is told that a connection has a session.
 func (l *Listener) settled(conn net.Conn) {
 	l.mu.Lock()

@@ -52,6 +52,8 @@ func (echo) Serve(ctx context.Context, agent net.Conn, g protocol.Gate) error {
 
 type gate struct{ err error }
 
+func (gate) Join(context.Context, protocol.Credential, protocol.Session) error { return nil }
+
 func (g gate) Open(context.Context, protocol.Credential, protocol.Target) (protocol.Session, error) {
 	return nil, g.err
 }

@@ -15,6 +15,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"time"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 )
@@ -36,11 +37,15 @@ type Gate interface {
 	// ErrUnknownCertificate, when nothing was recorded: many clients show a
 	// certificate that was meant for others, so ask for a token.
 	Open(context.Context, Credential, Target) (Session, error)
+	// Join says that this connection's peer has shown the credential of a
+	// session that is open already, and is served in it. It is recorded as a
+	// note of the session, from where the peer came.
+	Join(context.Context, Credential, Session) error
 }
 
 // Credential is what a peer shows. Secret is never recorded.
 type Credential struct {
-	User     string               // whom the peer claims to be
+	User     string               // whom the peer claims to be; "" is whoever the secret is of
 	Secret   string               // the token it shows
 	Method   string               // "token" or "certificate"
 	TLS      *tls.ConnectionState // with the certificate that it shows
@@ -64,6 +69,11 @@ type Upstream struct {
 	Password string
 	TLS      *tls.Config // nil is plain
 
+	// Header makes the field that proves who the gateway is, in protocols whose
+	// messages have fields: its name and value, for a request of now. Nil is
+	// User and Password, if they are set.
+	Header func(context.Context) (name, value string, err error)
+
 	Direct  bool   // TLS begins at once, where the protocol would ask for it first
 	Bound   bool   // the login must be bound to the TLS channel (RFC 5929)
 	Version string // newest of the protocol to ask for; "" is what every server speaks
@@ -74,6 +84,8 @@ type Upstream struct {
 type Session interface {
 	// ID is the position of session.start, as text.
 	ID() string
+	// Identity is who the session is of.
+	Identity() Identity
 	// Upstream is where the session leads.
 	Upstream() Upstream
 	// Begin decides commands that arrived together and records each with its
@@ -102,6 +114,14 @@ type Session interface {
 	// Close records the session's end, after the last other call has returned.
 	// Exchanges that are still open end in_doubt. Later calls do nothing.
 	Close(SessionEnd) error
+}
+
+// Identity is who a session is of, as its credential proved.
+type Identity struct {
+	Agent     string
+	Principal string    // for whom the agent acts; "" is itself
+	Ticket    string    // that it works on, or ""
+	Expires   time.Time // of the credential; zero is never
 }
 
 // Exchange is one command on its way.

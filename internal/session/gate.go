@@ -58,8 +58,9 @@ type Principal struct {
 	Key        string // thumbprint of the enrolled key behind it
 	TokenHash  string
 	Ticket     string
-	OnBehalf   string // the person or system it acts for; "" is itself
-	Type       string // "self", "human", "system"
+	OnBehalf   string    // the person or system it acts for; "" is itself
+	Type       string    // "self", "human", "system"
+	Expires    time.Time // of the credential
 }
 
 // Limits bound what one gateway carries.
@@ -135,6 +136,12 @@ func (g *Gate) Open(ctx context.Context, c protocol.Credential, t protocol.Targe
 		return nil, err
 	}
 	return s, nil
+}
+
+// Join implements protocol.Gate. The credential was proved when the session
+// was opened, and the session asks for each command whether it still counts.
+func (g *Gate) Join(ctx context.Context, c protocol.Credential, s protocol.Session) error {
+	return s.Note(ctx, protocol.Note{Kind: "connection", Gateway: true, Detail: addrText(c)})
 }
 
 // open decides whether who may connect and, if so, starts its session.

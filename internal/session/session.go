@@ -74,6 +74,11 @@ func newSession(g *Gate, chain Chain, st *starting, up protocol.Upstream, who Pr
 // ID implements protocol.Session.
 func (s *Session) ID() string { return s.id }
 
+// Identity implements protocol.Session.
+func (s *Session) Identity() protocol.Identity {
+	return protocol.Identity{Agent: s.agent, Principal: s.who.OnBehalf, Ticket: s.who.Ticket, Expires: s.who.Expires}
+}
+
 // Upstream implements protocol.Session.
 func (s *Session) Upstream() protocol.Upstream { return s.upstream }
 

@@ -31,6 +31,8 @@ type Config struct {
 	Password Secret
 	TLS      TLS
 	Version  string // newest of the protocol to ask for
+	Header   Header // of protocols above HTTP, in place of user and password
+	OAuth    OAuth  // likewise
 }
 
 // Secret says where a secret is. One of its fields is set, or none where no
@@ -73,6 +75,8 @@ type Target struct {
 	cert     file
 	key      file
 	tls      *tls.Config // made of ca, cert and key
+	value    file        // of the header
+	oauth    oauth
 }
 
 // New returns the Target of a configuration, which it checks without reading
@@ -130,13 +134,19 @@ func (t *Target) Upstream() (protocol.Upstream, error) {
 	if up.TLS, err = t.config(); err != nil {
 		return protocol.Upstream{}, fmt.Errorf("reading what the upstream's TLS needs: %w", err)
 	}
+	up.Header = t.header()
 	return up, nil
 }
 
 func (t *Target) secret() (string, error) {
-	switch p := t.cfg.Password; {
+	return t.cfg.Password.read(&t.password)
+}
+
+// read reads a secret anew when its file has changed.
+func (p Secret) read(f *file) (string, error) {
+	switch {
 	case p.File != "":
-		b, _, err := t.password.read(p.File)
+		b, _, err := f.read(p.File)
 		return strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r"), err
 	case p.Env != "":
 		v, ok := os.LookupEnv(p.Env)

@@ -23,7 +23,8 @@ const Token = "prototest-token-9f31c2"
 // its exported fields before use.
 type Gate struct {
 	Upstream protocol.Upstream
-	Token    string // what Credential.Secret must be; Token by default
+	Token    string    // what Credential.Secret must be; Token by default
+	Expires  time.Time // of the credentials of sessions; zero is never
 
 	// Certificate says whether a certificate is an agent's; nil knows none.
 	Certificate func(*x509.Certificate) bool
@@ -65,6 +66,14 @@ func (g *Gate) Open(_ context.Context, c protocol.Credential, t protocol.Target)
 	return s, nil
 }
 
+// Join implements protocol.Gate.
+func (g *Gate) Join(_ context.Context, c protocol.Credential, s protocol.Session) error {
+	if c.Method != "certificate" && c.Secret != cmp.Or(g.Token, Token) {
+		return errors.New("prototest: a session is joined with another token than it was opened with")
+	}
+	return s.Note(context.Background(), protocol.Note{Kind: "connection"})
+}
+
 // Opened returns the credentials and targets that were shown, in order.
 func (g *Gate) Opened() ([]protocol.Credential, []protocol.Target) {
 	g.mu.Lock()
@@ -102,6 +111,11 @@ func (s *Session) ID() string { return s.position(0).String() }
 
 func (s *Session) position(seq int) evidence.Position {
 	return evidence.Position{Gateway: "test", Boot: uint64(s.n), Seq: uint64(seq)}
+}
+
+// Identity implements protocol.Session.
+func (s *Session) Identity() protocol.Identity {
+	return protocol.Identity{Agent: "agent-1", Ticket: "T-1", Expires: s.gate.Expires}
 }
 
 // Upstream implements protocol.Session.

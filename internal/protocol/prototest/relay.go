@@ -17,6 +17,7 @@ type relay struct {
 	target    string
 	forwarded atomic.Int64 // bytes
 	accepted  atomic.Int64 // connections
+	vanish    atomic.Bool  // the server's next answer is lost, and its connection with it
 
 	mu    sync.Mutex
 	conns []net.Conn
@@ -66,6 +67,9 @@ func (r *relay) pump(to, from net.Conn, count *atomic.Int64) {
 		n, err := from.Read(b)
 		if count != nil {
 			count.Add(int64(n))
+		} else if n > 0 && r.vanish.Load() {
+			from.Close()
+			return
 		}
 		if _, werr := to.Write(b[:n]); werr != nil || err != nil {
 			if err == nil || errors.Is(err, io.EOF) {

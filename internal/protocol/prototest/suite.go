@@ -140,6 +140,9 @@ func (w *world) stop() {
 func (w *world) check(t *testing.T) {
 	t.Helper()
 	for _, s := range w.gate.Sessions() {
+		if _, err := s.Wait(grace); err != nil { // some sessions outlive their connection, for a while
+			t.Errorf("session %s: %v", s.ID(), err)
+		}
 		for _, f := range s.Faults() {
 			t.Errorf("session %s: %s", s.ID(), f)
 		}
@@ -369,7 +372,7 @@ func upstreamVanishes(t *testing.T, w *world) {
 	a := w.agent(t)
 	defer a.Close()
 	w.gate.Begin = func([]*evidence.Command) error {
-		w.relay.cut()
+		w.relay.vanish.Store(true)
 		return nil
 	}
 	if err := a.Allowed(); err == nil {

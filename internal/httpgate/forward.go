@@ -1,0 +1,441 @@
+package httpgate
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/failpoint"
+	"github.com/exhibit-gateway/exhibit/internal/protocol"
+)
+
+// Content reads a request's content when its length was said and is kept, so
+// that it can be looked at before the request goes on. What streams is nil.
+func (s *Session) Content(r *Request) ([]byte, error) {
+	if r.ContentLength <= 0 || r.ContentLength > int64(s.server.cfg.Limits.Sealed) {
+		return nil, nil
+	}
+	b := make([]byte, r.ContentLength)
+	if _, err := io.ReadFull(r.Body, b); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// Forward is a request's way: it has the command begun, passes the request on
+// if it may, and the response back. Content is what Session.Content returned. The
+// command's Shape is the Handler's; what is sealed, frames and bytes are filled
+// in here.
+func (s *Session) Forward(w http.ResponseWriter, r *Request, content []byte, cmd *evidence.Command) {
+	ctx, cancel := s.Context(r.Request)
+	defer cancel()
+	o, raw, err := s.compose(ctx, r)
+	if err != nil {
+		s.server.log.Error("a request cannot be made", "resource", s.Route.Resource, "error", err)
+		s.server.refuse(w, r.Request, &Failure{Status: http.StatusBadGateway, Reason: "the gateway has no credential for the resource", Hint: "ask the gateway's operator"})
+		return
+	}
+	cmd.Raw = o.head[:raw:raw]
+	o.body = content
+	length := r.ContentLength
+	if content != nil {
+		cmd.Params = [][]byte{content}
+	}
+	if s.Route.HTTP2 && length == 0 && r.GRPC() {
+		length = -1
+	}
+	if content == nil && length != 0 {
+		o.trailer = declared(r.Trailer)
+	}
+	o.content(length)
+	cmd.Frames, cmd.Bytes = 1, len(o.head)+len(content)
+	exchanges, err := s.Begin(ctx, cmd)
+	if err != nil {
+		s.server.refuse(w, r.Request, refusalOf(err, ""))
+		return
+	}
+	ex := exchanges[0]
+	if ex.Decision().Effect != evidence.Allow {
+		s.server.refuse(w, r.Request, Denial(ex))
+		return
+	}
+	if content == nil && length != 0 {
+		o.stream = &observed{Reader: r.Body, ex: ex, s: s, r: r, o: o}
+	}
+	s.requests.Add(1)
+	s.sent.Add(uint64(cmd.Bytes))
+	resp, err := s.up.do(ctx, o)
+	if err != nil {
+		s.unanswered(ctx, w, r, ex, err)
+		return
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		s.tunnel(ctx, w, resp, ex)
+		return
+	}
+	s.reply(ctx, w, r, resp, ex)
+}
+
+// unanswered ends a command of which no response came.
+func (s *Session) unanswered(ctx context.Context, w http.ResponseWriter, r *Request, ex protocol.Exchange, err error) {
+	o := Lost(err)
+	f := &Failure{Status: http.StatusBadGateway, Reason: "no response came from the resource: it may or may not have done what was asked", Hint: "find out before you repeat it", ID: ex.Position().String()}
+	if errors.Is(err, errNotSent) {
+		// The intent's bytes stay on record as those that were to go.
+		o = evidence.Outcome{Class: evidence.Failed, Code: "unreachable", Detail: err.Error()}
+		f.Reason, f.Hint = "the resource cannot be reached", "nothing was sent; try again later"
+		if s.Cause() == nil {
+			s.server.log.Warn("an upstream cannot be reached", "resource", s.Route.Resource, "error", err)
+		}
+	}
+	if err := ex.End(context.WithoutCancel(ctx), o); err != nil {
+		f = refusalOf(err, "")
+	}
+	s.server.refuse(w, r.Request, f)
+}
+
+// observed is a request's content on its way: each byte is digested and counted
+// before it goes.
+type observed struct {
+	io.Reader
+	ex protocol.Exchange
+	s  *Session
+	r  *Request
+	o  *outgoing
+}
+
+func (b *observed) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if n > 0 {
+		if oerr := b.ex.Observe(evidence.ToUpstream, p[:n]); oerr != nil {
+			return 0, oerr
+		}
+		b.s.sent.Add(uint64(n))
+	}
+	if err == io.EOF {
+		for name := range b.o.trailer {
+			b.o.trailer[name] = b.r.Trailer[name]
+		}
+	}
+	return n, err
+}
+
+// declared is the trailer fields that a request announces and that may go on.
+func declared(t http.Header) http.Header {
+	var out http.Header
+	for name := range t {
+		if !hop[name] && !isClaim(name) {
+			if out == nil {
+				out = make(http.Header)
+			}
+			out[name] = nil
+		}
+	}
+	return out
+}
+
+// buffers hold responses on their way.
+var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+
+// reply passes a response on. The agent sees its end only once the outcome is
+// on record: the last bytes of a known length, and the end of any other, wait
+// for that.
+func (s *Session) reply(ctx context.Context, w http.ResponseWriter, r *Request, resp *http.Response, ex protocol.Exchange) {
+	h := w.Header()
+	copyFields(h, resp.Header)
+	trailers := make([]string, 0, len(resp.Trailer))
+	for name := range resp.Trailer {
+		if !hop[name] {
+			trailers = append(trailers, name)
+		}
+	}
+	length := resp.ContentLength
+	if r.Method == http.MethodHead || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified {
+		length = 0
+		if v := resp.Header.Get("Content-Length"); v != "" {
+			h.Set("Content-Length", v)
+		}
+	} else if length >= 0 {
+		h.Set("Content-Length", strconv.FormatInt(length, 10))
+	}
+	if len(trailers) > 0 {
+		h.Set("Trailer", strings.Join(trailers, ", "))
+	}
+	o := evidence.Outcome{Class: evidence.OK, Code: strconv.Itoa(resp.StatusCode)}
+	if resp.StatusCode >= 400 {
+		o.Class = evidence.Failed
+	}
+	st := &stream{
+		s: s, ex: ex, w: w, ctx: context.WithoutCancel(ctx), o: o, resp: resp, left: length, grpc: r.GRPC(),
+		flush:  http.NewResponseController(w).Flush,
+		failed: func(err error) { s.server.refuse(w, r.Request, refusalOf(err, "")) },
+	}
+	err := st.run(resp.Body)
+	if st.cut { // the outcome was not recorded, or the content broke off: nothing may look like an end
+		panic(http.ErrAbortHandler)
+	}
+	if err != nil {
+		return
+	}
+	for name, values := range resp.Trailer {
+		if hop[name] {
+			continue
+		}
+		if !slices.Contains(trailers, name) {
+			name = http.TrailerPrefix + name
+		}
+		h[name] = values
+	}
+}
+
+// copyFields copies a response's fields, less those of its connection and those
+// that only the gateway may add.
+func copyFields(to, from http.Header) {
+	for _, v := range from["Connection"] {
+		for name := range strings.SplitSeq(v, ",") {
+			delete(from, http.CanonicalHeaderKey(strings.TrimSpace(name)))
+		}
+	}
+	for name, values := range from {
+		if (!hop[name] || name == "Trailer") && !strings.HasPrefix(name, identityPrefix) && name != "Trailer" {
+			to[name] = values
+		}
+	}
+}
+
+// stream is a response's content on its way to the agent.
+type stream struct {
+	s      *Session
+	ex     protocol.Exchange
+	w      http.ResponseWriter
+	ctx    context.Context
+	o      evidence.Outcome
+	resp   *http.Response
+	grpc   bool
+	left   int64 // of a known length; -1 is unknown
+	flush  func() error
+	failed func(error) // tells the agent, while it hasn't seen the status
+
+	begun bool // the agent has seen the status
+	cut   bool
+}
+
+// run passes the content on until it ends. Its error says that the end could
+// not be recorded, or that the content broke off.
+func (st *stream) run(body io.Reader) error {
+	p := buffers.Get().(*[]byte)
+	defer buffers.Put(p)
+	buf := *p
+	if b, ok := body.(interface{ Buffered() int }); st.left < 0 && (!ok || b.Buffered() == 0) {
+		// What comes may take a while, and the agent wait for the status.
+		if err := st.write(nil, true); err != nil {
+			return st.end(err)
+		}
+	}
+	for {
+		n := 0
+		var err error
+		if st.left == 0 {
+			err = io.EOF
+		} else if st.left > 0 && st.left <= int64(len(buf)) { // the last of it, in one piece
+			n, err = io.ReadFull(body, buf[:st.left])
+		} else {
+			n, err = body.Read(buf)
+		}
+		if n > 0 {
+			if oerr := st.ex.Observe(evidence.ToAgent, buf[:n]); oerr != nil {
+				return st.end(oerr)
+			}
+			st.o.Reply += uint64(n)
+			if st.left > 0 {
+				st.left -= int64(n)
+			}
+		}
+		if st.left == 0 && (err == nil || err == io.EOF) {
+			if st.left == 0 && n > 0 {
+				// A reader that is asked once more knows that it is at its end.
+				if _, err := body.Read(buf[n:n]); err != nil && err != io.EOF {
+					return st.end(err)
+				}
+			}
+			if err := st.end(nil); err != nil {
+				return err
+			}
+			return st.write(buf[:n], false)
+		}
+		if werr := st.write(buf[:n], st.left < 0); werr != nil {
+			return st.end(werr)
+		}
+		if err == io.EOF {
+			if st.left > 0 {
+				return st.end(io.ErrUnexpectedEOF)
+			}
+			return st.end(nil)
+		}
+		if err != nil {
+			return st.end(err)
+		}
+	}
+}
+
+// write writes to the agent.
+func (st *stream) write(b []byte, flush bool) error {
+	if !st.begun {
+		st.begun = true
+		st.w.WriteHeader(st.resp.StatusCode)
+	}
+	if len(b) > 0 {
+		n, err := st.w.Write(b)
+		st.s.replied.Add(uint64(n))
+		if err != nil {
+			return err
+		}
+	}
+	if flush {
+		return st.flush()
+	}
+	return nil
+}
+
+// end records the outcome. Cause is why the content broke off, if it did: what
+// the upstream did is known by its status, and that the agent didn't see all of
+// it is said.
+func (st *stream) end(cause error) error {
+	if cause != nil {
+		st.o.Detail = "the content broke off: " + cause.Error()
+		if st.o.Class == evidence.OK {
+			st.o.Class = evidence.Cancelled
+		}
+	}
+	if st.grpc && st.o.Class == evidence.OK {
+		st.callEnded()
+	}
+	err := st.ex.End(st.ctx, st.o)
+	failpoint.Hit("replied")
+	switch {
+	case err != nil && !st.begun:
+		st.begun = true
+		st.w.Header().Del("Content-Length")
+		st.failed(err)
+		return err
+	case err != nil || cause != nil:
+		st.cut = true
+		return errors.Join(err, cause)
+	}
+	if st.left < 0 { // no content came, and none will
+		return st.write(nil, false)
+	}
+	return nil
+}
+
+// callEnded takes in how a gRPC call ended: its status is among the trailers,
+// or among the fields of a response that is nothing else.
+func (st *stream) callEnded() {
+	code := st.resp.Trailer.Get("Grpc-Status")
+	if code == "" {
+		code = st.resp.Header.Get("Grpc-Status")
+	}
+	n, err := strconv.ParseUint(code, 10, 8)
+	switch {
+	case err != nil:
+		st.o.Class, st.o.Code = evidence.InDoubt, "grpc" // the specification demands a status
+	case n != 0:
+		st.o.Class = evidence.Failed
+		fallthrough
+	default:
+		st.o.Code = "grpc " + strconv.FormatUint(n, 10)
+	}
+}
+
+// tunnel passes on what flows once both sides have switched to WebSocket.
+func (s *Session) tunnel(ctx context.Context, w http.ResponseWriter, resp *http.Response, ex protocol.Exchange) {
+	o := evidence.Outcome{Class: evidence.OK, Code: strconv.Itoa(resp.StatusCode)}
+	agent, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		o = evidence.Outcome{Class: evidence.Cancelled, Detail: err.Error()}
+		if ex.End(context.WithoutCancel(ctx), o) != nil {
+			panic(http.ErrAbortHandler)
+		}
+		return
+	}
+	defer agent.Close()
+	up := resp.Body.(io.ReadWriteCloser)
+	head := make(http.Header)
+	copyFields(head, resp.Header)
+	head.Set("Connection", "Upgrade")
+	head.Set("Upgrade", "websocket")
+	answer := &http.Response{StatusCode: resp.StatusCode, ProtoMajor: 1, ProtoMinor: 1, Header: head, ContentLength: -1}
+	done := make(chan error, 2)
+	stop := context.AfterFunc(ctx, func() { agent.Close(); up.Close() })
+	defer stop()
+	if err := writeHead(rw, answer); err == nil {
+		go func() {
+			n, err := s.pump(up, rw.Reader, ex, evidence.ToUpstream)
+			s.sent.Add(uint64(n))
+			done <- err
+		}()
+		n, _ := s.pump(agent, up, ex, evidence.ToAgent) // whoever closes first, it is over
+		o.Reply = uint64(n)
+		s.replied.Add(uint64(n))
+		agent.Close()
+		up.Close()
+		<-done
+	}
+	if cause := s.Cause(); cause != nil {
+		o.Class, o.Detail = evidence.Cancelled, cause.Error()
+	}
+	if err := ex.End(context.WithoutCancel(ctx), o); err != nil {
+		s.server.log.Error("the outcome of a command cannot be recorded", "command", ex.Position().String(), "error", err)
+	}
+}
+
+// writeHead writes the head of a response without content.
+func writeHead(rw *bufio.ReadWriter, r *http.Response) error {
+	if _, err := rw.WriteString("HTTP/1.1 " + strconv.Itoa(r.StatusCode) + " " + http.StatusText(r.StatusCode) + "\r\n"); err != nil {
+		return err
+	}
+	if err := r.Header.Write(rw); err != nil {
+		return err
+	}
+	if _, err := rw.WriteString("\r\n"); err != nil {
+		return err
+	}
+	return rw.Flush()
+}
+
+// pump copies, each piece observed before it goes, and ends the other side's
+// reading when this one ends.
+func (s *Session) pump(to io.WriteCloser, from io.Reader, ex protocol.Exchange, dir evidence.Direction) (n int64, err error) {
+	p := buffers.Get().(*[]byte)
+	defer buffers.Put(p)
+	buf := *p
+	for {
+		m, err := from.Read(buf)
+		if m > 0 {
+			if oerr := ex.Observe(dir, buf[:m]); oerr != nil {
+				return n, oerr
+			}
+			w, werr := to.Write(buf[:m])
+			if dir == evidence.ToUpstream {
+				n += int64(m) // it counts as sent once it is on record
+			} else {
+				n += int64(w)
+			}
+			if werr != nil {
+				return n, werr
+			}
+		}
+		if err != nil {
+			// WebSocket says goodbye in frames of its own: who closes without has gone.
+			return n, errors.Join(err, to.Close())
+		}
+	}
+}

@@ -1,0 +1,453 @@
+package httpgate
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/failpoint"
+	"github.com/exhibit-gateway/exhibit/internal/protocol"
+)
+
+// upstream makes requests of one session.
+type upstream interface {
+	// do sends a request and returns the response's fields; its content follows
+	// in Body, to be closed. An error that wraps errNotSent means that nothing
+	// went upstream.
+	do(ctx context.Context, o *outgoing) (*http.Response, error)
+	close()
+}
+
+// errNotSent means that nothing of a request went upstream.
+var errNotSent = errors.New("the upstream cannot be reached")
+
+// outgoing is a request as it goes upstream.
+type outgoing struct {
+	method, target string
+	host           string
+	header         http.Header // the agent's, and what the gateway adds
+	head           []byte      // all of it but the content, as HTTP/1.1 spells it
+	body           []byte      // the content, when it was read
+	stream         io.Reader   // or what it is read from
+	length         int64       // of stream; -1 is chunked
+	trailer        http.Header // of stream, filled in at its end; nil for none
+	upgrade        bool
+}
+
+const (
+	dialTimeout   = 10 * time.Second
+	maxIdle       = 90 * time.Second // of an upstream connection
+	maxResponse   = 1 << 20          // bytes of a response's fields
+	maxKept       = 32               // idle upstream connections of one session
+	maxUndeclared = 256 << 10        // bytes of an unread response that are read to keep its connection
+)
+
+func newUpstream(s *Session) upstream {
+	d := &dialer{s: s, up: s.Upstream()}
+	if !s.Route.HTTP2 {
+		return &pool{dial: d.dial}
+	}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP2(d.up.TLS != nil)
+	protocols.SetUnencryptedHTTP2(d.up.TLS == nil)
+	return &http2Upstream{scheme: d.scheme(), authority: d.up.Address, transport: &http.Transport{
+		Protocols: protocols, DisableCompression: true, IdleConnTimeout: maxIdle, MaxResponseHeaderBytes: maxResponse,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return d.dial(ctx) },
+		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return d.dial(ctx, "h2")
+		},
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 30 * time.Second},
+	}}
+}
+
+// dialer connects to a session's upstream.
+type dialer struct {
+	s  *Session
+	up protocol.Upstream
+}
+
+func (d *dialer) scheme() string {
+	if d.up.TLS != nil {
+		return "https"
+	}
+	return "http"
+}
+
+// dial makes one connection and records it.
+func (d *dialer) dial(ctx context.Context, alpn ...string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	network := "tcp"
+	if strings.HasPrefix(d.up.Address, "/") {
+		network = "unix"
+	}
+	c, err := new(net.Dialer).DialContext(ctx, network, d.up.Address)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNotSent, err)
+	}
+	facts := evidence.SessionUpstreamBody{Local: c.LocalAddr().String(), Remote: c.RemoteAddr().String()}
+	if d.up.TLS != nil {
+		cfg := d.up.TLS.Clone()
+		cfg.NextProtos = alpn
+		t := tls.Client(c, cfg)
+		if err := t.HandshakeContext(ctx); err != nil {
+			return nil, errors.Join(fmt.Errorf("%w: %w", errNotSent, err), c.Close())
+		}
+		state := t.ConnectionState()
+		facts.TLS = tls.VersionName(state.Version) + " " + tls.CipherSuiteName(state.CipherSuite)
+		sum := sha256.Sum256(state.PeerCertificates[0].Raw)
+		facts.Peer = hex.EncodeToString(sum[:])
+		c = t
+	}
+	if err := d.s.connected(ctx, facts); err != nil {
+		return nil, errors.Join(fmt.Errorf("%w: %w", errNotSent, err), c.Close())
+	}
+	return c, nil
+}
+
+// pool is the HTTP/1.1 connections of one session. It is not net/http's, which
+// sends a request again when its connection breaks: each request that goes
+// upstream is on record as one.
+type pool struct {
+	dial func(ctx context.Context, alpn ...string) (net.Conn, error)
+
+	mu     sync.Mutex
+	idle   []*upConn // the last one used first
+	closed bool
+}
+
+// upConn is one connection to an upstream.
+type upConn struct {
+	net.Conn
+	limit io.LimitedReader
+	br    *bufio.Reader
+	since time.Time // idle since
+}
+
+func (p *pool) get(ctx context.Context) (*upConn, error) {
+	p.mu.Lock()
+	for len(p.idle) > 0 {
+		c := p.idle[len(p.idle)-1]
+		p.idle = p.idle[:len(p.idle)-1]
+		p.mu.Unlock()
+		if time.Since(c.since) < maxIdle && c.br.Buffered() == 0 && !hungUp(c.Conn) {
+			return c, nil
+		}
+		c.Close()
+		p.mu.Lock()
+	}
+	closed := p.closed
+	p.mu.Unlock()
+	if closed {
+		return nil, errNotSent
+	}
+	conn, err := p.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c := &upConn{Conn: conn}
+	c.limit.R = conn
+	c.br = bufio.NewReaderSize(&c.limit, 4<<10)
+	return c, nil
+}
+
+func (p *pool) put(c *upConn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || len(p.idle) >= maxKept {
+		c.Close()
+		return
+	}
+	c.since = time.Now()
+	p.idle = append(p.idle, c)
+}
+
+func (p *pool) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for _, c := range p.idle {
+		c.Close()
+	}
+	p.idle = nil
+}
+
+func (p *pool) do(ctx context.Context, o *outgoing) (*http.Response, error) {
+	c, err := p.get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	x := &exchange{pool: p, conn: c}
+	x.stop = context.AfterFunc(ctx, func() { c.Close() })
+	resp, err := x.do(o)
+	if err != nil {
+		x.stop()
+		c.Close()
+		if cause := context.Cause(ctx); cause != nil {
+			err = fmt.Errorf("%w: %w", cause, err)
+		}
+		return nil, err
+	}
+	return resp, nil
+}
+
+// exchange is one request and its response on a connection.
+type exchange struct {
+	pool *pool
+	conn *upConn
+	stop func() bool
+	sent chan error // of a streamed content; nil when all is sent
+	keep bool       // the connection, once the response is read
+	body io.ReadCloser
+	eof  bool
+	shut atomic.Bool
+}
+
+func (x *exchange) do(o *outgoing) (*http.Response, error) {
+	if len(o.body) > 0 {
+		o.head = append(o.head, o.body...)
+	}
+	if _, err := x.conn.Write(o.head); err != nil {
+		return nil, err
+	}
+	failpoint.Hit("forwarded")
+	if o.stream != nil {
+		x.sent = make(chan error, 1)
+		go func() { x.sent <- x.send(o) }()
+	}
+	req := &http.Request{Method: o.method}
+	for {
+		x.conn.limit.N = maxResponse
+		resp, err := http.ReadResponse(x.conn.br, req)
+		if err != nil {
+			if x.conn.limit.N <= 0 {
+				err = fmt.Errorf("the upstream's fields exceed %d bytes", maxResponse)
+			}
+			return nil, err
+		}
+		x.conn.limit.N = 1<<63 - 1
+		if resp.StatusCode == http.StatusSwitchingProtocols {
+			if !o.upgrade {
+				return nil, errors.New("the upstream switches protocols without being asked to")
+			}
+			resp.Body = &tunnel{x}
+			return resp, nil
+		}
+		if resp.StatusCode < 200 { // informational: not passed on
+			continue
+		}
+		x.keep = !resp.Close && !o.upgrade
+		x.body = resp.Body
+		resp.Body = x
+		return resp, nil
+	}
+}
+
+// send writes a content as it comes.
+func (x *exchange) send(o *outgoing) error {
+	buf := make([]byte, 32<<10)
+	chunked := o.length < 0
+	frame := make([]byte, 0, 64)
+	for {
+		n, err := o.stream.Read(buf)
+		if n > 0 {
+			bufs := net.Buffers{buf[:n]}
+			if chunked {
+				frame = append(strconv.AppendInt(frame[:0], int64(n), 16), "\r\n"...)
+				bufs = net.Buffers{frame, buf[:n], crlf}
+			}
+			if _, werr := bufs.WriteTo(x.conn.Conn); werr != nil {
+				return werr
+			}
+		}
+		switch {
+		case err == io.EOF && chunked:
+			b := bytes.NewBufferString("0\r\n")
+			if o.trailer != nil {
+				if err := o.trailer.Write(b); err != nil {
+					return err
+				}
+			}
+			b.Write(crlf)
+			_, werr := x.conn.Write(b.Bytes())
+			return werr
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			x.conn.Close() // or the upstream would wait for the rest
+			return err
+		}
+	}
+}
+
+var crlf = []byte("\r\n")
+
+// Read reads the response's content.
+func (x *exchange) Read(b []byte) (int, error) {
+	n, err := x.body.Read(b)
+	if err == io.EOF {
+		x.eof = true
+	}
+	return n, err
+}
+
+// Buffered is how much of the content, at least, can be read at once.
+func (x *exchange) Buffered() int { return x.conn.br.Buffered() }
+
+// Close gives the connection back, if it is in a state for that.
+func (x *exchange) Close() error {
+	if x.shut.Swap(true) {
+		return nil
+	}
+	fresh := x.stop()
+	sent := x.sent == nil
+	if !sent {
+		select {
+		case err := <-x.sent:
+			sent = err == nil
+		default:
+		}
+	}
+	if !x.eof && fresh && x.keep && sent { // a little that nobody wanted
+		if n, err := io.CopyN(io.Discard, x.body, maxUndeclared); err == io.EOF && n < maxUndeclared {
+			x.eof = true
+		}
+	}
+	if fresh && x.keep && sent && x.eof {
+		x.pool.put(x.conn)
+		return nil
+	}
+	return x.conn.Close()
+}
+
+// tunnel is a connection that has switched protocols.
+type tunnel struct{ x *exchange }
+
+func (t *tunnel) Read(b []byte) (int, error)  { return t.x.conn.br.Read(b) }
+func (t *tunnel) Write(b []byte) (int, error) { return t.x.conn.Write(b) }
+func (t *tunnel) Close() error {
+	t.x.stop()
+	return ignoreClosed(t.x.conn.Close())
+}
+
+// http2Upstream is an upstream that speaks HTTP/2. net/http sends a request
+// again only when the upstream has said that it did nothing with it.
+type http2Upstream struct {
+	scheme, authority string
+	transport         *http.Transport
+}
+
+func (u *http2Upstream) close() { u.transport.CloseIdleConnections() }
+
+func (u *http2Upstream) do(ctx context.Context, o *outgoing) (*http.Response, error) {
+	var wrote atomic.Bool
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { wrote.Store(true) }})
+	target, err := url.ParseRequestURI(o.target)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNotSent, err)
+	}
+	target.Scheme, target.Host = u.scheme, u.authority
+	r := (&http.Request{
+		Method: o.method, URL: target, Host: o.host, Header: o.header, ContentLength: o.length, Trailer: o.trailer,
+		Proto: "HTTP/2.0", ProtoMajor: 2,
+	}).WithContext(ctx)
+	switch {
+	case o.stream != nil:
+		r.Body = io.NopCloser(o.stream)
+	case len(o.body) > 0:
+		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(o.body)), int64(len(o.body))
+	}
+	resp, err := u.transport.RoundTrip(r)
+	if err != nil && !wrote.Load() {
+		err = fmt.Errorf("%w: %w", errNotSent, err)
+	}
+	return resp, err
+}
+
+// compose makes an outgoing request, but for its content: what the agent sent
+// first, and behind it what the gateway adds. Raw is the former.
+func (s *Session) compose(ctx context.Context, r *Request) (o *outgoing, raw int, err error) {
+	up := s.Upstream()
+	o = &outgoing{method: r.Method, target: r.target(s.Route.Base), host: s.Route.Host, header: r.Header, upgrade: r.Upgrade}
+	if o.host == "" {
+		o.host = up.Address
+		if strings.HasPrefix(o.host, "/") {
+			o.host = "localhost"
+		}
+	}
+	names := make([]string, 0, len(r.Header))
+	for name := range r.Header {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	b := make([]byte, 0, 1<<10)
+	b = append(append(append(b, o.method...), ' '), o.target...)
+	b = append(append(append(b, " HTTP/1.1\r\nHost: "...), o.host...), crlf...)
+	for _, name := range names {
+		for _, v := range r.Header[name] {
+			b = field(b, name, v)
+		}
+	}
+	raw = len(b)
+	add := func(name, v string) {
+		b = field(b, name, v)
+		o.header[name] = []string{v}
+	}
+	switch {
+	case up.Header != nil:
+		name, value, err := up.Header(ctx)
+		if err != nil {
+			return nil, 0, fmt.Errorf("%w: %w", errNotSent, err)
+		}
+		add(http.CanonicalHeaderKey(name), value)
+	case up.User != "" || up.Password != "":
+		add("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(up.User+":"+up.Password)))
+	}
+	jwt, err := s.assertion()
+	if err != nil {
+		return nil, 0, fmt.Errorf("%w: %w", errNotSent, err)
+	}
+	if jwt != "" {
+		add(IdentityField, jwt)
+	}
+	o.head = b
+	return o, raw, nil
+}
+
+// content says in the head how the content comes, and ends it.
+func (o *outgoing) content(length int64) {
+	o.length = length
+	b := o.head
+	switch {
+	case o.upgrade:
+		b = append(b, "Connection: Upgrade\r\nUpgrade: websocket\r\n"...)
+	case length < 0:
+		b = append(b, "Transfer-Encoding: chunked\r\n"...)
+	case length > 0 || o.method == http.MethodPost || o.method == http.MethodPut || o.method == http.MethodPatch:
+		b = append(strconv.AppendInt(append(b, "Content-Length: "...), length, 10), crlf...)
+	}
+	o.head = append(b, crlf...)
+}
+
+func field(b []byte, name, value string) []byte {
+	b = append(append(append(b, name...), ": "...), value...)
+	return append(b, crlf...)
+}
