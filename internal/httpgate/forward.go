@@ -373,14 +373,14 @@ func (s *Session) tunnel(ctx context.Context, w http.ResponseWriter, resp *http.
 	head.Set("Connection", "Upgrade")
 	head.Set("Upgrade", "websocket")
 	answer := &http.Response{StatusCode: resp.StatusCode, ProtoMajor: 1, ProtoMinor: 1, Header: head, ContentLength: -1}
-	done := make(chan error, 2)
+	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() { agent.Close(); up.Close() })
 	defer stop()
 	if err := writeHead(rw, answer); err == nil {
 		go func() {
-			n, err := s.pump(up, rw.Reader, ex, evidence.ToUpstream)
+			defer close(done)
+			n, _ := s.pump(up, rw.Reader, ex, evidence.ToUpstream) // as below
 			s.sent.Add(uint64(n))
-			done <- err
 		}()
 		n, _ := s.pump(agent, up, ex, evidence.ToAgent) // whoever closes first, it is over
 		o.Reply = uint64(n)

@@ -327,7 +327,7 @@ func (x *exchange) Close() error {
 		}
 	}
 	if !x.eof && fresh && x.keep && sent { // a little that nobody wanted
-		if n, err := io.CopyN(io.Discard, x.body, maxUndeclared); err == io.EOF && n < maxUndeclared {
+		if n, err := io.CopyN(io.Discard, x.body, maxUndeclared); errors.Is(err, io.EOF) && n < maxUndeclared {
 			x.eof = true
 		}
 	}

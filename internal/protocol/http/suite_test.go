@@ -90,33 +90,44 @@ func login(conn net.Conn, token string, version int) (prototest.Agent, error) {
 	return a, nil
 }
 
-// do asks for something and returns the response with its content read.
-func (a *agent) do(method, path, content string, fields ...string) (*stdhttp.Response, string, error) {
+// answer is a response that was read to its end.
+type answer struct {
+	Status          int
+	Header, Trailer stdhttp.Header
+	Body            string
+}
+
+// do asks for something.
+func (a *agent) do(method, path, content string, fields ...string) (answer, error) {
 	var body io.Reader
 	if content != "" {
 		body = strings.NewReader(content)
 	}
 	r, err := stdhttp.NewRequestWithContext(context.Background(), method, "http://gateway.test"+path, body)
 	if err != nil {
-		return nil, "", err
+		return answer{}, err
 	}
 	r.Header.Set("Authorization", "Bearer "+a.token)
 	for i := 0; i < len(fields); i += 2 {
 		r.Header.Add(fields[i], fields[i+1])
 	}
+	return a.send(r)
+}
+
+func (a *agent) send(r *stdhttp.Request) (answer, error) {
 	resp, err := a.client.Do(r)
 	if err != nil {
-		return nil, "", err
+		return answer{}, err
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
-	return resp, string(b), err
+	return answer{resp.StatusCode, resp.Header, resp.Trailer, string(b)}, err
 }
 
 func (a *agent) ask(method, path, content string, fields ...string) error {
-	resp, body, err := a.do(method, path, content, fields...)
-	if err == nil && resp.StatusCode >= 400 {
-		err = fmt.Errorf("%s: %s", resp.Status, body)
+	got, err := a.do(method, path, content, fields...)
+	if err == nil && got.Status >= 400 {
+		err = fmt.Errorf("status %d: %s", got.Status, got.Body)
 	}
 	return err
 }
