@@ -209,10 +209,10 @@ func (w *world) must(args ...string) string {
 }
 
 // grant gives a grant and returns its id.
-func (w *world) grant(agent, role string) string {
+func (w *world) grant(agent, role string, resource ...string) string {
 	w.t.Helper()
 	var g struct{ ID string }
-	w.ok(json.Unmarshal([]byte(w.must("grant", "add", "--agent", agent, "--role", role, "--resource", "orders", "--for", "1h", "--json")), &g))
+	w.ok(json.Unmarshal([]byte(w.must("grant", "add", "--agent", agent, "--role", role, "--resource", append(resource, "orders")[0], "--for", "1h", "--json")), &g))
 	return g.ID
 }
 
@@ -241,6 +241,17 @@ func (w *world) psql(args ...string) (string, error) {
 	cmd := exec.CommandContext(w.t.Context(), "psql", append([]string{"-X", w.url("bot", "sslmode=disable", "--ticket", "T-1")}, args...)...)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
+}
+
+// tool is the path of a tool that the tests need; scripts/tool.sh makes it.
+func (w *world) tool(name string) string {
+	w.t.Helper()
+	out, err := exec.CommandContext(w.t.Context(), "../scripts/tool.sh", name).Output()
+	if err != nil && os.Getenv("CI") == "" {
+		w.t.Skipf("scripts/tool.sh %s: %v", name, err)
+	}
+	w.ok(err)
+	return strings.TrimSpace(string(out))
 }
 
 // run runs another client.

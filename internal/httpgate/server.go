@@ -198,10 +198,10 @@ func (c *connection) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	path, _, malformed := splitTarget(r)
-	route, found := c.cfg.Route(hostOf(r.Host), path)
-	if malformed != nil { // no path, but perhaps a host
-		route, found = c.cfg.Route(hostOf(r.Host), "/")
+	if malformed != nil { // it won't be passed on, but whose resource it was meant for shows
+		path, _, _ = strings.Cut(r.RequestURI, "?")
 	}
+	route, found := c.cfg.Route(hostOf(r.Host), path)
 	if !found {
 		// What was asked for is sealed: it may be anything.
 		_, err := c.gate.Open(r.Context(), cred, protocol.Target{Protocol: c.cfg.Protocol, Resource: r.Host + path})
