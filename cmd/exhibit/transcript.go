@@ -362,7 +362,7 @@ func kind(e *api.Entry) string {
 		parts = append(parts, "understood in part")
 	}
 	if c.Streamed > 0 {
-		parts = append(parts, "copied "+size(c.Streamed))
+		parts = append(parts, "passed "+size(c.Streamed))
 	}
 	if c.Outcome == "error" || c.Outcome == "in_doubt" {
 		parts = append(parts, e.Position)

@@ -1,0 +1,39 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/exhibit-gateway/exhibit/decision"
+	"github.com/exhibit-gateway/exhibit/evidence"
+)
+
+// The rules that the guides show can be used as they stand.
+func TestRulesOfTheGuides(t *testing.T) {
+	guides, err := filepath.Glob("../../docs/guides/*.md")
+	if err != nil || len(guides) == 0 {
+		t.Fatalf("%v, %v", guides, err)
+	}
+	n := 0
+	for _, guide := range guides {
+		text, err := os.ReadFile(guide)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile("(?s)```cedar\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
+			n++
+			if !strings.Contains(m[1], "@id(") {
+				continue // a part of one
+			}
+			if _, err := decision.Compile([]evidence.File{{Name: "guide.cedar", Text: m[1]}}, actions); err != nil {
+				t.Errorf("%s: %v\n%s", filepath.Base(guide), err, m[1])
+			}
+		}
+	}
+	if n < 3 {
+		t.Errorf("%d rules were found", n)
+	}
+}
