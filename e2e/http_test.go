@@ -144,7 +144,7 @@ func TestAServiceThroughTheGateway(t *testing.T) {
 			t.Errorf("%s: %d bytes, %v", version, len(out), err)
 		}
 	}
-	if status, body := s.curl(token, "/site/echo/7", "-X", "DELETE"); status != "403" || !strings.Contains(body, "no rule lets bot do http:delete on site") {
+	if status, body := s.curl(token, "/site/echo/7", "-X", "DELETE"); status != "403" || !strings.Contains(body, "no rule lets bot do http:delete on /echo/{id}") {
 		t.Errorf("a denied request: %s %s", status, body)
 	}
 	if status, _ := s.curl("nonsense", "/site/echo/7"); status != "401" {
@@ -170,7 +170,7 @@ func TestAServiceThroughTheGateway(t *testing.T) {
 	if got := s.must("who", "site"); !strings.Contains(got, "bot") || !strings.Contains(got, "idle") {
 		t.Errorf("who:\n%s", got)
 	}
-	if got := s.must("explain", "--agent", "bot", "--resource", "site", "PUT /files/a?x=1"); !strings.Contains(got, "deny") || !strings.Contains(got, "http:put") {
+	if got, err := s.exhibit("explain", "--agent", "bot", "--resource", "site", "PUT /files/a?x=1"); err == nil || !strings.Contains(got, "deny") || !strings.Contains(got, "http:put") {
 		t.Errorf("explain:\n%s", got)
 	}
 	s.passes()
@@ -217,12 +217,9 @@ func TestTricksLeadNowhere(t *testing.T) {
 	} {
 		c, err := new(net.Dialer).DialContext(t.Context(), "tcp", s.web)
 		s.ok(err)
-		s.ok(c.SetDeadline(time.Now().Add(2 * time.Second)))
+		s.ok(c.SetDeadline(time.Now().Add(500 * time.Millisecond)))
 		_, err = io.WriteString(c, request)
 		s.ok(err)
-		if tcp, ok := c.(*net.TCPConn); ok {
-			s.ok(tcp.CloseWrite())
-		}
 		got, _ := io.ReadAll(c) // until it is closed, or for long enough
 		t.Logf("%s: %.40q", name, got)
 		c.Close()
@@ -251,7 +248,7 @@ func TestTricksLeadNowhere(t *testing.T) {
 // The JWT by which a service learns who asks holds what the log does.
 func TestServicesLearnWhoAsks(t *testing.T) {
 	s := newServices(t)
-	_, body := s.curl(s.token("bot", "--ticket", "T-9", "--on-behalf-of", "alice@example.com"), "/site/echo/1")
+	_, body := s.curl(s.token("bot", "--ticket", "T-9"), "/site/echo/1")
 	fields := strings.Split(body, "|")
 	if len(fields) < 4 {
 		t.Fatal(body)
@@ -268,7 +265,7 @@ func TestServicesLearnWhoAsks(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, fields[3])
 	}
-	if act, _ := claims["act"].(map[string]any); claims["sub"] != "alice@example.com" || act["sub"] != "bot" || claims["ticket"] != "T-9" || claims["sid"] != s.did("--agent", "bot")[0].Session {
+	if claims["sub"] != "bot" || claims["act"] != nil || claims["ticket"] != "T-9" || claims["sid"] != s.did("--agent", "bot")[0].Session {
 		t.Errorf("claims %v", claims)
 	}
 }
@@ -397,7 +394,7 @@ func TestGRPCThroughTheGateway(t *testing.T) {
 	for _, c := range s.did("--agent", "bot") {
 		seen[c.Text+" "+c.Outcome+" "+c.Code] = true
 	}
-	for _, want := range []string{"grpc.reflection.v1.ServerReflection/ServerReflectionInfo ok grpc 0", "grpc.health.v1.Health/Check ok grpc 0", "grpc.health.v1.Health/Check error grpc 5"} {
+	for _, want := range []string{"grpc.reflection.v1.ServerReflection/ServerReflectionInfo ok grpc:0", "grpc.health.v1.Health/Check ok grpc:0", "grpc.health.v1.Health/Check error grpc:5"} {
 		if !seen[want] {
 			t.Errorf("not on record: %s; there are %v", want, seen)
 		}

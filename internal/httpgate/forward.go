@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/failpoint"
@@ -18,15 +19,19 @@ import (
 
 // Content reads a request's content when its length was said and is kept, so
 // that it can be looked at before the request goes on. What streams is nil.
-func (s *Session) Content(r *Request) ([]byte, error) {
+func (s *Session) Content(w http.ResponseWriter, r *Request) ([]byte, error) {
 	if r.ContentLength <= 0 || r.ContentLength > int64(s.server.cfg.Limits.Sealed) {
 		return nil, nil
+	}
+	late := http.NewResponseController(w)
+	if err := late.SetReadDeadline(time.Now().Add(s.server.cfg.Limits.Login)); err != nil {
+		return nil, err
 	}
 	b := make([]byte, r.ContentLength)
 	if _, err := io.ReadFull(r.Body, b); err != nil {
 		return nil, err
 	}
-	return b, nil
+	return b, late.SetReadDeadline(time.Time{})
 }
 
 // Forward is a request's way: it has the command begun, passes the request on
@@ -68,6 +73,7 @@ func (s *Session) Forward(w http.ResponseWriter, r *Request, content []byte, cmd
 	}
 	if content == nil && length != 0 {
 		o.stream = &observed{Reader: r.Body, ex: ex, s: s, r: r, o: o}
+		o.abort = func() { _ = http.NewResponseController(w).SetReadDeadline(time.Now()) } // it is the server's, and can
 	}
 	s.requests.Add(1)
 	s.sent.Add(uint64(cmd.Bytes))
@@ -174,7 +180,7 @@ func (s *Session) reply(ctx context.Context, w http.ResponseWriter, r *Request, 
 		o.Class = evidence.Failed
 	}
 	st := &stream{
-		s: s, ex: ex, w: w, ctx: context.WithoutCancel(ctx), o: o, resp: resp, left: length, grpc: r.GRPC(),
+		s: s, ex: ex, w: w, ctx: ctx, o: o, resp: resp, left: length, grpc: r.GRPC(),
 		flush:  http.NewResponseController(w).Flush,
 		failed: func(err error) { s.server.refuse(w, r.Request, refusalOf(err, "")) },
 	}
@@ -237,7 +243,7 @@ func (st *stream) run(body io.Reader) error {
 	if b, ok := body.(interface{ Buffered() int }); st.left < 0 && (!ok || b.Buffered() == 0) {
 		// What comes may take a while, and the agent wait for the status.
 		if err := st.write(nil, true); err != nil {
-			return st.end(err)
+			return st.gone(err)
 		}
 	}
 	for {
@@ -272,7 +278,7 @@ func (st *stream) run(body io.Reader) error {
 			return st.write(buf[:n], false)
 		}
 		if werr := st.write(buf[:n], st.left < 0); werr != nil {
-			return st.end(werr)
+			return st.gone(werr)
 		}
 		if err == io.EOF {
 			if st.left > 0 {
@@ -305,20 +311,31 @@ func (st *stream) write(b []byte, flush bool) error {
 	return nil
 }
 
-// end records the outcome. Cause is why the content broke off, if it did: what
-// the upstream did is known by its status, and that the agent didn't see all of
-// it is said.
+// gone ends the command of an agent that doesn't take all of its answer. What
+// the service did is known by its status.
+func (st *stream) gone(cause error) error {
+	if st.o.Class == evidence.OK {
+		st.o.Class = evidence.Cancelled
+	}
+	return st.end(cause)
+}
+
+// end records the outcome. Cause is why the content broke off, if it did.
 func (st *stream) end(cause error) error {
+	switch {
+	case cause == nil:
+	case st.ctx.Err() != nil && st.o.Class == evidence.OK: // the agent has gone, or its right
+		st.o.Class = evidence.Cancelled
+	case st.o.Class == evidence.OK:
+		st.o.Class, st.o.Code = evidence.Failed, "truncated"
+	}
 	if cause != nil {
 		st.o.Detail = "the content broke off: " + cause.Error()
-		if st.o.Class == evidence.OK {
-			st.o.Class = evidence.Cancelled
-		}
 	}
 	if st.grpc && st.o.Class == evidence.OK {
 		st.callEnded()
 	}
-	err := st.ex.End(st.ctx, st.o)
+	err := st.ex.End(context.WithoutCancel(st.ctx), st.o)
 	failpoint.Hit("replied")
 	switch {
 	case err != nil && !st.begun:
@@ -351,7 +368,7 @@ func (st *stream) callEnded() {
 		st.o.Class = evidence.Failed
 		fallthrough
 	default:
-		st.o.Code = "grpc " + strconv.FormatUint(n, 10)
+		st.o.Code = "grpc:" + strconv.FormatUint(n, 10)
 	}
 }
 

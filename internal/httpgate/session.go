@@ -80,8 +80,9 @@ func (c *connection) session(ctx context.Context, cred protocol.Credential, rout
 		if e.err != nil { // of another request: this one tries itself
 			continue
 		}
-		if !e.s.acquire() {
-			continue // it ends: the next one is opened
+		if !e.s.acquire() { // it ends, or its credential has expired: the gate is asked again
+			c.forget(key, e)
+			continue
 		}
 		if e.s.enter(c) {
 			if err := c.gate.Join(ctx, cred, e.s); err != nil {

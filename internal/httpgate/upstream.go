@@ -47,6 +47,7 @@ type outgoing struct {
 	head           []byte      // all of it but the content, as HTTP/1.1 spells it
 	body           []byte      // the content, when it was read
 	stream         io.Reader   // or what it is read from
+	abort          func()      // makes a read of stream that waits return
 	length         int64       // of stream; -1 is chunked
 	trailer        http.Header // of stream, filled in at its end; nil for none
 	upgrade        bool
@@ -195,12 +196,12 @@ func (p *pool) do(ctx context.Context, o *outgoing) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &exchange{pool: p, conn: c}
+	x := &exchange{pool: p, conn: c, abort: o.abort}
 	x.stop = context.AfterFunc(ctx, func() { c.Close() })
 	resp, err := x.do(o)
 	if err != nil {
 		x.stop()
-		c.Close()
+		x.abandon()
 		if cause := context.Cause(ctx); cause != nil {
 			err = fmt.Errorf("%w: %w", cause, err)
 		}
@@ -211,14 +212,15 @@ func (p *pool) do(ctx context.Context, o *outgoing) (*http.Response, error) {
 
 // exchange is one request and its response on a connection.
 type exchange struct {
-	pool *pool
-	conn *upConn
-	stop func() bool
-	sent chan error // of a streamed content; nil when all is sent
-	keep bool       // the connection, once the response is read
-	body io.ReadCloser
-	eof  bool
-	shut atomic.Bool
+	pool  *pool
+	conn  *upConn
+	stop  func() bool
+	sent  chan error // of a streamed content; nil when it isn't one
+	abort func()
+	keep  bool // the connection, once the response is read
+	body  io.ReadCloser
+	eof   bool
+	shut  atomic.Bool
 }
 
 func (x *exchange) do(o *outgoing) (*http.Response, error) {
@@ -231,7 +233,10 @@ func (x *exchange) do(o *outgoing) (*http.Response, error) {
 	failpoint.Hit("forwarded")
 	if o.stream != nil {
 		x.sent = make(chan error, 1)
-		go func() { x.sent <- x.send(o) }()
+		go func() {
+			x.sent <- x.send(o)
+			close(x.sent)
+		}()
 	}
 	req := &http.Request{Method: o.method}
 	for {
@@ -317,25 +322,45 @@ func (x *exchange) Close() error {
 	if x.shut.Swap(true) {
 		return nil
 	}
-	fresh := x.stop()
-	sent := x.sent == nil
-	if !sent {
-		select {
-		case err := <-x.sent:
-			sent = err == nil
-		default:
-		}
-	}
-	if !x.eof && fresh && x.keep && sent { // a little that nobody wanted
+	usable := x.stop() && x.keep && x.wasSent()
+	if !x.eof && usable { // a little that nobody wanted
 		if n, err := io.CopyN(io.Discard, x.body, maxUndeclared); errors.Is(err, io.EOF) && n < maxUndeclared {
 			x.eof = true
 		}
 	}
-	if fresh && x.keep && sent && x.eof {
+	if usable && x.eof {
 		x.pool.put(x.conn)
 		return nil
 	}
-	return x.conn.Close()
+	x.abandon()
+	return nil
+}
+
+// wasSent reports whether all of the request went out. A service may answer
+// before that.
+func (x *exchange) wasSent() bool {
+	if x.sent == nil {
+		return true
+	}
+	select {
+	case err := <-x.sent:
+		x.sent = nil
+		return err == nil
+	default:
+		return false
+	}
+}
+
+// abandon closes the connection, and waits until nothing reads the agent's
+// content any more.
+func (x *exchange) abandon() {
+	x.conn.Close()
+	if x.sent != nil {
+		x.abort()
+		for range x.sent { // how that ended doesn't matter
+		}
+		x.sent = nil
+	}
 }
 
 // tunnel is a connection that has switched protocols.

@@ -393,13 +393,13 @@ func TestCallsOfGRPC(t *testing.T) {
 	if _, err := io.ReadAll(resp.Body); err != nil || resp.Trailer.Get("Grpc-Status") != "0" {
 		t.Errorf("trailers %v, %v", resp.Trailer, err)
 	}
-	if x := g.last(); x.Outcome().Code != "grpc 0" || x.Outcome().Class != evidence.OK || x.Checks[0].Object != "shop.v1.Orders/Watch" || x.Observed(evidence.ToUpstream) == 0 {
+	if x := g.last(); x.Outcome().Code != "grpc:0" || x.Outcome().Class != evidence.OK || x.Checks[0].Object != "shop.v1.Orders/Watch" || x.Observed(evidence.ToUpstream) == 0 {
 		t.Errorf("%+v %+v", x.Checks, x.Outcome())
 	}
 	if resp := call("/shop.v1.Orders/Fail"); resp.Header.Get("Grpc-Status") != "5" {
 		t.Errorf("%+v", resp)
 	}
-	if x := g.last(); x.Outcome().Code != "grpc 5" || x.Outcome().Class != evidence.Failed {
+	if x := g.last(); x.Outcome().Code != "grpc:5" || x.Outcome().Class != evidence.Failed {
 		t.Errorf("%+v", x.Outcome())
 	}
 	denied := call("/shop.v1.Orders/Drop")

@@ -126,7 +126,7 @@ func (h handler) Serve(w http.ResponseWriter, r *httpgate.Request, s *httpgate.S
 		p.Refuse(w, r.Request, &httpgate.Failure{Status: http.StatusForbidden, Reason: "the resource is not configured any more", Hint: "ask the gateway's operator"})
 		return
 	}
-	content, err := s.Content(r)
+	content, err := s.Content(w, r)
 	if err != nil { // the agent has gone, or says less than it promised
 		panic(http.ErrAbortHandler)
 	}

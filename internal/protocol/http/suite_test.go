@@ -55,7 +55,7 @@ func newProtocol(t *testing.T, r http.Resource, log *slog.Logger, idle time.Dura
 	r.Resource = "svc"
 	return http.New(http.Config{
 		Resources: func() []http.Resource { return []http.Resource{r} },
-		Limits:    httpgate.Limits{Idle: idle}, Logger: log,
+		Limits:    httpgate.Limits{Idle: idle, Login: time.Second}, Logger: log,
 	})
 }
 

@@ -426,6 +426,9 @@ func (x *Exchange) End(_ context.Context, o evidence.Outcome) error {
 	if x.outcome != nil {
 		x.s.fault("End of %s, %s, after %s", x.pos, o.Class, x.outcome.Class)
 	}
+	if o.Code != "" && !evidence.ValidName(o.Code) {
+		x.s.fault("End of %s with the code %q, which no record can hold", x.pos, o.Code)
+	}
 	x.outcome = &o
 	return nil
 }
