@@ -18,44 +18,45 @@ import (
 )
 
 func TestOrdinaryClientsWork(t *testing.T) {
-	w := newWorld(t)
-	t.Run("psql", func(t *testing.T) {
-		out, err := w.psql("-c", `\d t`, "-c", `\dt`, "-c", "select v from t where id = 7")
-		if err != nil || !strings.Contains(out, "row 7") || !strings.Contains(out, `Table "public.t"`) {
-			t.Errorf("%v\n%s", err, out)
-		}
-	})
-	t.Run("pgx", func(t *testing.T) {
-		c := w.connect()
-		var v string
-		for range 3 {
-			if err := c.QueryRow(t.Context(), "select v from t where id = $1", 7).Scan(&v); err != nil || v != "row 7" {
-				t.Errorf("got %q, %v", v, err)
-			}
-		}
-		b := &pgx.Batch{}
-		for i := range 20 {
-			b.Queue("insert into t values ($1, $2)", 1000+i, "batch")
-		}
-		if err := c.SendBatch(t.Context(), b).Close(); err != nil {
-			t.Error(err)
-		}
-		n, err := c.CopyFrom(t.Context(), pgx.Identifier{"t"}, []string{"id", "v"}, pgx.CopyFromRows([][]any{{2000, "copy"}, {2001, "copy"}}))
-		if err != nil || n != 2 {
-			t.Errorf("copied %d rows, %v", n, err)
-		}
-	})
-	for _, mode := range []string{"simple", "extended", "prepared"} {
-		t.Run("pgbench "+mode, func(t *testing.T) {
-			script := w.path("script.sql")
-			w.ok(os.WriteFile(script, []byte("\\set id random(1, 100)\nselect v from t where id = :id;\nupdate t set v = v where id = :id;\n"), 0o644))
-			cmd := exec.CommandContext(t.Context(), "pgbench", "-n", "-M", mode, "-c", "8", "-t", "20", "-f", script, w.url("bot", "sslmode=disable", "--ticket", "T-1"))
-			if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "160/160") {
+	onEachServer(t, func(t *testing.T, w *world) {
+		t.Run("psql", func(t *testing.T) {
+			out, err := w.psql("-c", `\d t`, "-c", `\dt`, "-c", "select v from t where id = 7")
+			if err != nil || !strings.Contains(out, "row 7") || !strings.Contains(out, `Table "public.t"`) {
 				t.Errorf("%v\n%s", err, out)
 			}
 		})
-	}
-	w.passes()
+		t.Run("pgx", func(t *testing.T) {
+			c := w.connect()
+			var v string
+			for range 3 {
+				if err := c.QueryRow(t.Context(), "select v from t where id = $1", 7).Scan(&v); err != nil || v != "row 7" {
+					t.Errorf("got %q, %v", v, err)
+				}
+			}
+			b := &pgx.Batch{}
+			for i := range 20 {
+				b.Queue("insert into t values ($1, $2)", 1000+i, "batch")
+			}
+			if err := c.SendBatch(t.Context(), b).Close(); err != nil {
+				t.Error(err)
+			}
+			n, err := c.CopyFrom(t.Context(), pgx.Identifier{"t"}, []string{"id", "v"}, pgx.CopyFromRows([][]any{{2000, "copy"}, {2001, "copy"}}))
+			if err != nil || n != 2 {
+				t.Errorf("copied %d rows, %v", n, err)
+			}
+		})
+		for _, mode := range []string{"simple", "extended", "prepared"} {
+			t.Run("pgbench "+mode, func(t *testing.T) {
+				script := w.path("script.sql")
+				w.ok(os.WriteFile(script, []byte("\\set id random(1, 100)\nselect v from t where id = :id;\nupdate t set v = v where id = :id;\n"), 0o644))
+				cmd := exec.CommandContext(t.Context(), "pgbench", "-n", "-M", mode, "-c", "8", "-t", "20", "-f", script, w.url("bot", "sslmode=disable", "--ticket", "T-1"))
+				if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "160/160") {
+					t.Errorf("%v\n%s", err, out)
+				}
+			})
+		}
+		w.passes()
+	})
 }
 
 // What is too large to keep in the record passes, and the record says so.
@@ -73,54 +74,55 @@ func TestALargeValuePasses(t *testing.T) {
 }
 
 func TestARefusalLeavesNothingBehind(t *testing.T) {
-	w := newWorld(t)
-	c := w.connect()
-	_, err := c.Exec(t.Context(), "drop table t")
-	if sqlstate(err) != "42501" || !strings.Contains(err.Error(), "postgres:drop") {
-		t.Errorf("a refusal comes as %v", err)
-	}
-	tx, err := c.Begin(t.Context())
-	w.ok(err)
-	_, err = tx.Exec(t.Context(), "insert into t values (500, 'x')")
-	w.ok(err)
-	_, err = tx.Exec(t.Context(), "drop table t")
-	if sqlstate(err) != "42501" {
-		t.Errorf("in a transaction: %v", err)
-	}
-	if err := tx.Commit(t.Context()); err == nil {
-		t.Error("a refused transaction was committed")
-	}
-	b := &pgx.Batch{}
-	b.Queue("insert into t values (501, 'x')")
-	b.Queue("drop table t")
-	b.Queue("insert into t values (502, 'x')")
-	if err := c.SendBatch(t.Context(), b).Close(); sqlstate(err) != "42501" {
-		t.Errorf("in a pipeline: %v", err)
-	}
-	var n int
-	w.ok(c.QueryRow(t.Context(), "select count(*) from t where id >= 500").Scan(&n))
-	if n != 0 {
-		t.Errorf("%d rows of refused transactions are there", n)
-	}
-	if w.serverSaw("drop table") {
-		t.Error("the server saw a refused statement")
-	}
-	var outcomes []string
-	for _, d := range w.did("--agent", "bot") {
-		if strings.HasPrefix(d.Text, "DROP") {
-			outcomes = append(outcomes, d.Decision+"/"+d.Outcome)
+	onEachServer(t, func(t *testing.T, w *world) {
+		c := w.connect()
+		_, err := c.Exec(t.Context(), "drop table t")
+		if sqlstate(err) != "42501" || !strings.Contains(err.Error(), "postgres:drop") {
+			t.Errorf("a refusal comes as %v", err)
 		}
-	}
-	// pgx prepares what it sends in a batch: its third DROP is refused there.
-	for _, o := range outcomes {
-		if o != "deny/denied" {
-			t.Errorf("a DROP is on record as %s", o)
+		tx, err := c.Begin(t.Context())
+		w.ok(err)
+		_, err = tx.Exec(t.Context(), "insert into t values (500, 'x')")
+		w.ok(err)
+		_, err = tx.Exec(t.Context(), "drop table t")
+		if sqlstate(err) != "42501" {
+			t.Errorf("in a transaction: %v", err)
 		}
-	}
-	if len(outcomes) < 3 {
-		t.Errorf("%d of 3 refusals are on record", len(outcomes))
-	}
-	w.passes()
+		if err := tx.Commit(t.Context()); err == nil {
+			t.Error("a refused transaction was committed")
+		}
+		b := &pgx.Batch{}
+		b.Queue("insert into t values (501, 'x')")
+		b.Queue("drop table t")
+		b.Queue("insert into t values (502, 'x')")
+		if err := c.SendBatch(t.Context(), b).Close(); sqlstate(err) != "42501" {
+			t.Errorf("in a pipeline: %v", err)
+		}
+		var n int
+		w.ok(c.QueryRow(t.Context(), "select count(*) from t where id >= 500").Scan(&n))
+		if n != 0 {
+			t.Errorf("%d rows of refused transactions are there", n)
+		}
+		if w.serverSaw("drop table") {
+			t.Error("the server saw a refused statement")
+		}
+		var outcomes []string
+		for _, d := range w.did("--agent", "bot") {
+			if strings.HasPrefix(d.Text, "DROP") {
+				outcomes = append(outcomes, d.Decision+"/"+d.Outcome)
+			}
+		}
+		// pgx prepares what it sends in a batch: its third DROP is refused there.
+		for _, o := range outcomes {
+			if o != "deny/denied" {
+				t.Errorf("a DROP is on record as %s", o)
+			}
+		}
+		if len(outcomes) < 3 {
+			t.Errorf("%d of 3 refusals are on record", len(outcomes))
+		}
+		w.passes()
+	})
 }
 
 func TestARevocationEndsALiveSession(t *testing.T) {
@@ -238,31 +240,32 @@ func TestHangingUpDuringTheLoginHarmsNobody(t *testing.T) {
 }
 
 func TestACancelReachesItsStatement(t *testing.T) {
-	w := newWorld(t)
-	c := w.connect()
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-	defer cancel()
-	done := make(chan error, 1)
-	go func() {
-		_, err := c.Exec(context.WithoutCancel(ctx), "select count(*) from generate_series(1, 1000000000)")
-		done <- err
-	}()
-	<-ctx.Done()
-	w.ok(c.PgConn().CancelRequest(t.Context()))
-	select {
-	case err := <-done:
-		if sqlstate(err) != "57014" {
-			t.Errorf("the statement ended with %v", err)
+	onEachServer(t, func(t *testing.T, w *world) {
+		c := w.connect()
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		defer cancel()
+		done := make(chan error, 1)
+		go func() {
+			_, err := c.Exec(context.WithoutCancel(ctx), "select count(*) from generate_series(1, 1000000000)")
+			done <- err
+		}()
+		<-ctx.Done()
+		w.ok(c.PgConn().CancelRequest(t.Context()))
+		select {
+		case err := <-done:
+			if sqlstate(err) != "57014" {
+				t.Errorf("the statement ended with %v", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("the cancel did not arrive")
 		}
-	case <-time.After(10 * time.Second):
-		t.Fatal("the cancel did not arrive")
-	}
-	w.ok(c.Close(t.Context()))
-	list := w.did("--agent", "bot")
-	if last := list[len(list)-1]; last.Outcome != "cancelled" || last.Code != "57014" {
-		t.Errorf("on record as %+v", last)
-	}
-	w.passes()
+		w.ok(c.Close(t.Context()))
+		list := w.did("--agent", "bot")
+		if last := list[len(list)-1]; last.Outcome != "cancelled" || last.Code != "57014" {
+			t.Errorf("on record as %+v", last)
+		}
+		w.passes()
+	})
 }
 
 func TestNoSecretLiesAnywhereInTheClear(t *testing.T) {

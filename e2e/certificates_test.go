@@ -25,11 +25,7 @@ func TestAgentsLogInByCertificate(t *testing.T) {
 	ca := newAuthority(t, w.path("tls"))
 	ca.issue("gateway", &x509.Certificate{})
 	ca.issue("stranger", &x509.Certificate{})
-	w.edit(func(c string) string {
-		return strings.Replace(c, "# tls: {cert: gateway.pem, key: gateway.key}", "tls: {cert: tls/gateway.pem, key: tls/gateway.key}", 1)
-	})
-	w.stop(15)
-	w.start()
+	w.listenByTLS()
 	host, port, err := net.SplitHostPort(w.listen)
 	w.ok(err)
 	psql := func(user, cert, key, password string, args ...string) (string, error) {

@@ -14,29 +14,26 @@ import (
 func TestNodeClientsWork(t *testing.T) {
 	slow(t)
 	needs(t, "node", "npm")
-	w := newWorld(t)
-	path, err := exec.CommandContext(t.Context(), "../scripts/tool.sh", "node-clients").Output()
-	if err != nil {
-		t.Fatalf("scripts/tool.sh node-clients: %v (it fetches packages with npm; hint: run it by hand to see why)", err)
-	}
-	modules := filepath.Join(strings.TrimSpace(string(path)), "node_modules")
-	clients := func(url string) {
-		t.Helper()
-		cmd := exec.CommandContext(t.Context(), "node", "testdata/node/clients.js")
-		cmd.Env = append(os.Environ(), "NODE_PATH="+modules, "DATABASE_URL="+url)
-		if out, err := cmd.CombinedOutput(); err != nil || !strings.HasSuffix(string(out), "ok\n") {
-			t.Errorf("%v\n%s", err, out)
+	onEachServer(t, func(t *testing.T, w *world) {
+		path, err := exec.CommandContext(t.Context(), "../scripts/tool.sh", "node-clients").Output()
+		if err != nil {
+			t.Fatalf("scripts/tool.sh node-clients: %v (it fetches packages with npm; hint: run it by hand to see why)", err)
 		}
-	}
-	clients(w.url("bot", "sslmode=disable", "--ticket", "T-1"))
+		modules := filepath.Join(strings.TrimSpace(string(path)), "node_modules")
+		clients := func(url string) {
+			t.Helper()
+			cmd := exec.CommandContext(t.Context(), "node", "testdata/node/clients.js")
+			cmd.Env = append(os.Environ(), "NODE_PATH="+modules, "DATABASE_URL="+url)
+			if out, err := cmd.CombinedOutput(); err != nil || !strings.HasSuffix(string(out), "ok\n") {
+				t.Errorf("%v\n%s", err, out)
+			}
+		}
+		clients(w.url("bot", "sslmode=disable", "--ticket", "T-1"))
 
-	ca := newAuthority(t, w.path("tls"))
-	ca.issue("gateway", &x509.Certificate{DNSNames: []string{"localhost"}}) // pg can't verify an address
-	w.edit(func(c string) string {
-		return strings.Replace(c, "# tls: {cert: gateway.pem, key: gateway.key}", "tls: {cert: tls/gateway.pem, key: tls/gateway.key}", 1)
+		ca := newAuthority(t, w.path("tls"))
+		ca.issue("gateway", &x509.Certificate{DNSNames: []string{"localhost"}}) // pg can't verify an address
+		w.listenByTLS()
+		clients(strings.Replace(w.url("bot", "sslmode=verify-full&sslrootcert="+ca.path("ca.pem"), "--ticket", "T-1"), "@127.0.0.1", "@localhost", 1))
+		w.passes()
 	})
-	w.stop(15)
-	w.start()
-	clients(strings.Replace(w.url("bot", "sslmode=verify-full&sslrootcert="+ca.path("ca.pem"), "--ticket", "T-1"), "@127.0.0.1", "@localhost", 1))
-	w.passes()
 }

@@ -50,24 +50,25 @@ var introspection = []string{
 }
 
 func TestAReaderIntrospects(t *testing.T) {
-	w := newWorld(t)
-	w.grant("idle", "reader")
-	for name, mode := range map[string]pgx.QueryExecMode{"simple": pgx.QueryExecModeSimpleProtocol, "prepared": pgx.QueryExecModeCacheStatement} {
-		t.Run(name, func(t *testing.T) {
-			c, err := pgx.Connect(t.Context(), w.url("idle", "sslmode=disable"))
-			w.ok(err)
-			defer c.Close(context.Background())
-			for _, query := range introspection {
-				if _, err := c.Exec(t.Context(), query, mode); err != nil {
-					t.Errorf("%v\n%s", err, query)
+	onEachServer(t, func(t *testing.T, w *world) {
+		w.grant("idle", "reader")
+		for name, mode := range map[string]pgx.QueryExecMode{"simple": pgx.QueryExecModeSimpleProtocol, "prepared": pgx.QueryExecModeCacheStatement} {
+			t.Run(name, func(t *testing.T) {
+				c, err := pgx.Connect(t.Context(), w.url("idle", "sslmode=disable"))
+				w.ok(err)
+				defer c.Close(context.Background())
+				for _, query := range introspection {
+					if _, err := c.Exec(t.Context(), query, mode); err != nil {
+						t.Errorf("%v\n%s", err, query)
+					}
 				}
-			}
-		})
-	}
-	for _, d := range w.did("--agent", "idle") {
-		if d.Outcome != "ok" {
-			t.Errorf("on record as %+v", d)
+			})
 		}
-	}
-	w.passes()
+		for _, d := range w.did("--agent", "idle") {
+			if d.Outcome != "ok" {
+				t.Errorf("on record as %+v", d)
+			}
+		}
+		w.passes()
+	})
 }

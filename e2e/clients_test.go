@@ -1,8 +1,8 @@
 package e2e
 
 import (
+	"errors"
 	"os"
-	"os/exec"
 	"testing"
 
 	"github.com/exhibit-gateway/exhibit/internal/pgserver"
@@ -31,23 +31,39 @@ func slow(t *testing.T) {
 	}
 }
 
-// TestOnPostgreSQL18 is a working day with a newer server than the one that most
-// systems have: some of the tests here, again.
-func TestOnPostgreSQL18(t *testing.T) {
-	slow(t)
-	if os.Getenv("EXHIBIT_PG") != "" {
-		t.Skip("not within itself")
+// newer is the PostgreSQL that clients are tried with besides the system's.
+const newer = "18"
+
+// onEachServer runs a test with the system's PostgreSQL and with a newer one,
+// each time in a world of its own.
+func onEachServer(t *testing.T, test func(t *testing.T, w *world), edit ...func(config string) string) {
+	t.Helper()
+	for _, major := range servers(t) {
+		t.Run("PostgreSQL "+major, func(t *testing.T) {
+			t.Setenv("EXHIBIT_PG", major)
+			test(t, newWorld(t, edit...))
+		})
 	}
-	t.Setenv("EXHIBIT_PG", "18")
-	if _, err := pgserver.Programs(); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
+}
+
+// servers are the major versions to be tried; EXHIBIT_PG chooses one.
+func servers(t *testing.T) []string {
+	t.Helper()
+	major, err := pgserver.Major(t.Context())
+	missing(t, err)
+	if os.Getenv("EXHIBIT_PG") != "" || major == newer {
+		return []string{major}
+	}
+	return []string{major, newer}
+}
+
+// missing fails a test, or skips it at home where no server is installed.
+func missing(t *testing.T, err error) {
+	t.Helper()
+	if errors.Is(err, pgserver.ErrMissing) && os.Getenv("CI") == "" {
 		t.Skip(err)
 	}
-	out, err := exec.CommandContext(t.Context(), os.Args[0], "-test.timeout=5m",
-		"-test.run=^Test(OrdinaryClientsWork|ARefusalLeavesNothingBehind|ACancelReachesItsStatement|AReaderIntrospects|NodeClientsWork)$").CombinedOutput()
 	if err != nil {
-		t.Errorf("%v\n%s", err, out)
+		t.Fatal(err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -72,6 +73,16 @@ func (a *authority) issue(name string, c *x509.Certificate) (*x509.Certificate, 
 }
 
 func (a *authority) path(name string) string { return filepath.Join(a.dir, name) }
+
+// listenByTLS restarts the gateway with the certificate in tls/gateway.pem.
+func (w *world) listenByTLS() {
+	w.t.Helper()
+	w.edit(func(c string) string {
+		return strings.Replace(c, "# tls: {cert: gateway.pem, key: gateway.key}", "tls: {cert: tls/gateway.pem, key: tls/gateway.key}", 1)
+	})
+	w.stop(syscall.SIGTERM)
+	w.start()
+}
 
 func TestTLSOnBothLegs(t *testing.T) {
 	w := newWorld(t)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -64,7 +65,7 @@ const (
 	literalSecret  = "literal-canary-93ab"
 )
 
-// newWorld starts a world. Edit changes the configuration before the start.
+// newWorld starts a world, with the PostgreSQL that pgserver.Programs finds. Edit changes the configuration before the start.
 func newWorld(t *testing.T, edit ...func(config string) string) *world {
 	t.Helper()
 	needs(t, "psql", "pgbench")
@@ -78,7 +79,7 @@ func newWorld(t *testing.T, edit ...func(config string) string) *world {
 	w := &world{t: t, dir: dir}
 	t.Cleanup(w.end)
 	w.db, err = pgserver.Start(t.Context(), filepath.Join(dir, "postgres"))
-	w.ok(err)
+	missing(t, err)
 	w.ok(w.db.Exec(t.Context(), "postgres", "create role app login password '"+upstreamSecret+"'", "create database orders owner app"))
 	w.ok(w.db.Exec(t.Context(), "orders", "set role app", "create table t (id int primary key, v text)",
 		"insert into t select i, 'row ' || i from generate_series(1, 100) i"))
@@ -326,6 +327,25 @@ func (w *world) until(limit time.Duration, what string, ok func() bool) {
 			w.t.Fatalf("waited in vain until %s", what)
 		}
 	}
+}
+
+// major is the server's major version.
+func (w *world) major() int {
+	w.t.Helper()
+	major, _, _ := strings.Cut(w.db.Version, ".")
+	n, err := strconv.Atoi(major)
+	w.ok(err)
+	return n
+}
+
+// keep returns how what is printed through the gateway differs.
+func (w *world) keep(name string, direct, through []byte) string {
+	w.t.Helper()
+	a, b := w.path(name+".direct"), w.path(name+".gateway")
+	w.ok(os.WriteFile(a, direct, 0o644))
+	w.ok(os.WriteFile(b, through, 0o644))
+	out, _ := exec.CommandContext(w.t.Context(), "diff", "-U3", a, b).Output() // fails when they differ
+	return "through the gateway it differs:\n" + string(out[:min(len(out), 8<<10)])
 }
 
 // serverSaw reports whether the server's own log has a text.

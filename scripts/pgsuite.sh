@@ -14,7 +14,7 @@ if ! [[ $major =~ ^[0-9]+$ ]]; then
 	exit 2
 fi
 suite=${EXHIBIT_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/exhibit-tools}/postgresql-$major-tests
-if [ -e "$suite/isolationtester" ]; then
+if [ -e "$suite/libpq_pipeline_16" ]; then
 	printf '%s\n' "$suite"
 	exit 0
 fi
@@ -73,7 +73,11 @@ libraries=("-L$root/usr/lib/postgresql/$major/lib" -l:libpq.so.5 -lpgcommon -lpg
 cp -r source/src/test/regress/{sql,expected,data,parallel_schedule} source/src/test/isolation/specs suite/
 "${CC:-gcc}" "${flags[@]}" -shared -fPIC -o suite/regress.so source/src/test/regress/regress.c
 "${CC:-gcc}" "${flags[@]}" -o suite/isolationtester source/src/test/isolation/{isolationtester,specparse}.c "${libraries[@]}"
-"${CC:-gcc}" "${flags[@]}" -o suite/libpq_pipeline source/src/test/modules/libpq_pipeline/libpq_pipeline.c "${libraries[@]}"
+# Since PostgreSQL 16 a setting that libpq_pipeline begins with has another name.
+pipeline=source/src/test/modules/libpq_pipeline/libpq_pipeline.c
+sed 's/force_parallel_mode/debug_parallel_query/' $pipeline >pipeline_16.c
+"${CC:-gcc}" "${flags[@]}" -o suite/libpq_pipeline $pipeline "${libraries[@]}"
+"${CC:-gcc}" "${flags[@]}" -o suite/libpq_pipeline_16 pipeline_16.c "${libraries[@]}"
 rm -rf "$suite" # of before, without some of these
-mv -T suite "$suite" 2>/dev/null || [ -e "$suite/isolationtester" ] # another may have been faster
+mv -T suite "$suite" 2>/dev/null || [ -e "$suite/libpq_pipeline_16" ] # another may have been faster
 printf '%s\n' "$suite"

