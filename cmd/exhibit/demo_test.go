@@ -16,7 +16,7 @@ func TestDemo(t *testing.T) {
 	if testing.Short() {
 		t.Skip("plays for several seconds")
 	}
-	for _, name := range []string{"psql", "pgbench"} {
+	for _, name := range []string{"psql", "pgbench", "curl"} {
 		if _, err := exec.LookPath(name); err != nil {
 			if os.Getenv("CI") != "" {
 				t.Fatal(err)

@@ -40,6 +40,8 @@ type day struct {
 	Config
 	db      *pgserver.Server
 	listen  string // where agents connect
+	web     string // and over HTTP
+	billing *billing
 	gateway *exec.Cmd
 	broken  []string // what didn't hold
 	act     int
@@ -53,7 +55,7 @@ func Run(ctx context.Context, c Config) (err error) {
 	}
 	defer func() { err = errors.Join(err, d.end()) }()
 	for _, act := range []func(context.Context) error{
-		d.rights, d.reads, d.writes, d.prepared, d.copies, d.forbidden, d.stranger, d.crash, d.questions, d.evidence,
+		d.rights, d.reads, d.writes, d.prepared, d.copies, d.forbidden, d.services, d.stranger, d.crash, d.questions, d.evidence,
 	} {
 		if err := act(ctx); err != nil {
 			return err
@@ -95,6 +97,15 @@ func (d *day) prepare(ctx context.Context) error {
 		return err
 	}
 	if err := d.ownMetrics(); err != nil {
+		return err
+	}
+	if d.billing, err = startBilling(ctx); err != nil {
+		return fmt.Errorf("starting a service: %w", err)
+	}
+	if d.web, err = pgserver.FreeAddr(); err != nil {
+		return err
+	}
+	if err := d.addBilling(); err != nil {
 		return err
 	}
 	return d.serve(ctx)
@@ -298,6 +309,9 @@ func (d *day) end() error {
 	}
 	if d.db != nil {
 		errs = append(errs, d.db.Stop())
+	}
+	if d.billing != nil {
+		errs = append(errs, d.billing.Close())
 	}
 	return errors.Join(errs...)
 }
