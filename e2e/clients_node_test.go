@@ -15,11 +15,7 @@ func TestNodeClientsWork(t *testing.T) {
 	slow(t)
 	needs(t, "node", "npm")
 	onEachServer(t, func(t *testing.T, w *world) {
-		path, err := exec.CommandContext(t.Context(), "../scripts/tool.sh", "node-clients").Output()
-		if err != nil {
-			t.Fatalf("scripts/tool.sh node-clients: %v (it fetches packages with npm; hint: run it by hand to see why)", err)
-		}
-		modules := filepath.Join(strings.TrimSpace(string(path)), "node_modules")
+		modules := filepath.Join(w.tool("node-clients"), "node_modules")
 		clients := func(url string) {
 			t.Helper()
 			cmd := exec.CommandContext(t.Context(), "node", "testdata/node/clients.js")

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/x509"
@@ -14,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -347,6 +349,53 @@ func TestStreamsEndWithRightsAndWithTheGateway(t *testing.T) {
 	list := s.did("--agent", "bot")
 	if last := list[len(list)-1]; last.Outcome != "in_doubt" {
 		t.Errorf("after the crash: %+v", last)
+	}
+	s.passes()
+}
+
+// WebSocket and server-sent events by clients and a server of node's world.
+func TestNodeServicesWork(t *testing.T) {
+	needs(t, "node", "npm")
+	port := make(chan string)
+	s := newServices(t)
+	script, modules := "testdata/node/services.js", "NODE_PATH="+filepath.Join(s.tool("node-clients"), "node_modules")
+	server := exec.CommandContext(context.Background(), "node", script, "server")
+	server.Env = append(os.Environ(), modules)
+	out, err := server.StdoutPipe()
+	s.ok(err)
+	s.ok(server.Start())
+	t.Cleanup(func() {
+		_ = server.Process.Signal(syscall.SIGTERM) // it may have ended
+		_ = server.Wait()
+	})
+	go func() {
+		line, _ := bufio.NewReader(out).ReadString('\n')
+		port <- strings.TrimSpace(line)
+	}()
+	s.edit(func(c string) string {
+		return strings.Replace(c, "\nresources:\n", fmt.Sprintf("\nresources:\n  - {name: live, protocol: http, upstream: {address: '127.0.0.1:%s'}, http: {prefix: /live, routes: [GET /ws, GET /events]}}\n", <-port), 1)
+	})
+	guardrails, err := os.ReadFile(s.path("policies/guardrails.cedar"))
+	s.ok(err)
+	// The example policies forbid whatever is opaque.
+	s.ok(os.WriteFile(s.path("policies/guardrails.cedar"), bytes.Replace(guardrails, []byte(`forbid (principal, action in Action::"opaque", resource);`),
+		[]byte(`forbid (principal, action in Action::"opaque", resource) unless { resource in Resource::"live" };
+@id("live")
+permit (principal in Role::"live", action in [Action::"connect", Action::"read", Action::"http:websocket"], resource in Resource::"live");`), 1), 0o644))
+	s.must("reload")
+	s.grant("bot", "live", "live")
+	client := exec.CommandContext(t.Context(), "node", script, "client", "http://"+s.web+"/live")
+	client.Env = append(os.Environ(), modules, "TOKEN="+s.token("bot"))
+	if out, err := client.CombinedOutput(); err != nil || !strings.HasSuffix(string(out), "ok\n") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	var texts []string
+	for _, c := range s.did("--agent", "bot") {
+		texts = append(texts, c.Verb+" "+c.Text+" "+c.Outcome+" "+c.Code)
+	}
+	want := []string{"opaque GET /ws ok 101", "read GET /events ok 200", "read GET /events ok 200", "read GET /events cancelled 200"}
+	if !slices.Equal(texts, want) {
+		t.Errorf("on record %q, want %q", texts, want)
 	}
 	s.passes()
 }
