@@ -3,11 +3,16 @@ package http_test
 import (
 	"bufio"
 	"context"
+	"crypto/ed25519"
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/base64"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/big"
 	"net"
 	stdhttp "net/http"
 	"net/http/httptest"
@@ -147,6 +152,63 @@ func TestWhatTheServiceGetsIsWhatIsOnRecord(t *testing.T) {
 			t.Errorf("HTTP/%d: the facts are %v", version, x.Facts)
 		}
 	}
+}
+
+func TestTheServiceIsVerifiedAndSeesACertificate(t *testing.T) {
+	up := httptest.NewUnstartedServer(stdhttp.HandlerFunc(func(w stdhttp.ResponseWriter, r *stdhttp.Request) {
+		fmt.Fprint(w, r.TLS.PeerCertificates[0].Subject.CommonName)
+	}))
+	certificate, key := selfSigned(t)
+	pool := x509.NewCertPool()
+	pool.AddCert(certificate)
+	up.TLS = &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool}
+	up.EnableHTTP2 = true
+	up.StartTLS()
+	defer up.Close()
+	ours := []tls.Certificate{{Certificate: [][]byte{certificate.Raw}, PrivateKey: key}}
+	roots := x509.NewCertPool()
+	roots.AddCert(up.Certificate())
+	for _, http2 := range []bool{false, true} {
+		r := http.Resource{Route: httpgate.Route{HTTP2: http2}}
+		g := startGatewayTo(t, protocol.Upstream{Address: up.Listener.Addr().String(), TLS: &tls.Config{RootCAs: roots, ServerName: "example.com", Certificates: ours}}, r)
+		if got, err := g.agent(1).do("GET", "/things/1", ""); err != nil || got.Body != "the gateway" {
+			t.Errorf("HTTP/2 %v: %+v, %v", http2, got, err)
+		}
+		if c := g.Sessions()[0].Connection(); !strings.HasPrefix(c.TLS, "TLS 1.3") || len(c.Peer) != 64 || c.Remote != up.Listener.Addr().String() {
+			t.Errorf("HTTP/2 %v: the connection on record is %+v", http2, c)
+		}
+		for name, cfg := range map[string]*tls.Config{
+			"an authority that isn't trusted": {ServerName: "example.com", RootCAs: x509.NewCertPool(), Certificates: ours},
+			"another name":                    {ServerName: "elsewhere.test", RootCAs: roots, Certificates: ours},
+		} {
+			g := startGatewayTo(t, protocol.Upstream{Address: up.Listener.Addr().String(), TLS: cfg}, r)
+			if got, err := g.agent(1).do("GET", "/things/1", ""); err != nil || got.Status != stdhttp.StatusBadGateway || g.last().Outcome().Code != "unreachable" {
+				t.Errorf("HTTP/2 %v, %s: %+v, %v", http2, name, got, err)
+			}
+		}
+	}
+}
+
+// selfSigned is a client certificate of the gateway.
+func selfSigned(t *testing.T) (*x509.Certificate, ed25519.PrivateKey) {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "the gateway"}, NotAfter: time.Now().Add(time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(nil, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return certificate, key
 }
 
 func TestStatusesOfTheServiceAreOutcomes(t *testing.T) {
