@@ -59,6 +59,7 @@ var layout = map[string]string{
 	"internal/console":      "the embedded web console",
 	"examples/...":          "policies to begin with, embedded",
 	"internal/failpoint":    "moments at which tests let the process die",
+	"internal/connect":      "the agent's end: local connections in, the same with TLS and a fresh credential out",
 	"internal/demo":         "all of it in one go, for who looks at it first",
 	"e2e":                   "real servers and clients",
 	"bench":                 "Exhibit beside its peers, measured",

@@ -21,6 +21,7 @@ import (
 
 	"github.com/exhibit-gateway/exhibit/internal/api"
 	"github.com/exhibit-gateway/exhibit/internal/config"
+	"github.com/exhibit-gateway/exhibit/internal/connect"
 	"github.com/exhibit-gateway/exhibit/workpaper"
 )
 
@@ -34,7 +35,8 @@ const (
 // verbs are the commands, in the order that help lists them.
 var verbs = []func(*app) *cobra.Command{
 	newInit, newServe, newDoctor, newReload, newDemo,
-	newAgent, newEnroll, newToken, newCertificate, newCredential, newGrant,
+	newAgent, newEnroll, newCredential, newGrant,
+	newConnect, newRun, newToken, newCertificate,
 	newWho, newAllowed, newDid, newExplain, newSessions,
 	newLog, newPack, newVerify,
 	newConfig, newPolicy, newOpenAPI, newVersion,
@@ -44,6 +46,7 @@ var verbs = []func(*app) *cobra.Command{
 const (
 	groupGateway  = "gateway"
 	groupRights   = "rights"
+	groupAgent    = "agent"
 	groupEvidence = "evidence"
 )
 
@@ -127,15 +130,8 @@ func isUsage(err error) bool {
 
 // complain writes an error and its hint.
 func (a *app) complain(cmd *cobra.Command, err error) {
-	message, hint := err.Error(), ""
-	var h hinted
-	var p *api.Problem
-	switch {
-	case errors.As(err, &h):
-		hint = h.hint
-	case errors.As(err, &p):
-		hint = p.Hint
-	case isUsage(err):
+	message, hint := err.Error(), hintOf(err)
+	if hint == "" && isUsage(err) {
 		hint = cmd.CommandPath() + " --help shows how it is used"
 	}
 	for i, line := range strings.Split(message, "\n") {
@@ -147,6 +143,22 @@ func (a *app) complain(cmd *cobra.Command, err error) {
 	if hint != "" {
 		fmt.Fprintln(a.err, "hint: "+workpaper.Visible(hint))
 	}
+}
+
+// hintOf is the advice that an error has with it.
+func hintOf(err error) string {
+	var h hinted
+	var c *connect.Error
+	var p *api.Problem
+	switch {
+	case errors.As(err, &h):
+		return h.hint
+	case errors.As(err, &c):
+		return c.Hint
+	case errors.As(err, &p):
+		return p.Hint
+	}
+	return ""
 }
 
 const rootLong = `Exhibit is an access gateway for agents: it decides each command, writes the
@@ -173,6 +185,7 @@ func newRoot(a *app) *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage{err} })
 	root.AddGroup(&cobra.Group{ID: groupGateway, Title: "Running a gateway:"},
 		&cobra.Group{ID: groupRights, Title: "Who may do what:"},
+		&cobra.Group{ID: groupAgent, Title: "Where an agent runs:"},
 		&cobra.Group{ID: groupEvidence, Title: "What happened, and its proof:"})
 	f := root.PersistentFlags()
 	f.StringVar(&a.configFile, "config", "", "configuration file (default exhibit.yaml here, then /etc/exhibit/exhibit.yaml)")
@@ -181,7 +194,7 @@ func newRoot(a *app) *cobra.Command {
 	f.StringVar(&a.url, "url", "", "https:// address of the gateway, instead of the socket")
 	f.StringVar(&a.cert, "cert", "", "with --url: file of your client certificate")
 	f.StringVar(&a.key, "cert-key", "", "with --url: file of its key")
-	f.StringVar(&a.ca, "ca", "", "with --url: file of the authority of the gateway's certificate")
+	f.StringVar(&a.ca, "ca", "", "with --url, connect and run: file of the authority of the gateway's certificate")
 	f.BoolVar(&a.json, "json", false, "print JSON")
 	f.BoolVar(&a.csv, "csv", false, "print tables as CSV")
 	for _, v := range verbs {
@@ -347,7 +360,11 @@ func (a *app) ask(f func(*api.Client) error) error {
 		return err
 	}
 	defer c.Close()
-	err = f(c)
+	return sought(f(c), where)
+}
+
+// sought adds to the error of a gateway that isn't there where it was looked for.
+func sought(err error, where string) error {
 	switch {
 	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ECONNREFUSED):
 		return hinted{err, fmt.Sprintf("does the gateway run (exhibit serve)? It was sought at %s", where)}
@@ -373,21 +390,31 @@ func (a *app) client() (c *api.Client, where string, err error) {
 		}
 		t.Certificates = []tls.Certificate{pair}
 	}
-	if a.ca != "" {
-		pem, err := os.ReadFile(a.ca)
-		if err != nil {
-			return nil, "", fmt.Errorf("reading the authority's certificate: %w", err)
-		}
-		t.RootCAs = x509.NewCertPool()
-		if !t.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, "", fmt.Errorf("%s holds no certificate", a.ca)
-		}
+	if t.RootCAs, err = a.roots(); err != nil {
+		return nil, "", err
 	}
 	c, err = api.NewHTTPSClient(a.url, t)
 	if err != nil {
 		return nil, "", usage{err}
 	}
 	return c, a.url, nil
+}
+
+// roots are the authorities that a gateway's certificate may be of; nil is the
+// system's.
+func (a *app) roots() (*x509.CertPool, error) {
+	if a.ca == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(a.ca)
+	if err != nil {
+		return nil, fmt.Errorf("reading the authority's certificate: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s holds no certificate", a.ca)
+	}
+	return pool, nil
 }
 
 // version is that of this binary.

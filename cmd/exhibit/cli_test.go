@@ -49,6 +49,8 @@ func TestScripts(t *testing.T) {
 			"exits":   exits,
 			"free":    freeAddress,
 			"taken":   takenAddress,
+			"appears": appears,
+			"sockets": socketFolder,
 		},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("UID", strconv.Itoa(os.Getuid()))
@@ -93,6 +95,29 @@ func takenAddress(ts *testscript.TestScript, _ bool, names []string) {
 		ts.Check(err)
 		ts.Setenv(name, l.Addr().String())
 		ts.Defer(func() { ts.Check(l.Close()) })
+	}
+}
+
+// appears FILE waits until a program in the background has written something.
+func appears(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: appears FILE")
+	}
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if info, err := os.Stat(ts.MkAbs(args[0])); err == nil && info.Size() > 0 {
+			return
+		}
+	}
+	ts.Fatalf("nothing appears in %s", args[0])
+}
+
+// sockets NAME sets a variable to a folder for sockets, whose paths are short.
+func socketFolder(ts *testscript.TestScript, _ bool, names []string) {
+	for _, name := range names {
+		dir, err := os.MkdirTemp("", "exhibit-cli-")
+		ts.Check(err)
+		ts.Defer(func() { ts.Check(os.RemoveAll(dir)) })
+		ts.Setenv(name, dir)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/api"
@@ -393,35 +394,59 @@ func noted(file, name string) (string, error) {
 	return "", nil
 }
 
+// agentKey is what verbs are told that get tokens for an agent.
+type agentKey struct {
+	file, audience string
+	ticket, behalf string
+}
+
+func (k *agentKey) flags(f *pflag.FlagSet) {
+	f.StringVar(&k.file, "key", os.Getenv("EXHIBIT_KEY"), "file of the agent's key (EXHIBIT_KEY)")
+	f.StringVar(&k.ticket, "ticket", "", "ticket or run that the agent works on; stands in every session of the token")
+	f.StringVar(&k.behalf, "for", "", "whom the agent works for")
+	f.StringVar(&k.audience, "audience", "", "the gateway that is asked (default: as noted in the key file)")
+}
+
+// request signs a request for a token. The key is read each time, so that a new
+// one in its place counts.
+func (k *agentKey) request(agent string) (api.TokenRequest, error) {
+	audience := k.audience
+	if audience == "" {
+		var err error
+		if audience, err = noted(k.file, noteAudience); err != nil {
+			return api.TokenRequest{}, err
+		}
+	}
+	if audience == "" {
+		return api.TokenRequest{}, hinted{fmt.Errorf("%s doesn't say for which gateway the key is", k.file), "name the gateway with --audience, or enroll the key again"}
+	}
+	key, err := identity.ReadKey(k.file)
+	if err != nil {
+		return api.TokenRequest{}, err
+	}
+	assertion, err := identity.Assert(key, agent, audience, time.Now())
+	return api.TokenRequest{Assertion: assertion, Ticket: k.ticket, OnBehalfOf: k.behalf}, err
+}
+
 func newToken(a *app) *cobra.Command {
-	var file, audience string
-	var r api.TokenRequest
+	var key agentKey
 	c := &cobra.Command{
-		Use: "token [AGENT] --key FILE", Short: "Exchange a signature of an agent's key for a short-lived token", GroupID: groupRights,
+		Use: "token [AGENT] --key FILE", Short: "Exchange a signature of an agent's key for a short-lived token", GroupID: groupAgent,
 		Long: `Signs an assertion with the agent's key (RFC 7523), exchanges it for a
 short-lived token and prints that. The token is the agent's password in the
-protocols; it needs no person and can be asked for by the agent itself.`,
+protocols; it needs no person and can be asked for by the agent itself.
+
+exhibit connect and exhibit run spare clients the token.`,
 		Example: `  PGPASSWORD=$(exhibit token --key reporter.key --ticket OPS-123) \
     psql -h 127.0.0.1 -p 6433 -U reporter orders`,
 		Args: atMost("AGENT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			agent, err := tokenAgent(cmd, file, args)
+			agent, err := tokenAgent(cmd, key.file, args)
 			if err != nil {
 				return err
 			}
-			if audience == "" {
-				if audience, err = noted(file, noteAudience); err != nil {
-					return err
-				}
-			}
-			if audience == "" {
-				return hinted{fmt.Errorf("%s doesn't say for which gateway the key is", file), "name the gateway with --audience, or enroll the key again"}
-			}
-			key, err := identity.ReadKey(file)
+			r, err := key.request(agent)
 			if err != nil {
-				return err
-			}
-			if r.Assertion, err = identity.Assert(key, agent, audience, time.Now()); err != nil {
 				return err
 			}
 			return a.ask(func(c *api.Client) error {
@@ -437,18 +462,14 @@ protocols; it needs no person and can be asked for by the agent itself.`,
 			})
 		},
 	}
-	f := c.Flags()
-	f.StringVar(&file, "key", os.Getenv("EXHIBIT_KEY"), "file of the agent's key (EXHIBIT_KEY)")
-	f.StringVar(&r.Ticket, "ticket", "", "ticket or run that the agent works on; stands in every session of the token")
-	f.StringVar(&r.OnBehalfOf, "for", "", "whom the agent works for")
-	f.StringVar(&audience, "audience", "", "the gateway that is asked (default: as noted in the key file)")
+	key.flags(c.Flags())
 	return c
 }
 
 func newCertificate(a *app) *cobra.Command {
 	var file, expires string
 	c := &cobra.Command{
-		Use: "certificate [AGENT] --key FILE", Short: "Make a client certificate of an agent's key", GroupID: groupRights,
+		Use: "certificate [AGENT] --key FILE", Short: "Make a client certificate of an agent's key", GroupID: groupAgent,
 		Long: `Makes a certificate that an agent's key signs itself, and prints it (PEM). An
 agent that shows it to a listener over TLS is let in without a token while the key
 is enrolled and the certificate lasts. It asks no gateway and needs no person.
