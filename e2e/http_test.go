@@ -250,7 +250,7 @@ func TestTricksLeadNowhere(t *testing.T) {
 // The JWT by which a service learns who asks holds what the log does.
 func TestServicesLearnWhoAsks(t *testing.T) {
 	s := newServices(t)
-	_, body := s.curl(s.token("bot", "--ticket", "T-9"), "/site/echo/1")
+	_, body := s.curl(s.token("bot", "--ticket", "T-9", "--for", "alice@example.com"), "/site/echo/1")
 	fields := strings.Split(body, "|")
 	if len(fields) < 4 {
 		t.Fatal(body)
@@ -267,7 +267,7 @@ func TestServicesLearnWhoAsks(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, fields[3])
 	}
-	if claims["sub"] != "bot" || claims["act"] != nil || claims["ticket"] != "T-9" || claims["sid"] != s.did("--agent", "bot")[0].Session {
+	if act, _ := claims["act"].(map[string]any); claims["sub"] != "alice@example.com" || act["sub"] != "bot" || claims["ticket"] != "T-9" || claims["sid"] != s.did("--agent", "bot")[0].Session {
 		t.Errorf("claims %v", claims)
 	}
 }
