@@ -72,7 +72,9 @@ func (s *Session) Forward(w http.ResponseWriter, r *Request, content []byte, cmd
 		return
 	}
 	if content == nil && length != 0 {
-		o.stream = &observed{Reader: r.Body, ex: ex, s: s, r: r, o: o}
+		content := &observed{Reader: r.Body, ex: ex, s: s, r: r, o: o}
+		ex = &streaming{ex, content}
+		o.stream = content
 		o.abort = func() { _ = http.NewResponseController(w).SetReadDeadline(time.Now()) } // it is the server's, and can
 	}
 	s.requests.Add(1)
@@ -109,17 +111,44 @@ func (s *Session) unanswered(ctx context.Context, w http.ResponseWriter, r *Requ
 }
 
 // observed is a request's content on its way: each byte is digested and counted
-// before it goes.
+// before it goes. Once its command has an outcome no more goes.
 type observed struct {
 	io.Reader
 	ex protocol.Exchange
 	s  *Session
 	r  *Request
 	o  *outgoing
+
+	mu    sync.Mutex
+	ended bool
+}
+
+// streaming is a command whose content is on its way.
+type streaming struct {
+	protocol.Exchange
+	content *observed
+}
+
+// End implements protocol.Exchange.
+func (x *streaming) End(ctx context.Context, o evidence.Outcome) error {
+	x.content.end()
+	return x.Exchange.End(ctx, o)
+}
+
+// end keeps the rest of the content back.
+func (b *observed) end() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ended = true
 }
 
 func (b *observed) Read(p []byte) (int, error) {
 	n, err := b.Reader.Read(p)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ended {
+		return 0, errAnswered
+	}
 	if n > 0 {
 		if oerr := b.ex.Observe(evidence.ToUpstream, p[:n]); oerr != nil {
 			return 0, oerr
@@ -133,6 +162,9 @@ func (b *observed) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// errAnswered is why the rest of a content isn't passed on.
+var errAnswered = errors.New("the request has been answered")
 
 // declared is the trailer fields that a request announces and that may go on.
 func declared(t http.Header) http.Header {

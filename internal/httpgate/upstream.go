@@ -232,10 +232,11 @@ func (x *exchange) do(o *outgoing) (*http.Response, error) {
 	}
 	failpoint.Hit("forwarded")
 	if o.stream != nil {
-		x.sent = make(chan error, 1)
+		sent := make(chan error, 1)
+		x.sent = sent
 		go func() {
-			x.sent <- x.send(o)
-			close(x.sent)
+			sent <- x.send(o)
+			close(sent)
 		}()
 	}
 	req := &http.Request{Method: o.method}

@@ -16,6 +16,7 @@ import (
 	"net"
 	stdhttp "net/http"
 	"net/http/httptest"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -104,7 +105,7 @@ func (g *gateway) agent(version int) *agent {
 // last returns the newest command and waits until it has ended.
 func (g *gateway) last() *prototest.Exchange {
 	g.t.Helper()
-	for range 500 {
+	for range 1500 {
 		if s := g.Sessions(); len(s) > 0 {
 			if x := s[len(s)-1].Exchanges(); len(x) > 0 && x[len(x)-1].Outcome() != nil {
 				return x[len(x)-1]
@@ -112,7 +113,8 @@ func (g *gateway) last() *prototest.Exchange {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	g.t.Fatal("no command has ended")
+	stacks := make([]byte, 1<<20)
+	g.t.Fatalf("no command has ended:\n%s", stacks[:runtime.Stack(stacks, true)])
 	return nil
 }
 
@@ -235,7 +237,7 @@ func TestStatusesOfTheServiceAreOutcomes(t *testing.T) {
 }
 
 func TestLargeContentsFlowAndAreDigested(t *testing.T) {
-	const size = 20 << 20
+	const size = 4 << 20
 	var received int64
 	g := startGateway(t, stdhttp.HandlerFunc(func(w stdhttp.ResponseWriter, r *stdhttp.Request) {
 		var err error

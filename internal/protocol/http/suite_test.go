@@ -55,7 +55,7 @@ func newProtocol(t *testing.T, r http.Resource, log *slog.Logger, idle time.Dura
 	r.Resource = "svc"
 	return http.New(http.Config{
 		Resources: func() []http.Resource { return []http.Resource{r} },
-		Limits:    httpgate.Limits{Idle: idle, Login: time.Second}, Logger: log,
+		Limits:    httpgate.Limits{Idle: idle, Login: 3 * time.Second}, Logger: log,
 	})
 }
 
@@ -79,7 +79,7 @@ func newAgent(conn net.Conn, token string, version int) *agent {
 	protocols.SetHTTP1(version == 1)
 	protocols.SetUnencryptedHTTP2(version == 2)
 	tr := &stdhttp.Transport{DialContext: dial, Protocols: protocols, TLSClientConfig: &tls.Config{}, DisableCompression: true}
-	return &agent{client: &stdhttp.Client{Transport: tr, Timeout: 10 * time.Second}, tr: tr, token: token}
+	return &agent{client: &stdhttp.Client{Transport: tr, Timeout: 30 * time.Second}, tr: tr, token: token}
 }
 
 func login(conn net.Conn, token string, version int) (prototest.Agent, error) {
