@@ -496,7 +496,7 @@ func (w *world) testHidden() {
 		{"TRUNCATE trace", write, false}, {"VACUUM trace", admin, true}, {"ANALYZE trace", admin, true}, {"CHECKPOINT", admin, true}, {"LOAD 'plpgsql'", admin, true},
 		{"CREATE ROLE made", admin, false}, {"GRANT pg_monitor TO made", admin, false}, {"SECURITY LABEL ON TABLE orders IS 'x'", admin, true},
 	}
-	for _, view := range []string{"writes", "deep", "nextval", "notify", "role", "operator", "aggregate", "window", "ordered", "domain", "rechecked", "array", "row", "cast", "limit", "lateral", "function", "case"} {
+	for _, view := range []string{"writes", "deep", "nextval", "notify", "role", "operator", "aggregate", "window", "ordered", "domain", "rechecked", "array", "row", "cast", "limit", "lateral", "function", "case", "own"} {
 		verb := admin
 		if view == "nextval" || view == "notify" {
 			verb = write

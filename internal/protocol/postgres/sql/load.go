@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -56,7 +58,12 @@ const (
 	WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'
 		AND r.ev_action::text ~ '{ROWMARKCLAUSE ' ORDER BY 1, 2`
 
-	runsQuery = `WITH RECURSIVE tree(rel, t) AS (
+	// code are the functions that count: somebody's own, wherever they are, and
+	// those that aren't known to be pure, which $1 names.
+	code = `code(id, nsp, name) AS (SELECT oid, pronamespace, proname FROM pg_proc
+		WHERE oid >= 16384 OR pronamespace <> 'pg_catalog'::regnamespace OR proname::text <> ALL ($1))`
+
+	runsQuery = `WITH RECURSIVE ` + code + `, tree(rel, t) AS (
 		SELECT ev_class, ev_action::text || ' ' || ev_qual::text FROM pg_rewrite WHERE ev_class >= 16384
 		UNION ALL SELECT polrelid, concat_ws(' ', polqual::text, polwithcheck::text) FROM pg_policy),
 	ref(rel, what, id) AS (SELECT DISTINCT rel, m[1], m[2]::oid FROM tree,
@@ -66,17 +73,17 @@ const (
 	implicit(source, target, func) AS (SELECT castsource, casttarget, castfunc FROM pg_cast
 		WHERE castcontext = 'i' AND castfunc >= 16384),
 	runs(rel, nsp, name) AS (
-		SELECT rel, pronamespace, proname FROM ref JOIN pg_proc p ON p.oid = id WHERE what <> 'resulttype'
+		SELECT rel, nsp, name FROM ref JOIN code USING (id) WHERE what <> 'resulttype'
 		UNION SELECT rel, e.typnamespace, e.typname FROM ref JOIN pg_type t ON t.oid = id
 			JOIN pg_type e ON e.oid = CASE t.typcategory WHEN 'A' THEN t.typelem ELSE t.oid END
 			WHERE what = 'resulttype' AND e.oid >= 16384
-		UNION SELECT h.ancestor, p.pronamespace, p.proname FROM heir h JOIN pg_foreign_table f ON f.ftrelid = h.rel
-			JOIN pg_foreign_server s ON s.oid = f.ftserver JOIN pg_foreign_data_wrapper w ON w.oid = s.srvfdw JOIN pg_proc p ON p.oid = w.fdwhandler
-		UNION SELECT a.attrelid, p.pronamespace, p.proname FROM implicit i JOIN pg_attribute a ON a.atttypid IN (i.source, i.target)
+		UNION SELECT h.ancestor, p.nsp, p.name FROM heir h JOIN pg_foreign_table f ON f.ftrelid = h.rel
+			JOIN pg_foreign_server s ON s.oid = f.ftserver JOIN pg_foreign_data_wrapper w ON w.oid = s.srvfdw JOIN code p ON p.id = w.fdwhandler
+		UNION SELECT a.attrelid, p.nsp, p.name FROM implicit i JOIN pg_attribute a ON a.atttypid IN (i.source, i.target)
 			AND (a.atttypid >= 16384 OR i.source < 16384 AND i.target < 16384 AND a.atttypid = i.source) AND NOT a.attisdropped
-			JOIN pg_proc p ON p.oid = i.func
-		UNION SELECT t.typrelid, p.pronamespace, p.proname FROM implicit i JOIN pg_type t ON t.oid IN (i.source, i.target) AND t.typrelid <> 0
-			JOIN pg_proc p ON p.oid = i.func)
+			JOIN code p ON p.id = i.func
+		UNION SELECT t.typrelid, p.nsp, p.name FROM implicit i JOIN pg_type t ON t.oid IN (i.source, i.target) AND t.typrelid <> 0
+			JOIN code p ON p.id = i.func)
 	SELECT n.nspname::text COLLATE "C", c.relname::text COLLATE "C", fn.nspname::text COLLATE "C", r.name::text COLLATE "C"
 	FROM runs r JOIN pg_class c ON c.oid = r.rel AND c.relkind <> 'm' JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_namespace fn ON fn.oid = r.nsp
 	WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)' ORDER BY 1, 2, 3, 4`
@@ -158,10 +165,8 @@ func (c *Catalogue) load(ctx context.Context, tx pgx.Tx) error {
 		}},
 		{locksQuery, []any{&schema, &name}, func() { c.Relations[relations[Qualified{schema, name}]].Locks = true }},
 		{runsQuery, []any{&schema, &name, &base, &baseName}, func() {
-			if base != "pg_catalog" || !builtin().pure[baseName] {
-				r := &c.Relations[relations[Qualified{schema, name}]]
-				r.Runs = append(r.Runs, Qualified{base, baseName})
-			}
+			r := &c.Relations[relations[Qualified{schema, name}]]
+			r.Runs = append(r.Runs, Qualified{base, baseName})
 		}},
 		{functionsQuery, []any{&schema, &name}, qualified(&c.Functions)},
 		{typesQuery, []any{&schema, &name, &pure}, func() {
@@ -171,7 +176,11 @@ func (c *Catalogue) load(ctx context.Context, tx pgx.Tx) error {
 		{castsQuery, []any{&cast.Source.Schema, &cast.Source.Name, &cast.Target.Schema, &cast.Target.Name,
 			&cast.Function.Schema, &cast.Function.Name, &cast.Implicit}, func() { c.Casts = append(c.Casts, cast) }},
 	} {
-		rows, err := tx.Query(ctx, fmt.Sprintf("%s LIMIT %d", q.query, maxNames+1))
+		var args []any
+		if strings.Contains(q.query, code) {
+			args = []any{slices.Sorted(maps.Keys(builtin().pure))}
+		}
+		rows, err := tx.Query(ctx, fmt.Sprintf("%s LIMIT %d", q.query, maxNames+1), args...)
 		if err != nil {
 			return err
 		}
