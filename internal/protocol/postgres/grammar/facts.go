@@ -78,6 +78,12 @@ type Use struct {
 	Args   []Arg  `json:"args,omitempty"`  // of the functions in ArgumentsMatter
 	Alone  bool   `json:"alone,omitempty"` // of a call: the statement succeeds only if it was made
 	Later  bool   `json:"later,omitempty"` // of a call: another statement makes it
+	// Sets are the columns that an update sets; Defaults: some of them to their
+	// defaults.
+	Sets     []string `json:"sets,omitempty"`
+	Defaults bool     `json:"defaults,omitempty"`
+	// Plans is what an EXPLAIN that runs nothing plans to do to a relation.
+	Plans string `json:"plans,omitempty"`
 }
 
 // Arg is an argument of a function; Literal when its value can be read off.

@@ -54,7 +54,7 @@ func TestAskIsParse(t *testing.T) {
 	for _, text := range []string{
 		"", "SELECT 1", "SELECT a.b AS c, 'x' FROM s.t AS a WHERE a.id = 7 AND note LIKE 'x%'",
 		"WITH d AS (DELETE FROM t RETURNING *) SELECT set_config('role', 'x', true) FROM d",
-		"PREPARE q AS INSERT INTO t VALUES ($1)", "SELEC 1", "CREATE TEMP TABLE x AS SELECT 1",
+		"PREPARE q AS INSERT INTO t VALUES ($1)", "UPDATE s.t SET a = 1, (b, c) = (DEFAULT, 2) WHERE id = 7", "SELEC 1", "CREATE TEMP TABLE x AS SELECT 1",
 	} {
 		got, err := p.Ask(context.Background(), text)
 		if err != nil {

@@ -3,6 +3,7 @@ package grammar
 import (
 	"cmp"
 	"slices"
+	"strconv"
 	"strings"
 
 	pg "github.com/pganalyze/pg_query_go/v6"
@@ -95,7 +96,7 @@ func (w *walker) shareable() bool {
 
 func (w *walker) use(u Use) {
 	var key strings.Builder
-	for _, s := range []string{u.Action, string(u.Kind), u.Schema, u.Name} {
+	for _, s := range append([]string{u.Action, string(u.Kind), u.Schema, u.Name, u.Plans, strconv.FormatBool(u.Defaults)}, u.Sets...) {
 		key.WriteString(s)
 		key.WriteByte(0)
 	}
@@ -285,13 +286,34 @@ func (w *walker) read(r *pg.RangeVar) {
 	}
 }
 
-// change is a relation that a statement changes. Under an EXPLAIN that runs
-// nothing it is as harmless as reading.
+// change is a relation that a statement changes.
 func (w *walker) change(action string, r *pg.RangeVar) {
-	if w.dry {
-		action = w.reading
+	if r != nil {
+		w.changed(Use{Action: action, Schema: r.Schemaname, Name: r.Relname})
 	}
-	w.relation(action, r)
+}
+
+// update is a relation in which a statement sets the columns of targets. What
+// that sets off depends on which they are.
+func (w *walker) update(r *pg.RangeVar, targets []*pg.Node) {
+	if r == nil {
+		return
+	}
+	u := Use{Action: "update", Schema: r.Schemaname, Name: r.Relname}
+	for _, n := range targets {
+		u.Sets = append(u.Sets, n.GetResTarget().GetName())
+		u.Defaults = u.Defaults || holds(n, isDefault)
+	}
+	w.changed(u)
+}
+
+// changed uses a relation that is changed. Under an EXPLAIN that runs nothing
+// that is as harmless as reading, but for what planning it runs.
+func (w *walker) changed(u Use) {
+	if u.Kind = Relation; w.dry {
+		u.Action, u.Plans = w.reading, u.Action
+	}
+	w.use(u)
 }
 
 func (w *walker) relation(action string, r *pg.RangeVar) {
@@ -380,7 +402,7 @@ func (w *walker) insertStmt(m *pg.InsertStmt) {
 	defer w.with(m.WithClause)()
 	w.change("insert", m.Relation)
 	if m.OnConflictClause.GetAction() == pg.OnConflictAction_ONCONFLICT_UPDATE {
-		w.change("update", m.Relation)
+		w.update(m.Relation, m.OnConflictClause.TargetList)
 	}
 	// As PostgreSQL has it, naming a column of the conflict reads it.
 	if m.OnConflictClause.GetInfer() != nil || len(m.ReturningList) > 0 {
@@ -419,7 +441,7 @@ func (w *walker) columnNamed(name string) {
 
 func (w *walker) updateStmt(m *pg.UpdateStmt) {
 	defer w.with(m.WithClause)()
-	w.change("update", m.Relation)
+	w.update(m.Relation, m.TargetList)
 	w.targets(m.TargetList)
 	w.readsTarget(m.Relation, m.TargetList, m.ReturningList, []*pg.Node{m.WhereClause})
 	w.bounded(w.restricts(m.Relation, m.WhereClause))
@@ -446,7 +468,7 @@ func (w *walker) mergeStmt(m *pg.MergeStmt) {
 			w.change("insert", m.Relation)
 			continue
 		case pg.CmdType_CMD_UPDATE:
-			w.change("update", m.Relation)
+			w.update(m.Relation, when.GetTargetList())
 		case pg.CmdType_CMD_DELETE:
 			w.change("delete", m.Relation)
 		default:
@@ -464,7 +486,7 @@ func (w *walker) mergeStmt(m *pg.MergeStmt) {
 func (w *walker) readsTarget(r *pg.RangeVar, lists ...[]*pg.Node) {
 	for _, list := range lists {
 		for _, n := range list {
-			if n != nil && namesColumn(n) {
+			if n != nil && holds(n, isColumn) {
 				w.relation(w.reading, r)
 				return
 			}
@@ -472,13 +494,24 @@ func (w *walker) readsTarget(r *pg.RangeVar, lists ...[]*pg.Node) {
 	}
 }
 
-func namesColumn(m proto.Message) bool {
-	if _, ok := m.(*pg.ColumnRef); ok {
+// holds reports whether a node is something or has it below.
+func holds(m proto.Message, is func(proto.Message) bool) bool {
+	if is(m) {
 		return true
 	}
 	found := false
-	forEachChild(m, func(c proto.Message) { found = found || namesColumn(c) })
+	forEachChild(m, func(c proto.Message) { found = found || holds(c, is) })
 	return found
+}
+
+func isColumn(m proto.Message) bool {
+	_, ok := m.(*pg.ColumnRef)
+	return ok
+}
+
+func isDefault(m proto.Message) bool {
+	_, ok := m.(*pg.SetToDefault)
+	return ok
 }
 
 // bounded notes whether an UPDATE or DELETE is.

@@ -17,6 +17,8 @@ type Catalogue struct {
 	Types     []TypeInfo     `json:"types"`     // as above
 	Operators []Qualified    `json:"operators"` // as above
 	Casts     []CastInfo     `json:"casts,omitempty"`
+	// EventTriggers are the functions that definitions run.
+	EventTriggers []Qualified `json:"event_triggers,omitempty"`
 }
 
 // Qualified is a name in a schema.
@@ -37,6 +39,25 @@ type RelationInfo struct {
 	// casts; and the handler of a foreign table.
 	Runs  []Qualified `json:"runs,omitempty"`
 	Locks bool        `json:"locks,omitempty"` // a view that is SELECT ... FOR UPDATE
+	// SetsOff is what comes of writing it, by its rules, triggers, foreign keys
+	// that refer to it, defaults, and whatever else is computed of a new row.
+	SetsOff []SetOff `json:"sets_off,omitempty"`
+}
+
+// SetOff is one thing that a write of a relation sets off: a function runs, or
+// another relation is read or written.
+type SetOff struct {
+	On     string   `json:"on"`               // insert, update, delete or truncate; default: a column takes its default
+	Of     []string `json:"of,omitempty"`     // the columns without one of which an update doesn't
+	Action string   `json:"action,omitempty"` // what happens to the relation; "" is a function's run
+	Qualified
+	Sets     []string `json:"sets,omitempty"`     // of an update: columns; without any it may be all
+	Defaults bool     `json:"defaults,omitempty"` // of an update: to their defaults
+	Instead  bool     `json:"instead,omitempty"`  // of a view: nothing else is written
+	// Planned: an EXPLAIN of the write plans this, too. Functions then are asked
+	// for like those in the text: the planner runs them if their authors say that
+	// it may.
+	Planned bool `json:"planned,omitempty"`
 }
 
 // TypeInfo is a type. One is pure when making a value of it runs no code that
@@ -94,6 +115,7 @@ type index struct {
 	typeNames map[string][]string
 	columns   map[string]bool
 	words     map[string]bool
+	onDefine  []Qualified // event triggers' functions
 }
 
 func newIndex(c *Catalogue) *index {
@@ -107,7 +129,7 @@ func newIndex(c *Catalogue) *index {
 	if c == nil {
 		return ix
 	}
-	ix.loaded = true
+	ix.loaded, ix.onDefine = true, c.EventTriggers
 	for _, s := range c.Schemas {
 		ix.schemas[s], ix.words[s] = true, true
 	}

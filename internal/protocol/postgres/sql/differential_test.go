@@ -469,8 +469,8 @@ func (w *world) testHidden() {
 	uses := []use{
 		{"SELECT * FROM v_lock", write, true}, {"TABLE v_lock", write, true},
 		{"SELECT * FROM guarded", admin, true}, {"SELECT * FROM v_guarded", admin, true}, {"COPY guarded TO STDOUT", admin, true},
-		{"INSERT INTO busy DEFAULT VALUES", write, false}, {"INSERT INTO busy VALUES (3)", write, false}, {"UPDATE busy SET id = 4 WHERE id = 1", write, false},
-		{"DELETE FROM busy WHERE id = 4", write, false}, {"INSERT INTO inbox VALUES (1)", write, false}, {"COPY inbox FROM STDIN", write, true},
+		{"INSERT INTO busy DEFAULT VALUES", admin, false}, {"INSERT INTO busy VALUES (3)", admin, false}, {"UPDATE busy SET id = 4 WHERE id = 1", admin, false},
+		{"DELETE FROM busy WHERE id = 4", admin, false}, {"EXPLAIN INSERT INTO busy DEFAULT VALUES", admin, true}, {"INSERT INTO inbox VALUES (1)", write, false}, {"COPY inbox FROM STDIN", write, true},
 		{"COMMENT ON TABLE orders IS 'x'", admin, false}, {"REFRESH MATERIALIZED VIEW m_writes", admin, false}, {"CALL proc()", admin, false},
 		{"DO 'BEGIN PERFORM writes(); END'", admin, false}, {"VALUES (1), (writes())", admin, false}, {"SELECT 1 INTO made", admin, false},
 		{"CREATE TABLE made2 AS SELECT 1", admin, false}, {"CREATE TEMP TABLE passing2 (id int)", admin, true}, {"CREATE TABLE made3 AS TABLE v_writes", admin, false},
@@ -496,7 +496,7 @@ func (w *world) testHidden() {
 		{"TRUNCATE trace", write, false}, {"VACUUM trace", admin, true}, {"ANALYZE trace", admin, true}, {"CHECKPOINT", admin, true}, {"LOAD 'plpgsql'", admin, true},
 		{"CREATE ROLE made", admin, false}, {"GRANT pg_monitor TO made", admin, false}, {"SECURITY LABEL ON TABLE orders IS 'x'", admin, true},
 	}
-	for _, view := range []string{"writes", "deep", "nextval", "notify", "role", "operator", "aggregate", "window", "ordered", "domain", "rechecked", "array", "row", "cast", "limit", "lateral", "function", "case"} {
+	for _, view := range []string{"writes", "deep", "nextval", "notify", "role", "operator", "aggregate", "window", "ordered", "domain", "rechecked", "array", "row", "cast", "limit", "lateral", "function", "case", "own"} {
 		verb := admin
 		if view == "nextval" || view == "notify" {
 			verb = write
@@ -520,7 +520,7 @@ func (w *world) testHidden() {
 	reads := []string{
 		"SELECT * FROM v_plain", "SELECT * FROM v_enum", "SELECT * FROM order_summary", "SELECT * FROM m_writes", "SELECT * FROM fenced", "SELECT * FROM busy", "SELECT * FROM held", "SELECT * FROM holder",
 		"SELECT * FROM inbox", "SELECT * FROM part1", "SELECT * FROM trace_ids", "SELECT h.c FROM held h", "SELECT to_jsonb(h) FROM held h", "SELECT * FROM pg_settings", "SELECT * FROM v_settings",
-		"EXPLAIN DELETE FROM trace", "EXPLAIN (ANALYZE off) INSERT INTO busy DEFAULT VALUES", "EXPLAIN (ANALYZE 0) UPDATE orders SET total = 0", "PREPARE p AS SELECT 1; EXPLAIN ANALYZE EXECUTE p",
+		"EXPLAIN DELETE FROM trace", "EXPLAIN (ANALYZE off) INSERT INTO trace DEFAULT VALUES", "EXPLAIN DELETE FROM busy", "EXPLAIN (ANALYZE 0) UPDATE orders SET total = 0", "PREPARE p AS SELECT 1; EXPLAIN ANALYZE EXECUTE p",
 		"COPY orders TO STDOUT", "COPY (TABLE orders) TO STDOUT WITH (FORMAT binary)", "SHOW ALL", "SHOW work_mem", "LISTEN d", "UNLISTEN *",
 		"SET work_mem = '5MB'", "SET LOCAL work_mem = '5MB'", "RESET ALL", "DISCARD ALL", "SET TIME ZONE 'UTC'", "SET CONSTRAINTS ALL IMMEDIATE", "BEGIN", "COMMIT", "ROLLBACK",
 		"SELECT set_config('work_mem', '5MB', false)", "SELECT * FROM pg_stat_activity", "SELECT * FROM pg_locks", "SELECT * FROM information_schema.columns", "SELECT * FROM pg_stats",
@@ -533,6 +533,9 @@ func (w *world) testHidden() {
 	if un := w.understand("SELECT * FROM v_deep"); !slices.Equal(un.Shape.Facts["functions"].([]string), []string{"public.writes"}) ||
 		!slices.Contains(un.Shape.Checks, evidence.Check{Action: Prefix + "function_write", Object: "public.writes"}) {
 		w.t.Errorf("a view of a view that calls writes: %s", un)
+	}
+	if un := w.understand("COMMENT ON TABLE orders IS 'x'"); !slices.Contains(un.Shape.Checks, evidence.Check{Action: Prefix + "function_write", Object: "public.fires_on_ddl"}) {
+		w.t.Errorf("a definition runs the event trigger, and asks for %v", un.Shape.Checks)
 	}
 	if un := w.understand("SELECT * FROM v_passwords"); !slices.Contains(un.Shape.Checks, evidence.Check{Action: Prefix + "select", Object: "pg_catalog.pg_authid"}) {
 		w.t.Errorf("the view of passwords reads %v", un.Shape.Checks)

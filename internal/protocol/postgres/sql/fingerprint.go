@@ -12,7 +12,7 @@ import (
 // what it finds.
 var fingerprinted = []string{
 	"pg_namespace", "pg_class", "pg_attribute", "pg_depend", "pg_rewrite", "pg_policy", "pg_proc", "pg_type", "pg_range", "pg_constraint",
-	"pg_operator", "pg_opclass", "pg_cast", "pg_aggregate", "pg_trigger", "pg_inherits",
+	"pg_operator", "pg_opclass", "pg_cast", "pg_aggregate", "pg_trigger", "pg_event_trigger", "pg_inherits", "pg_attrdef", "pg_index", "pg_partitioned_table",
 	"pg_foreign_data_wrapper", "pg_foreign_server", "pg_foreign_table", "pg_extension",
 }
 

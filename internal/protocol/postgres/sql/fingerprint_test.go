@@ -40,7 +40,13 @@ func TestFingerprint(t *testing.T) {
 		"CREATE FUNCTION other.f() RETURNS int LANGUAGE sql AS 'SELECT 1'", "ALTER FUNCTION other.f() VOLATILE",
 		"CREATE DOMAIN other.d AS int", "ALTER DOMAIN other.d ADD CHECK (VALUE > 0)",
 		"CREATE FUNCTION other.sum(bigint) RETURNS bigint LANGUAGE sql AS 'SELECT 1'; SET search_path TO other, pg_catalog",
-		"DROP TABLE other.t; CREATE TABLE other.t ()",
+		"DROP TABLE other.t; CREATE TABLE other.t (n int PRIMARY KEY, m int)",
+		"ALTER TABLE other.t ALTER m SET DEFAULT other.f()", "ALTER TABLE other.t ADD CHECK (other.f() > 0)", "CREATE INDEX ON other.t (n) WHERE m > 0",
+		"CREATE TABLE other.r (n int CONSTRAINT r REFERENCES other.t)", "ALTER TABLE other.r DROP CONSTRAINT r, ADD CONSTRAINT r FOREIGN KEY (n) REFERENCES other.t ON DELETE CASCADE",
+		"CREATE RULE r AS ON DELETE TO other.t DO ALSO NOTIFY x", "ALTER TABLE other.t DISABLE RULE r",
+		"CREATE FUNCTION other.g() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'", "CREATE TRIGGER g AFTER INSERT ON other.t EXECUTE FUNCTION other.g()", "ALTER TABLE other.t DISABLE TRIGGER g",
+		"CREATE FUNCTION other.e() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'", "CREATE EVENT TRIGGER e ON sql_drop EXECUTE FUNCTION other.e()", "ALTER EVENT TRIGGER e DISABLE",
+		"CREATE TABLE other.p (n int) PARTITION BY RANGE (n)",
 	} {
 		if err := run(conn, change); err != nil {
 			t.Fatalf("%s: %v", change, err)

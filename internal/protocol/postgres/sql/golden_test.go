@@ -19,10 +19,45 @@ func shop() *Catalogue {
 		return RelationInfo{Qualified: in(schema, name), Kind: "r", Columns: columns}
 	}
 	return &Catalogue{
-		Schemas: []string{"app", "information_schema", "pg_catalog", "public"},
+		Schemas: []string{"app", "desk", "information_schema", "pg_catalog", "public"},
 		Relations: []RelationInfo{
 			{Qualified: in("app", "Ids"), Kind: "S"},
 			table("app", "audit", "order_id", "what"),
+			{
+				Qualified: in("desk", "accounts"), Kind: "r", Columns: []string{"id", "email"},
+				SetsOff: []SetOff{
+					{On: "delete", Action: "delete", Qualified: in("desk", "tickets")},
+					{On: "truncate", Action: "truncate", Qualified: in("desk", "tickets")},
+					{On: "update", Of: []string{"id"}, Action: "update", Qualified: in("desk", "tickets"), Sets: []string{"account"}},
+					{On: "update", Of: []string{"email"}, Qualified: in("desk", "touch")},
+				},
+			},
+			{Qualified: in("desk", "accounts_pkey"), Kind: "i"},
+			{Qualified: in("desk", "board"), Kind: "v", Columns: []string{"id", "rating"}, Bases: []Qualified{in("desk", "tickets")}},
+			{
+				Qualified: in("desk", "mail"), Kind: "v", Columns: []string{"email", "id"}, Bases: []Qualified{in("desk", "accounts"), in("desk", "tickets")},
+				SetsOff: []SetOff{{On: "insert", Qualified: in("desk", "touch"), Instead: true}},
+			},
+			{
+				Qualified: in("desk", "replies"), Kind: "r", Columns: []string{"ticket", "body"},
+				SetsOff: []SetOff{
+					{On: "insert", Qualified: in("desk", "rated")}, {On: "truncate", Qualified: in("desk", "touch")}, {On: "update", Qualified: in("desk", "rated")},
+				},
+			},
+			{Qualified: in("desk", "replies_rated"), Kind: "i"},
+			{
+				Qualified: in("desk", "tickets"), Kind: "r", Columns: []string{"id", "account", "ref", "rating"},
+				SetsOff: []SetOff{
+					{On: "delete", Action: "insert", Qualified: in("desk", "trail"), Planned: true}, {On: "delete", Action: "select", Qualified: in("desk", "accounts"), Planned: true},
+					{On: "delete", Action: "update", Qualified: in("desk", "replies"), Sets: []string{"ticket"}},
+					{On: "truncate", Action: "truncate", Qualified: in("desk", "replies")},
+					{On: "default", Qualified: in("desk", "reference"), Planned: true},
+					{On: "insert", Qualified: in("desk", "rated")}, {On: "update", Qualified: in("desk", "rated")},
+				},
+			},
+			{Qualified: in("desk", "tickets_id_seq"), Kind: "S"},
+			{Qualified: in("desk", "tickets_pkey"), Kind: "i"},
+			table("desk", "trail", "what"),
 			table("public", "Weird Table", "Weird Col"),
 			table("public", "customers", "id", "email"),
 			{Qualified: in("public", "order_ids"), Kind: "S"},
@@ -33,7 +68,9 @@ func shop() *Catalogue {
 			table("public", "pgbench_accounts", "aid", "bid", "abalance", "filler"),
 			table("public", "pgbench_history", "tid", "bid", "aid", "delta", "mtime", "filler"),
 		},
-		Functions: []Qualified{in("app", "hidden"), in("public", "evil"), in("public", "lower")},
+		Functions: []Qualified{
+			in("app", "hidden"), in("desk", "rated"), in("desk", "reference"), in("desk", "touch"), in("public", "evil"), in("public", "lower"),
+		},
 		Types: []TypeInfo{
 			{in("public", "evil_type"), false}, {in("public", "mood"), true},
 			{in("public", "nodomain"), true}, {in("public", "positive"), false},

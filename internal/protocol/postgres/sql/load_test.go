@@ -87,6 +87,35 @@ func TestLoadIsBounded(t *testing.T) {
 	}
 }
 
+// Load needs no rights: whoever may connect reads what the superuser reads.
+func TestLoadNeedsNoRights(t *testing.T) {
+	dsn := startPostgres(t)
+	conn := connect(t, dsn)
+	ctx := context.Background()
+	for _, file := range []string{"shop.sql", "hidden.sql"} {
+		script, err := os.ReadFile("testdata/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := run(conn, string(script)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := Load(ctx, conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := run(conn, "CREATE ROLE nobody"); err != nil {
+		t.Fatal(err)
+	}
+	if err := run(conn, "SET ROLE nobody"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Load(ctx, conn); err != nil || got.Digest() != want.Digest() || len(got.EventTriggers) == 0 {
+		t.Errorf("nobody reads another catalogue: %v", err)
+	}
+}
+
 // A search_path that hides the system's names doesn't mislead Load.
 func TestLoadInHostilePath(t *testing.T) {
 	conn := shopServer(t)
@@ -120,7 +149,8 @@ func TestChecksCoverPrivileges(t *testing.T) {
 		t.Fatal(err)
 	}
 	u := New(&inProcess{}, c)
-	if _, err := conn.Exec(ctx, `CREATE ROLE agent; REVOKE EXECUTE ON ALL ROUTINES IN SCHEMA public, app FROM PUBLIC; GRANT USAGE ON SCHEMA public, app TO agent; SET statement_timeout = '5s'`); err != nil {
+	if _, err := conn.Exec(ctx, `CREATE ROLE agent; REVOKE EXECUTE ON ALL ROUTINES IN SCHEMA public, app, desk FROM PUBLIC; GRANT USAGE ON SCHEMA public, app, desk TO agent;
+		GRANT USAGE ON SEQUENCE desk.tickets_id_seq TO agent; SET statement_timeout = '5s'`); err != nil {
 		t.Fatal(err)
 	}
 	ran := 0

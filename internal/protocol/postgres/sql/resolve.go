@@ -1,6 +1,7 @@
 package sql
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -26,11 +27,12 @@ type resolver struct {
 	settings  map[string]struct{}
 	columns   map[string]struct{}
 	effects   []Effect
-	risky     bool  // a function was met whose arguments may matter
-	excessive bool  // there are more checks than may be
-	populates bool  // a function was met that makes values of its argument's row type
-	executes  bool  // what EXECUTE names
-	rows      []key // row types with code of their own, of the relations
+	risky     bool         // a function was met whose arguments may matter
+	excessive bool         // there are more checks than may be
+	populates bool         // a function was met that makes values of its argument's row type
+	executes  bool         // what EXECUTE names
+	rows      []key        // row types with code of their own, of the relations
+	acts      map[act]bool // of the statement
 }
 
 // resolve makes the Understanding of a text that the grammar accepts.
@@ -112,14 +114,24 @@ func (r *resolver) check(action, object string) {
 	r.checks[evidence.Check{Action: Prefix + action, Object: object}] = struct{}{}
 }
 
+// defining are the actions upon which event triggers run, if not on all that
+// they stand for.
+var defining = map[string]bool{"create": true, "alter": true, "drop": true, "grant": true, "maintenance": true}
+
 func (r *resolver) statement(st *grammar.Statement) {
+	r.acts = make(map[act]bool)
+	if slices.ContainsFunc(st.Uses, func(u grammar.Use) bool { return defining[u.Action] }) {
+		for _, f := range r.ix.onDefine {
+			r.run(f)
+		}
+	}
 	for i := range st.Uses {
 		u := &st.Uses[i]
 		switch u.Kind {
 		case grammar.Nothing:
 			r.check(u.Action, "")
 		case grammar.Relation:
-			r.relation(u.Action, u.Schema, u.Name)
+			r.relation(u)
 		case grammar.Creation:
 			r.creation(u.Action, u.Schema, u.Name)
 		case grammar.Routine:
@@ -215,10 +227,49 @@ func (r *resolver) setPath(path []string, unsure bool) {
 	}
 }
 
-// relation checks an action on a relation, and on what a view reads.
-func (r *resolver) relation(action, schema, name string) {
-	for _, object := range r.relations(schema, name) {
-		r.relationIn(action, object, make(map[key]bool))
+// act is what is done to a relation.
+type act struct {
+	action   string
+	on       key
+	sets     string // the columns that an update sets, each with a NUL; "" when it may be any
+	defaults bool   // some of them to their defaults
+	plans    string // what is planned, of an explain
+}
+
+// columnSet is the columns of an act.
+func columnSet(names []string) string {
+	var b strings.Builder
+	for _, name := range names {
+		b.WriteString("\x00" + name + "\x00")
+	}
+	return b.String()
+}
+
+// event is what waits for an act: what a relation SetsOff is on it.
+func (a act) event() string {
+	if a.action == "copy_in" {
+		return "insert"
+	}
+	return cmp.Or(a.plans, a.action)
+}
+
+// setsOff reports whether an act has something happen.
+func (a act) setsOff(s *SetOff) bool {
+	if a.plans != "" && !s.Planned {
+		return false
+	}
+	if s.On == "default" {
+		return a.defaults || a.event() == "insert"
+	}
+	return s.On == a.event() && (len(s.Of) == 0 || a.sets == "" ||
+		slices.ContainsFunc(s.Of, func(column string) bool { return strings.Contains(a.sets, "\x00"+column+"\x00") }))
+}
+
+// relation checks an action on a relation, on what a view reads, and on what a
+// write sets off.
+func (r *resolver) relation(u *grammar.Use) {
+	for _, object := range r.relations(u.Schema, u.Name) {
+		r.act(act{u.Action, object, columnSet(u.Sets), u.Defaults, u.Plans})
 	}
 }
 
@@ -228,48 +279,88 @@ var throughViews = map[string]bool{
 	"insert": true, "update": true, "delete": true, "merge": true, "copy_in": true,
 }
 
-func (r *resolver) relationIn(action string, k key, seen map[key]bool) {
-	if seen[k] {
+func (r *resolver) act(a act) {
+	if r.acts[a] || r.excessive {
 		return
 	}
-	seen[k] = true
-	r.check(action, k.String())
-	if action == "update" && k == (key{"pg_catalog", "pg_settings"}) {
+	r.acts[a] = true
+	r.check(a.action, a.on.String())
+	if a.action == "update" && a.on == (key{"pg_catalog", "pg_settings"}) {
 		r.anySetting("set") // a rule of the view calls set_config, but for roles
 	}
-	if pure, known := r.ix.types[k]; known && !pure {
-		r.rows = append(r.rows, k)
+	if pure, known := r.ix.types[a.on]; known && !pure {
+		r.rows = append(r.rows, a.on)
 	}
-	info := r.ix.relations[k]
-	if info == nil || !throughViews[action] {
+	info := r.ix.relations[a.on]
+	if info == nil {
 		return
 	}
-	r.runs(info)
+	instead := r.follow(a, info)
+	if !throughViews[a.action] {
+		return
+	}
+	for _, f := range info.Runs {
+		r.run(f)
+	}
+	if a.action == "update" && r.acts[act{action: "insert", on: a.on}] {
+		instead = false // ON CONFLICT updates what the view reads, whatever an UPDATE does
+	}
+	below := act{action: a.action, defaults: a.defaults, plans: a.plans}
+	if instead {
+		if a.event() == "insert" {
+			return
+		}
+		below = act{action: "select"} // of which rows, the view says
+	}
 	for _, b := range info.Bases {
-		r.relationIn(action, key{b.Schema, b.Name}, seen)
-		if info.Locks && action == "select" {
-			r.relationIn("select_for_update", key{b.Schema, b.Name}, make(map[key]bool))
+		below.on = key{b.Schema, b.Name}
+		r.act(below)
+		if info.Locks && a.action == "select" {
+			r.act(act{action: "select_for_update", on: key{b.Schema, b.Name}})
 		}
 	}
 }
 
-// runs checks the code that using a relation brings in.
-func (r *resolver) runs(info *RelationInfo) {
-	for _, f := range info.Runs {
-		k := key{f.Schema, f.Name}
-		if r.ix.types[k] && !slices.Contains(r.ix.functions[k.name], k.schema) {
-			continue // a type without code
+// follow checks what an act on a relation sets off, and reports whether that
+// takes the place of writing what the relation is a view of.
+func (r *resolver) follow(a act, info *RelationInfo) (instead bool) {
+	for i := range info.SetsOff {
+		s := &info.SetsOff[i]
+		if !a.setsOff(s) {
+			continue
 		}
-		r.functions[k.String()] = struct{}{}
-		system := k.schema == "pg_catalog" && r.ix.systems(k.name)
+		instead = instead || s.Instead
 		switch {
-		case system && k.name == "set_config":
-			r.anySetting("set_role")
-		case system && special(k.name) != nil:
-			r.specialFunction(k.name, &grammar.Use{})
+		case s.Action == "":
+			r.run(s.Qualified)
+		case s.Name == "": // NOTIFY
+			r.check(s.Action, "")
 		default:
-			r.check("function_write", k.String())
+			next := act{action: s.Action, on: key{s.Schema, s.Name}, sets: columnSet(s.Sets), defaults: s.Defaults}
+			if a.plans != "" {
+				next.action, next.plans = a.action, s.Action
+			}
+			r.act(next)
 		}
+	}
+	return instead
+}
+
+// run checks code that comes in unseen.
+func (r *resolver) run(f Qualified) {
+	k := key{f.Schema, f.Name}
+	if r.ix.types[k] && !slices.Contains(r.ix.functions[k.name], k.schema) {
+		return // a type without code
+	}
+	r.functions[k.String()] = struct{}{}
+	system := k.schema == "pg_catalog" && r.ix.systems(k.name)
+	switch {
+	case system && k.name == "set_config":
+		r.anySetting("set_role")
+	case system && special(k.name) != nil:
+		r.specialFunction(k.name, &grammar.Use{})
+	default:
+		r.check("function_write", k.String())
 	}
 }
 
@@ -466,7 +557,7 @@ func (r *resolver) specialFunction(name string, u *grammar.Use) {
 		if len(path) > 1 {
 			schema = path[len(path)-2]
 		}
-		r.relation(action, schema, path[len(path)-1])
+		r.relation(&grammar.Use{Action: action, Schema: schema, Name: path[len(path)-1]})
 	}
 }
 

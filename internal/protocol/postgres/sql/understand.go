@@ -90,6 +90,9 @@ func (p *Prepared) cost() int {
 		n += len(st.Text)
 		for _, use := range st.Uses {
 			n += 128 + len(use.Schema) + len(use.Name)
+			for _, column := range use.Sets {
+				n += 16 + len(column)
+			}
 		}
 	}
 	for _, name := range p.facts.Names {

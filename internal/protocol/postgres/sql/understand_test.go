@@ -526,6 +526,53 @@ type askFunc func(context.Context, string) (*grammar.Facts, error)
 
 func (f askFunc) Ask(ctx context.Context, text string) (*grammar.Facts, error) { return f(ctx, text) }
 
+// A definition runs the functions of event triggers; nothing else does.
+func TestDefinitionsRunEventTriggers(t *testing.T) {
+	c := shop()
+	c.EventTriggers = []Qualified{{"app", "hidden"}}
+	u := New(&inProcess{}, c)
+	runs := evidence.Check{Action: Prefix + "function_write", Object: "app.hidden"}
+	for _, text := range []string{
+		"CREATE TABLE made (id int)", "CREATE TEMP TABLE made AS SELECT 1", "SELECT 1 INTO made", "ALTER TABLE orders ADD n int", "DROP TABLE orders",
+		"GRANT SELECT ON orders TO agent", "COMMENT ON TABLE orders IS 'x'", "REFRESH MATERIALIZED VIEW order_totals", "SELECT 1; DROP VIEW order_summary",
+	} {
+		if un := understand(u, text); !slices.Contains(un.Shape.Checks, runs) || !slices.Equal(un.Shape.Facts["functions"].([]string), []string{"app.hidden"}) {
+			t.Errorf("%s: %s", text, un)
+		}
+	}
+	for _, text := range []string{"SELECT 1", "INSERT INTO orders (id) VALUES (1)", "TRUNCATE orders", "SET work_mem = '5MB'", "EXPLAIN CREATE TABLE made AS SELECT 1"} {
+		if un := understand(u, text); slices.Contains(un.Shape.Checks, runs) {
+			t.Errorf("%s: %s", text, un)
+		}
+	}
+}
+
+// What writes set off may go round in circles, and may be more than anybody
+// could decide on.
+func TestWritesThatSetOffEachOther(t *testing.T) {
+	c := shop()
+	table := func(i int) Qualified { return Qualified{"public", "t" + strconv.Itoa(i)} }
+	const circle = 50
+	for i := range circle {
+		c.Relations = append(c.Relations, RelationInfo{Qualified: table(i), Kind: "r", SetsOff: []SetOff{
+			{On: "delete", Action: "delete", Qualified: table((i + 1) % circle)}, {On: "delete", Action: "update", Qualified: table((i + 7) % circle), Sets: []string{"id"}},
+			{On: "update", Of: []string{"id"}, Action: "update", Qualified: table((i + 3) % circle), Sets: []string{"id"}, Defaults: i%2 == 0},
+		}})
+	}
+	un := understand(New(&inProcess{}, c), "DELETE FROM t0")
+	if len(un.Shape.Checks) != 2*circle {
+		t.Errorf("%d checks of a circle of %d tables", len(un.Shape.Checks), circle)
+	}
+	many := RelationInfo{Qualified: Qualified{"public", "many"}, Kind: "r"}
+	for i := range maxChecks + 1 {
+		many.SetsOff = append(many.SetsOff, SetOff{On: "insert", Action: "insert", Qualified: table(i)})
+	}
+	c.Relations = append(c.Relations, many)
+	if un := understand(New(&inProcess{}, c), "INSERT INTO many VALUES (1)"); un.Shape.Parse != evidence.ParseOpaque || un.Reason == "" {
+		t.Errorf("%d checks, %s", len(un.Shape.Checks), un.Shape.Parse)
+	}
+}
+
 // A catalogue counts from the call on, also for texts already understood.
 func TestSetCatalogue(t *testing.T) {
 	u := New(&inProcess{}, nil)

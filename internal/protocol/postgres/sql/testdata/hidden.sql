@@ -59,6 +59,7 @@ CREATE VIEW v_limit AS SELECT id FROM orders LIMIT writes();
 CREATE VIEW v_lateral AS SELECT w FROM orders, LATERAL (SELECT writes() AS w OFFSET 0) l;
 CREATE VIEW v_function AS SELECT * FROM writes() AS w;
 CREATE VIEW v_case AS SELECT CASE WHEN id > 0 THEN lies(id) END FROM orders;
+CREATE VIEW v_own AS SELECT isfinite(id) FROM orders;
 CREATE VIEW v_lock AS SELECT id FROM orders FOR UPDATE;
 CREATE VIEW v_passwords AS SELECT rolname, rolpassword FROM pg_authid;
 CREATE VIEW v_settings AS SELECT * FROM pg_settings;

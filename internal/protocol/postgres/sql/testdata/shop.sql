@@ -22,3 +22,20 @@ CREATE DOMAIN nodomain AS text;
 CREATE DOMAIN positive AS text CHECK (VALUE <> '');
 CREATE DOMAIN evil_type AS text CHECK (VALUE <> '');
 CREATE TEMP TABLE passing (id int);
+-- What writes set off.
+CREATE SCHEMA desk;
+CREATE FUNCTION desk.touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN coalesce(NEW, OLD); END';
+CREATE FUNCTION desk.rated(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN $1; END';
+CREATE FUNCTION desk.reference() RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN 1; END';
+CREATE TABLE desk.trail (what text);
+CREATE TABLE desk.accounts (id int CONSTRAINT accounts_pkey PRIMARY KEY, email text);
+CREATE TABLE desk.tickets (id serial CONSTRAINT tickets_pkey PRIMARY KEY, account int REFERENCES desk.accounts ON DELETE CASCADE ON UPDATE CASCADE,
+	ref int DEFAULT desk.reference(), rating int CHECK (desk.rated(rating) > 0));
+CREATE TABLE desk.replies (ticket int REFERENCES desk.tickets ON DELETE SET NULL, body text);
+CREATE INDEX replies_rated ON desk.replies (desk.rated(ticket));
+CREATE TRIGGER touch BEFORE UPDATE OF email ON desk.accounts FOR EACH ROW EXECUTE FUNCTION desk.touch();
+CREATE TRIGGER emptied AFTER TRUNCATE ON desk.replies EXECUTE FUNCTION desk.touch();
+CREATE RULE trail AS ON DELETE TO desk.tickets DO ALSO INSERT INTO desk.trail SELECT a.email FROM desk.accounts a WHERE a.id = OLD.account;
+CREATE VIEW desk.board AS SELECT id, rating FROM desk.tickets;
+CREATE VIEW desk.mail AS SELECT a.email, t.id FROM desk.accounts a JOIN desk.tickets t ON t.account = a.id;
+CREATE TRIGGER post INSTEAD OF INSERT ON desk.mail FOR EACH ROW EXECUTE FUNCTION desk.touch();
