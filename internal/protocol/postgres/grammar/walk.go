@@ -403,6 +403,10 @@ func (w *walker) insertStmt(m *pg.InsertStmt) {
 	w.change("insert", m.Relation)
 	if m.OnConflictClause.GetAction() == pg.OnConflictAction_ONCONFLICT_UPDATE {
 		w.update(m.Relation, m.OnConflictClause.TargetList)
+		// It changes no more rows than are inserted, so those that the text itself
+		// spells out bound it.
+		rows := m.SelectStmt.GetSelectStmt()
+		w.bounded(rows == nil || len(rows.ValuesLists) > 0 || w.restricts(m.Relation, m.OnConflictClause.WhereClause))
 	}
 	// As PostgreSQL has it, naming a column of the conflict reads it.
 	if m.OnConflictClause.GetInfer() != nil || len(m.ReturningList) > 0 {

@@ -456,6 +456,26 @@ func ours(word string) bool {
 var grammarWords = map[string]bool{"double": true, "precision": true, "varying": true, "with": true, "without": true, "zone": true, "year": true,
 	"localtime": true, "localtimestamp": true, "day": true, "hour": true, "minute": true, "second": true, "month": true}
 
+// An upsert changes at most the rows that it gives: those of the text itself, or
+// whatever a query finds.
+func TestUpsertsAreBoundedByTheirRows(t *testing.T) {
+	u := New(&inProcess{}, shop())
+	for text, want := range map[string]any{
+		"INSERT INTO orders (id) VALUES (1), (2) ON CONFLICT (id) DO UPDATE SET total = excluded.total":                       true,
+		"INSERT INTO orders DEFAULT VALUES ON CONFLICT (id) DO UPDATE SET total = 0":                                          true,
+		"INSERT INTO orders (id) SELECT id FROM orders ON CONFLICT (id) DO UPDATE SET total = 0":                              false,
+		"INSERT INTO orders (id) SELECT id FROM orders ON CONFLICT (id) DO UPDATE SET total = 0 WHERE orders.id = 7":          true,
+		"INSERT INTO orders (id) (VALUES (1)) ON CONFLICT (id) DO UPDATE SET total = 0":                                       true,
+		"INSERT INTO orders (id) (VALUES (1) UNION SELECT id FROM orders) ON CONFLICT (id) DO UPDATE SET total = 0":           false,
+		"WITH x AS (UPDATE orders SET total = 0) INSERT INTO orders (id) VALUES (1) ON CONFLICT (id) DO UPDATE SET total = 0": false,
+		"INSERT INTO orders (id) VALUES (1) ON CONFLICT DO NOTHING":                                                           nil,
+	} {
+		if got := understand(u, text).Shape.Facts["bounded"]; got != want {
+			t.Errorf("%s: bounded is %v, want %v", text, got, want)
+		}
+	}
+}
+
 // A text that asks for more than anybody could decide on is opaque, and one
 // with a condition of many terms is understood in time.
 func TestLargeTexts(t *testing.T) {
