@@ -14,14 +14,14 @@ number of failed transactions: 0 (0.000%)
 latency average = 0.405 ms
 tps = 2469.135802 (without initial connection time)
 `
-	v, err := output(ok).values()
-	if err != nil || v[""] != 2469.135802 {
+	v, err := output(ok).tps()
+	if err != nil || v != 2469.135802 {
 		t.Errorf("got %v, %v", v, err)
 	}
-	if _, err := output(strings.Replace(ok, "failed transactions: 0", "failed transactions: 7", 1)).values(); err == nil {
+	if _, err := output(strings.Replace(ok, "failed transactions: 0", "failed transactions: 7", 1)).tps(); err == nil {
 		t.Error("a run with failed transactions passes for a measurement")
 	}
-	if _, err := output("pgbench (15)").values(); err == nil {
+	if _, err := output("pgbench (15)").tps(); err == nil {
 		t.Error("no figure passes for a measurement")
 	}
 }
@@ -48,25 +48,31 @@ func TestQuantile(t *testing.T) {
 
 func TestReportComparesRoundByRound(t *testing.T) {
 	direct, relay := &target{name: "direct"}, &target{name: "relay"}
-	r := newReport(options{}, "PostgreSQL", []*target{direct, relay})
-	w := workload{Name: "select", Unit: "commands/s", Better: "more"}
-	// The machine is ten times slower in the second round, for both.
+	exhibit := &target{name: "exhibit (power)", gateway: &gateway{}}
+	r := newReport(options{})
+	table := r.table(&suite{name: "PostgreSQL", peer: "relay"}, &bed{targets: []*target{direct, relay, exhibit}})
+	w := workload{name: "select"}
+	// The machine is ten times slower in the second round, for all.
 	for _, tps := range []float64{1000, 100, 1000} {
-		r.add(w, direct, values{"": tps}, nil)
-		r.add(w, relay, values{"": tps / 2}, nil)
+		for of, share := range map[*target]float64{direct: 1, relay: 0.5, exhibit: 0.25} {
+			table.add(w, of, []figure{{unit: "commands/s", more: true, value: tps * share}}, nil)
+		}
 	}
-	l := workload{Name: "latency", Unit: "µs", Better: "less"}
-	r.add(l, direct, values{"p50": 100}, nil)
-	r.add(l, relay, values{"p50": 130}, nil)
-	r.add(l, relay, nil, io.ErrUnexpectedEOF)
+	l := workload{name: "latency"}
+	for of, p50 := range map[*target]float64{direct: 100, relay: 130, exhibit: 150} {
+		table.add(l, of, []figure{{name: "p50", unit: "µs", value: p50}}, nil)
+	}
+	table.add(l, relay, nil, io.ErrUnexpectedEOF)
 
 	got := r.text()
-	for _, want := range []string{"1000 commands/s  0.50", "100 µs           +30 µs", "failed: relay, latency: unexpected EOF"} {
+	for _, want := range []string{
+		"1000 commands/s  0.50", "100 µs           +30 µs", "failed: relay, latency: unexpected EOF", "exhibit (power) as a share of relay: select 0.50.",
+	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in\n%s", want, got)
 		}
 	}
-	if md := r.markdown(); !strings.Contains(md, "| select | 1000 commands/s | 0.50 |\n") {
+	if md := r.markdown(); !strings.Contains(md, "| select | 1000 commands/s | 0.50 | 0.25 |\n") {
 		t.Errorf("markdown:\n%s", md)
 	}
 }

@@ -146,3 +146,25 @@ func family(root int) []int {
 	}
 	return pids
 }
+
+// look finds a program in the PATH or among the administrator's.
+func look(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		path, err = exec.LookPath("/usr/sbin/" + name)
+	}
+	if err != nil {
+		return "", fmt.Errorf("%s isn't installed\nhint: scripts/setup.sh bench installs it", name)
+	}
+	return path, nil
+}
+
+// firstLine is the first line that a program prints, for the report.
+func firstLine(ctx context.Context, argv ...string) string {
+	out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput()
+	if err != nil && len(out) == 0 {
+		return err.Error()
+	}
+	line, _, _ := strings.Cut(string(out), "\n")
+	return strings.TrimSpace(line)
+}
