@@ -133,10 +133,12 @@ type Digester struct{ key [32]byte }
 // NewDigester returns the digester of a secret.
 func NewDigester(s *Secret) Digester { return Digester{s.Derive(LabelDigest)} }
 
-// New returns a running digest whose Sum is the keyed digest.
+// New returns a running digest whose Sum is the keyed digest. After a Reset it
+// digests another content, for less than a new one costs.
 func (d Digester) New() interface {
 	Write([]byte) (int, error)
 	Sum([]byte) []byte
+	Reset()
 } {
 	return hmac.New(sha256.New, d.key[:])
 }
