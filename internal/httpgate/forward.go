@@ -36,14 +36,13 @@ func (s *Session) Content(r *Request) ([]byte, error) {
 func (s *Session) Forward(w http.ResponseWriter, r *Request, content []byte, cmd *evidence.Command) {
 	ctx, cancel := s.Context(r.Request)
 	defer cancel()
-	o, raw, err := s.compose(ctx, r)
+	o, raw, err := s.compose(ctx, r, content)
 	if err != nil {
 		s.server.log.Error("a request cannot be made", "resource", s.Route.Resource, "error", err)
 		s.server.refuse(w, r.Request, &Failure{Status: http.StatusBadGateway, Reason: "the gateway has no credential for the resource", Hint: "ask the gateway's operator"})
 		return
 	}
 	cmd.Raw = o.head[:raw:raw]
-	o.body = content
 	length := r.ContentLength
 	if content != nil {
 		cmd.Params = [][]byte{content}
@@ -174,9 +173,7 @@ func (s *Session) reply(ctx context.Context, w http.ResponseWriter, r *Request, 
 		o.Class = evidence.Failed
 	}
 	st := &stream{
-		s: s, ex: ex, w: w, ctx: context.WithoutCancel(ctx), o: o, resp: resp, left: length, grpc: r.GRPC(),
-		flush:  http.NewResponseController(w).Flush,
-		failed: func(err error) { s.server.refuse(w, r.Request, refusalOf(err, "")) },
+		s: s, ex: ex, w: w, r: r, ctx: context.WithoutCancel(ctx), o: o, resp: resp, left: length,
 	}
 	err := st.run(resp.Body)
 	if st.cut { // the outcome was not recorded, or the content broke off: nothing may look like an end
@@ -213,16 +210,14 @@ func copyFields(to, from http.Header) {
 
 // stream is a response's content on its way to the agent.
 type stream struct {
-	s      *Session
-	ex     protocol.Exchange
-	w      http.ResponseWriter
-	ctx    context.Context
-	o      evidence.Outcome
-	resp   *http.Response
-	grpc   bool
-	left   int64 // of a known length; -1 is unknown
-	flush  func() error
-	failed func(error) // tells the agent, while it hasn't seen the status
+	s    *Session
+	ex   protocol.Exchange
+	w    http.ResponseWriter
+	r    *Request
+	ctx  context.Context
+	o    evidence.Outcome
+	resp *http.Response
+	left int64 // of a known length; -1 is unknown
 
 	begun bool // the agent has seen the status
 	cut   bool
@@ -300,7 +295,7 @@ func (st *stream) write(b []byte, flush bool) error {
 		}
 	}
 	if flush {
-		return st.flush()
+		return http.NewResponseController(st.w).Flush()
 	}
 	return nil
 }
@@ -315,7 +310,7 @@ func (st *stream) end(cause error) error {
 			st.o.Class = evidence.Cancelled
 		}
 	}
-	if st.grpc && st.o.Class == evidence.OK {
+	if st.o.Class == evidence.OK && st.r.GRPC() {
 		st.callEnded()
 	}
 	err := st.ex.End(st.ctx, st.o)
@@ -324,7 +319,7 @@ func (st *stream) end(cause error) error {
 	case err != nil && !st.begun:
 		st.begun = true
 		st.w.Header().Del("Content-Length")
-		st.failed(err)
+		st.s.server.refuse(st.w, st.r.Request, refusalOf(err, ""))
 		return err
 	case err != nil || cause != nil:
 		st.cut = true
