@@ -56,7 +56,7 @@ const (
 	dialTimeout   = 10 * time.Second
 	maxIdle       = 90 * time.Second // of an upstream connection
 	maxResponse   = 1 << 20          // bytes of a response's fields
-	maxKept       = 32               // idle upstream connections of one session
+	maxKept       = 256              // idle upstream connections of one session
 	maxUndeclared = 256 << 10        // bytes of an unread response that are read to keep its connection
 )
 
@@ -180,6 +180,12 @@ func (p *pool) put(c *upConn) {
 	}
 	c.since = time.Now()
 	p.idle = append(p.idle, c)
+	// The last one used is used first, so what a busy minute needed gathers at
+	// the bottom: with each that comes back the oldest may go.
+	if oldest := p.idle[0]; c.since.Sub(oldest.since) > maxIdle {
+		oldest.Close()
+		p.idle = slices.Delete(p.idle, 0, 1)
+	}
 }
 
 func (p *pool) close() {
