@@ -39,11 +39,11 @@ race:
 demo: build
 	bin/exhibit demo
 
-## bench: Exhibit beside direct, haproxy, pgbouncer and a bare relay (QUICK=1: under 3 minutes; BENCH_OUT=file: JSON)
+## bench: Exhibit beside direct, other proxies and a bare one in Go, for PostgreSQL and HTTP (QUICK=1: under 3 minutes; BENCH_OUT=file: JSON)
 bench: build
 	@scripts/setup.sh bench
 	$(GO) build -trimpath -o bin/bench ./bench
-	bin/bench $(if $(QUICK),-quick) $(if $(BENCH_OUT),-out '$(BENCH_OUT)')
+	bin/bench -caddy "$$(scripts/tool.sh caddy || true)" $(if $(QUICK),-quick) $(if $(BENCH_OUT),-out '$(BENCH_OUT)')
 
 ## lint: gofmt, vet and golangci-lint
 lint: fmt-check

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"math"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 )
@@ -14,14 +17,14 @@ number of failed transactions: 0 (0.000%)
 latency average = 0.405 ms
 tps = 2469.135802 (without initial connection time)
 `
-	v, err := output(ok).values()
-	if err != nil || v[""] != 2469.135802 {
+	v, err := output(ok).tps()
+	if err != nil || v != 2469.135802 {
 		t.Errorf("got %v, %v", v, err)
 	}
-	if _, err := output(strings.Replace(ok, "failed transactions: 0", "failed transactions: 7", 1)).values(); err == nil {
+	if _, err := output(strings.Replace(ok, "failed transactions: 0", "failed transactions: 7", 1)).tps(); err == nil {
 		t.Error("a run with failed transactions passes for a measurement")
 	}
-	if _, err := output("pgbench (15)").values(); err == nil {
+	if _, err := output("pgbench (15)").tps(); err == nil {
 		t.Error("no figure passes for a measurement")
 	}
 }
@@ -48,25 +51,31 @@ func TestQuantile(t *testing.T) {
 
 func TestReportComparesRoundByRound(t *testing.T) {
 	direct, relay := &target{name: "direct"}, &target{name: "relay"}
-	r := newReport(options{}, "PostgreSQL", []*target{direct, relay})
-	w := workload{Name: "select", Unit: "commands/s", Better: "more"}
-	// The machine is ten times slower in the second round, for both.
+	exhibit := &target{name: "exhibit (power)", gateway: &gateway{}}
+	r := newReport(options{})
+	table := r.table(&suite{name: "PostgreSQL", peer: "relay"}, &bed{targets: []*target{direct, relay, exhibit}})
+	w := workload{name: "select"}
+	// The machine is ten times slower in the second round, for all.
 	for _, tps := range []float64{1000, 100, 1000} {
-		r.add(w, direct, values{"": tps}, nil)
-		r.add(w, relay, values{"": tps / 2}, nil)
+		for of, share := range map[*target]float64{direct: 1, relay: 0.5, exhibit: 0.25} {
+			table.add(w, of, []figure{{unit: "commands/s", more: true, value: tps * share}}, nil)
+		}
 	}
-	l := workload{Name: "latency", Unit: "µs", Better: "less"}
-	r.add(l, direct, values{"p50": 100}, nil)
-	r.add(l, relay, values{"p50": 130}, nil)
-	r.add(l, relay, nil, io.ErrUnexpectedEOF)
+	l := workload{name: "latency"}
+	for of, p50 := range map[*target]float64{direct: 100, relay: 130, exhibit: 150} {
+		table.add(l, of, []figure{{name: "p50", unit: "µs", value: p50}}, nil)
+	}
+	table.add(l, relay, nil, io.ErrUnexpectedEOF)
 
 	got := r.text()
-	for _, want := range []string{"1000 commands/s  0.50", "100 µs           +30 µs", "failed: relay, latency: unexpected EOF"} {
+	for _, want := range []string{
+		"1000 commands/s  0.50", "100 µs           +30 µs", "failed: relay, latency: unexpected EOF", "exhibit (power) as a share of relay: select 0.50.",
+	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in\n%s", want, got)
 		}
 	}
-	if md := r.markdown(); !strings.Contains(md, "| select | 1000 commands/s | 0.50 |\n") {
+	if md := r.markdown(); !strings.Contains(md, "| select | 1000 commands/s | 0.50 | 0.25 |\n") {
 		t.Errorf("markdown:\n%s", md)
 	}
 }
@@ -102,5 +111,63 @@ func TestRelayPassesBytesBothWays(t *testing.T) {
 	}
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+func TestWrkOutput(t *testing.T) {
+	const ok = `Running 1s test @ http://127.0.0.1:1/files/small
+  1 threads and 1 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency    33.35us   10.01us 480.00us   90.91%
+    Req/Sec    28.91k     1.60k   30.11k    81.82%
+  Latency Distribution
+     50%   32.00us
+     75%   34.00us
+     90%   40.00us
+     99%    1.25ms
+  31650 requests in 1.10s, 39.33MB read
+Requests/sec:  28773.61
+Transfer/sec:     35.76MB
+`
+	r, err := readWrk(ok)
+	if want := (tally{rate: 28773.61, requests: 31650, p50: 32, p99: 1250}); err != nil || r != want {
+		t.Errorf("got %+v, %v", r, err)
+	}
+	for _, trouble := range []string{"  Non-2xx or 3xx responses: 3\n", "  Socket errors: connect 0, read 1, write 0, timeout 0\n"} {
+		if _, err := readWrk(strings.Replace(ok, "Requests/sec", trouble+"Requests/sec", 1)); err == nil {
+			t.Errorf("passes for a measurement:%s", trouble)
+		}
+	}
+	if _, err := readWrk("unable to connect"); err == nil {
+		t.Error("no figure passes for a measurement")
+	}
+}
+
+func TestH2loadOutput(t *testing.T) {
+	const ok = `finished in 1.00s, 20596.00 req/s, 23.21MB/s
+requests: 20596 total, 20628 started, 20596 done, 20596 succeeded, 0 failed, 0 errored, 0 timeout
+status codes: 20628 2xx, 0 3xx, 0 4xx, 0 5xx
+traffic: 23.21MB (24336452) total
+`
+	r, err := readH2load(ok)
+	if want := (tally{rate: 20596, requests: 20596}); err != nil || r != want {
+		t.Errorf("got %+v, %v", r, err)
+	}
+	for good, bad := range map[string]string{"0 5xx": "7 5xx", "0 failed": "7 failed", "20596 succeeded": "20589 succeeded", "0 timeout": "1 timeout"} {
+		if _, err := readH2load(strings.Replace(ok, good, bad, 1)); err == nil {
+			t.Errorf("%s passes for a measurement", bad)
+		}
+	}
+}
+
+func TestReverseProxyPassesRequestsOn(t *testing.T) {
+	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, r.Method, " ", r.URL.Path)
+	}))
+	defer up.Close()
+	w := httptest.NewRecorder()
+	reverseProxy(up.Listener.Addr().String()).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/files/small", nil))
+	if w.Code != http.StatusOK || w.Body.String() != "GET /files/small" {
+		t.Errorf("%d %s", w.Code, w.Body)
 	}
 }

@@ -43,15 +43,45 @@ func command(ctx context.Context, name string, args ...string) (string, error) {
 	return strings.TrimSpace(stdout.String()), nil
 }
 
+// resource is what a gateway leads to, and how many sessions it must have room
+// for.
+type resource struct {
+	protocol string
+	text     string            // lines of its configuration besides name, protocol and durability
+	files    map[string]string // that those name
+	sessions int
+}
+
+// startGateways starts an Exhibit for each durability of reads. It returns those
+// that it started even when it fails.
+func startGateways(ctx context.Context, dir string, o options, r resource) (targets []*target, err error) {
+	exhibit, err := filepath.Abs(o.exhibit)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(exhibit); errors.Is(err, os.ErrNotExist) {
+		progress("%s isn't built, leaving Exhibit out", o.exhibit)
+		return nil, nil
+	}
+	for _, durability := range []string{"process", "power"} {
+		t, err := startExhibit(ctx, dir, exhibit, durability, r)
+		if err != nil {
+			return targets, fmt.Errorf("exhibit (%s): %w", durability, err)
+		}
+		targets = append(targets, t)
+	}
+	return targets, nil
+}
+
 // startExhibit sets up a gateway in a folder of its own, with one agent that
 // may write, and starts it.
-func startExhibit(ctx context.Context, dir string, s *server, p plan, exhibit, durability string) (*target, error) {
+func startExhibit(ctx context.Context, dir, exhibit, durability string, r resource) (*target, error) {
 	g := &gateway{dir: filepath.Join(dir, "exhibit-"+durability), exhibit: exhibit, began: time.Now().UTC()}
 	addr, err := pgserver.FreeAddr()
 	if err != nil {
 		return nil, err
 	}
-	if err := g.init(ctx, s, p, addr, durability); err != nil {
+	if err := g.init(ctx, addr, durability, r); err != nil {
 		return nil, err
 	}
 	proc, err := start(g.dir, "serve", exhibit, "serve", "--config", g.file("exhibit.yaml"))
@@ -78,29 +108,31 @@ func startExhibit(ctx context.Context, dir string, s *server, p plan, exhibit, d
 
 // init makes keys and the example policies as an operator would, and a
 // configuration of its own: no metrics, and room for all the sessions.
-func (g *gateway) init(ctx context.Context, s *server, p plan, addr, durability string) error {
-	origin := "bench.example/" + durability
+func (g *gateway) init(ctx context.Context, addr, durability string, r resource) error {
+	origin := "bench.example/" + r.protocol + "/" + durability
 	if _, err := command(ctx, g.exhibit, "init", g.dir, "--gateway", "bench", "--origin", origin); err != nil {
 		return err
 	}
 	config := fmt.Sprintf(`gateway: bench
 organisation: Benchmark
 data: data
-log: {origin: %s}
-people: [{id: bench@example.com, uids: [%d]}]
+log: {origin: %[1]s}
+people: [{id: bench@example.com, uids: [%[2]d]}]
 metrics: {address: ""}
-listeners: [{name: postgres, protocol: postgres, address: %q}]
+listeners: [{name: bench, protocol: %[3]s, address: %[4]q}]
 resources:
-  - name: %s
-    protocol: postgres
-    durability: %s
-    upstream: {address: %q, database: %s, user: %s, password: {file: password}}
+  - name: %[5]s
+    protocol: %[3]s
+    durability: %[6]s
+    %[7]s
 policies: policies
-limits: {sessions: %[9]d, sessions_per_agent: %[9]d}
-`, origin, os.Getuid(), addr, database, durability, s.Addr, database, benchUser, 2*p.idle+100)
-	return errors.Join(
-		os.WriteFile(g.file("exhibit.yaml"), []byte(config), 0o600),
-		os.WriteFile(g.file("password"), []byte(s.password), 0o600))
+limits: {sessions: %[8]d, sessions_per_agent: %[8]d}
+`, origin, os.Getuid(), r.protocol, addr, database, durability, r.text, r.sessions)
+	err := os.WriteFile(g.file("exhibit.yaml"), []byte(config), 0o600)
+	for name, text := range r.files {
+		err = errors.Join(err, os.WriteFile(g.file(name), []byte(text), 0o600))
+	}
+	return err
 }
 
 // admit registers the agent, its role and its key.
@@ -127,7 +159,7 @@ func (t *target) refresh(ctx context.Context) (err error) {
 
 // evidence counts what a fixed number of commands leaves behind, and times an
 // export and the check of all that the gateway recorded.
-func (g *gateway) evidence(ctx context.Context, p plan, t *target) (e evidence, err error) {
+func (g *gateway) evidence(ctx context.Context, p plan, t *target, commands func(context.Context, *target, int) (int, error)) (e evidence, err error) {
 	before, err := g.settled(ctx)
 	if err != nil {
 		return e, err
@@ -135,9 +167,7 @@ func (g *gateway) evidence(ctx context.Context, p plan, t *target) (e evidence, 
 	if err := t.refresh(ctx); err != nil {
 		return e, err
 	}
-	const clients = 16
-	e.Commands = p.evidence / clients * clients
-	if _, err := pgbench(ctx, t.conn, "-n", "-S", "-M", "prepared", "-c", fmt.Sprint(clients), "-j", "2", "-t", fmt.Sprint(p.evidence/clients)); err != nil {
+	if e.Commands, err = commands(ctx, t, p.evidence); err != nil {
 		return e, err
 	}
 	after, err := g.settled(ctx)

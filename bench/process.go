@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -145,4 +146,63 @@ func family(root int) []int {
 		}
 	}
 	return pids
+}
+
+// cpu is the processor time that a process and its descendants have used, user
+// and system, to the hundredth of a second.
+func cpu(root int) (time.Duration, error) {
+	total := time.Duration(0)
+	for _, pid := range family(root) {
+		d, err := cpuOf(pid)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+			continue // ended meanwhile
+		}
+		if err != nil {
+			return 0, err
+		}
+		total += d
+	}
+	return total, nil
+}
+
+// tick is the unit of times in /proc, the same on all architectures that Go
+// runs on (USER_HZ).
+const tick = 10 * time.Millisecond
+
+// cpuOf reads utime and stime, fields 14 and 15 of /proc/PID/stat (proc(5)).
+func cpuOf(pid int) (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	// The second field is the program's name in parentheses, and may hold both.
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(f) < 13 {
+		return 0, fmt.Errorf("no times of process %d", pid)
+	}
+	user, uerr := strconv.Atoi(f[11])
+	system, serr := strconv.Atoi(f[12])
+	return time.Duration(user+system) * tick, errors.Join(uerr, serr)
+}
+
+// look finds a program in the PATH or among the administrator's.
+func look(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		path, err = exec.LookPath("/usr/sbin/" + name)
+	}
+	if err != nil {
+		return "", fmt.Errorf("%s isn't installed\nhint: scripts/setup.sh bench installs it", name)
+	}
+	return path, nil
+}
+
+// firstLine is the first line that a program prints, for the report.
+func firstLine(ctx context.Context, argv ...string) string {
+	out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput()
+	if err != nil && len(out) == 0 {
+		return err.Error()
+	}
+	line, _, _ := strings.Cut(string(out), "\n")
+	return strings.TrimSpace(line)
 }

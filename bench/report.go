@@ -15,29 +15,39 @@ import (
 
 // report is what was measured, in the order in which it was.
 type report struct {
-	When     time.Time         `json:"when"`
-	Took     string            `json:"took"`
-	Quick    bool              `json:"quick"`
-	CPUs     int               `json:"cpus"`
-	Go       string            `json:"go"`
+	When   time.Time `json:"when"`
+	Took   string    `json:"took"`
+	Quick  bool      `json:"quick"`
+	CPUs   int       `json:"cpus"`
+	Go     string    `json:"go"`
+	Tables []*table  `json:"tables"`
+}
+
+// table is a suite's part of the report.
+type table struct {
+	Name     string            `json:"name"`
+	Peer     string            `json:"peer"`
 	Versions map[string]string `json:"versions"`
 	Targets  []string          `json:"targets"`
 	Results  []*result         `json:"results"`
 	Evidence []evidenceResult  `json:"evidence,omitempty"`
 	Failures []string          `json:"failures,omitempty"`
+
+	method   string
+	exhibits []string // the targets that keep evidence
 }
 
 // result is one figure of one workload, for each target one sample a round.
 type result struct {
 	Workload string               `json:"workload"`
 	Unit     string               `json:"unit"`
-	Better   string               `json:"better"`
+	More     bool                 `json:"more_is_better"`
 	Samples  map[string][]float64 `json:"samples"`
 	Medians  map[string]float64   `json:"medians"`
-	// OfDirect and OfRelay are the medians over rounds of a target's sample
-	// divided by direct's, or the relay's, of the same round.
+	// OfDirect and OfPeer are the medians over rounds of a target's sample
+	// divided by direct's, or the bare Go proxy's, of the same round.
 	OfDirect map[string]float64 `json:"of_direct,omitempty"`
-	OfRelay  map[string]float64 `json:"of_relay,omitempty"`
+	OfPeer   map[string]float64 `json:"of_peer,omitempty"`
 }
 
 type evidenceResult struct {
@@ -56,58 +66,73 @@ type evidence struct {
 	RecordsPerSecond float64          `json:"records_per_second"`
 }
 
-func newReport(o options, server string, targets []*target) *report {
-	r := &report{When: time.Now().UTC().Truncate(time.Second), Quick: o.quick, CPUs: runtime.NumCPU(), Go: runtime.Version(),
-		Versions: map[string]string{"server": server}}
-	for _, t := range targets {
-		r.Targets = append(r.Targets, t.name)
-		if t.version != "" && t.name != "direct" {
-			r.Versions[t.name] = t.version
+func newReport(o options) *report {
+	return &report{When: time.Now().UTC().Truncate(time.Second), Quick: o.quick, CPUs: runtime.NumCPU(), Go: runtime.Version()}
+}
+
+// table begins the table of a suite.
+func (r *report) table(s *suite, b *bed) *table {
+	t := &table{Name: s.name, Peer: s.peer, Versions: map[string]string{"server": b.server}, method: s.method}
+	for _, x := range b.targets {
+		t.Targets = append(t.Targets, x.name)
+		if x.version != "" {
+			t.Versions[x.name] = x.version
+		}
+		if x.gateway != nil {
+			t.exhibits = append(t.exhibits, x.name)
 		}
 	}
-	return r
+	r.Tables = append(r.Tables, t)
+	return t
+}
+
+func (r *report) failures() (n int) {
+	for _, t := range r.Tables {
+		n += len(t.Failures)
+	}
+	return n
 }
 
 // add takes the figures of one run.
-func (r *report) add(w workload, t *target, v values, err error) {
+func (t *table) add(w workload, of *target, figures []figure, err error) {
 	if err != nil {
-		failure := fmt.Sprintf("%s, %s: %v", t.name, w.Name, err)
-		r.Failures = append(r.Failures, failure)
+		failure := fmt.Sprintf("%s, %s: %v", of.name, w.name, err)
+		t.Failures = append(t.Failures, failure)
 		progress("failed: %s", failure)
 		return
 	}
-	for _, name := range slices.Sorted(maps.Keys(v)) {
-		title := w.Name
-		if name != "" {
-			title += ", " + name
+	for _, f := range figures {
+		title := w.name
+		if f.name != "" {
+			title += ", " + f.name
 		}
-		i := slices.IndexFunc(r.Results, func(x *result) bool { return x.Workload == title })
+		i := slices.IndexFunc(t.Results, func(x *result) bool { return x.Workload == title })
 		if i < 0 {
-			i = len(r.Results)
-			r.Results = append(r.Results, &result{Workload: title, Unit: w.Unit, Better: w.Better, Samples: make(map[string][]float64)})
+			i = len(t.Results)
+			t.Results = append(t.Results, &result{Workload: title, Unit: f.unit, More: f.more, Samples: make(map[string][]float64)})
 		}
-		res := r.Results[i]
-		res.Samples[t.name] = append(res.Samples[t.name], v[name])
+		res := t.Results[i]
+		res.Samples[of.name] = append(res.Samples[of.name], f.value)
 	}
 }
 
-func (r *report) addEvidence(t *target, e evidence, err error) {
+func (t *table) addEvidence(of *target, e evidence, err error) {
 	if err != nil {
-		r.Failures = append(r.Failures, fmt.Sprintf("%s, stored evidence and verification: %v", t.name, err))
+		t.Failures = append(t.Failures, fmt.Sprintf("%s, stored evidence and verification: %v", of.name, err))
 		return
 	}
-	r.Evidence = append(r.Evidence, evidenceResult{t.name, e})
+	t.Evidence = append(t.Evidence, evidenceResult{of.name, e})
 }
 
 // finish derives medians and ratios from the samples.
-func (r *report) finish() {
-	for _, x := range r.Results {
+func (t *table) finish() {
+	for _, x := range t.Results {
 		x.Medians = make(map[string]float64)
 		for name, s := range x.Samples {
 			x.Medians[name] = median(s)
 		}
-		if x.Better == "more" {
-			x.OfDirect, x.OfRelay = x.ratios("direct"), x.ratios("relay")
+		if x.More {
+			x.OfDirect, x.OfPeer = x.ratios("direct"), x.ratios(t.Peer)
 		}
 	}
 }
@@ -143,7 +168,9 @@ func quantile(sorted []float64, q float64) float64 {
 }
 
 func (r *report) writeJSON(path string) error {
-	r.finish()
+	for _, t := range r.Tables {
+		t.finish()
+	}
 	b, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
@@ -151,14 +178,14 @@ func (r *report) writeJSON(path string) error {
 	return os.WriteFile(path, append(b, '\n'), 0o644)
 }
 
-// table is the report's figures as rows of text: throughput as a share of
-// direct, the rest as what each target adds.
-func (r *report) table() [][]string {
-	r.finish()
-	rows := [][]string{append([]string{"", "direct"}, r.Targets[1:]...)}
-	for _, x := range r.Results {
+// rows are the table's figures: throughput as a share of direct, the rest as
+// what each target adds.
+func (t *table) rows() [][]string {
+	t.finish()
+	rows := [][]string{append([]string{"", "direct"}, t.Targets[1:]...)}
+	for _, x := range t.Results {
 		row := []string{x.Workload}
-		for _, name := range r.Targets {
+		for _, name := range t.Targets {
 			row = append(row, x.cell(name))
 		}
 		rows = append(rows, row)
@@ -172,11 +199,11 @@ func (x *result) cell(name string) string {
 	switch {
 	case !ok:
 		return "failed"
-	case name == "direct" && x.Better == "less" && direct == 0:
+	case name == "direct" && !x.More && direct == 0:
 		return "-"
 	case name == "direct":
 		return number(v) + " " + x.Unit
-	case x.Better == "more":
+	case x.More:
 		ratio, ok := x.OfDirect[name]
 		if !ok {
 			return "failed"
@@ -197,18 +224,34 @@ func number(v float64) string {
 }
 
 // notes are the lines below the table.
-func (r *report) notes() []string {
+func (t *table) notes() []string {
 	var n []string
-	for _, e := range r.Evidence {
+	for _, name := range t.exhibits {
+		if of := t.ofPeer(name); of != "" {
+			n = append(n, fmt.Sprintf("%s as a share of %s: %s.", name, t.Peer, of))
+		}
+	}
+	for _, e := range t.Evidence {
 		n = append(n,
 			fmt.Sprintf("%s: %.0f bytes of stored evidence per command (%d commands; %s).", e.Target, e.BytesPerCommand, e.Commands, folders(e.Stored)),
 			fmt.Sprintf("%s: %.0f records verified a second (%d records; pack written in %.1f s, verified in %.1f s).",
 				e.Target, e.RecordsPerSecond, e.Records, e.PackSeconds, e.VerifySeconds))
 	}
-	for _, f := range r.Failures {
+	for _, f := range t.Failures {
 		n = append(n, "failed: "+f)
 	}
 	return n
+}
+
+// ofPeer is a target's throughput beside the bare Go proxy's, of each workload.
+func (t *table) ofPeer(name string) string {
+	var parts []string
+	for _, x := range t.Results {
+		if ratio, ok := x.OfPeer[name]; ok {
+			parts = append(parts, fmt.Sprintf("%s %.2f", x.Workload, ratio))
+		}
+	}
+	return strings.Join(parts, "; ")
 }
 
 func folders(sizes map[string]int64) string {
@@ -221,13 +264,17 @@ func folders(sizes map[string]int64) string {
 
 func (r *report) text() string {
 	var b strings.Builder
-	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	for _, row := range r.table() {
-		fmt.Fprintln(w, strings.Join(row, "\t"))
-	}
-	_ = w.Flush() // into memory
-	for _, n := range r.notes() {
-		b.WriteString(n + "\n")
+	for _, t := range r.Tables {
+		fmt.Fprintf(&b, "%s (%s)\n", t.Name, t.Versions["server"])
+		w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+		for _, row := range t.rows() {
+			fmt.Fprintln(w, strings.Join(row, "\t"))
+		}
+		_ = w.Flush() // into memory
+		for _, n := range t.notes() {
+			b.WriteString(n + "\n")
+		}
+		b.WriteString("\n")
 	}
 	return b.String()
 }
@@ -237,36 +284,37 @@ func (r *report) markdown() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `# Benchmarks
 
-Written by %smake bench%s on %s (%d CPUs, %s, took %s); do not edit. Every line was measured in one run on one machine that also ran client and server, the targets in turn (A B C A B C). Throughput is a share of direct in the same round, the median over rounds: the absolute figures are that machine's, the ratios travel. Latency and memory are what stands on top of direct.
-
+Written by %smake bench%s on %s (%d CPUs, %s, took %s); do not edit. Every line was measured in one run on one machine that also ran client and server, the targets in turn (A B C A B C). Throughput is a share of direct in the same round, the median over rounds: the absolute figures are that machine's, the ratios travel. Latency, memory and processor time are what stands on top of direct.
 `, "`", "`", r.When.Format("2 January 2006"), r.CPUs, r.Go, r.Took)
-	for i, row := range r.table() {
-		fmt.Fprintf(&b, "| %s |\n", strings.Join(row, " | "))
+	for _, t := range r.Tables {
+		t.markdown(&b)
+	}
+	b.WriteString(method)
+	return b.String()
+}
+
+func (t *table) markdown(b *strings.Builder) {
+	fmt.Fprintf(b, "\n## %s\n\n", t.Name)
+	for i, row := range t.rows() {
+		fmt.Fprintf(b, "| %s |\n", strings.Join(row, " | "))
 		if i == 0 {
 			b.WriteString("|---" + strings.Repeat("|---:", len(row)-1) + "|\n")
 		}
 	}
 	b.WriteString("\n")
-	for _, n := range r.notes() {
-		fmt.Fprintf(&b, "- %s\n", n)
+	for _, n := range t.notes() {
+		fmt.Fprintf(b, "- %s\n", n)
 	}
 	b.WriteString("\nVersions: ")
 	var versions []string
-	for _, name := range slices.Sorted(maps.Keys(r.Versions)) {
-		versions = append(versions, name+": "+r.Versions[name])
+	for _, name := range slices.Sorted(maps.Keys(t.Versions)) {
+		versions = append(versions, name+": "+t.Versions[name])
 	}
-	b.WriteString(strings.Join(versions, "; ") + ".\n")
-	b.WriteString(method)
-	return b.String()
+	b.WriteString(strings.Join(versions, "; ") + ".\n\nWhat is compared:\n\n" + t.method)
 }
 
 const method = `
-## What is compared
+## Evidence
 
-- **direct**: pgbench to PostgreSQL, plain TCP on loopback, SCRAM authentication, synchronous commit.
-- **relay**: two goroutines per connection in Go that look at nothing; what a proxy in Go costs before it does anything.
-- **haproxy**: TCP mode, as many threads as CPUs. **pgbouncer**: session mode, one thread; it reuses server connections, and checks passwords by itself.
-- **exhibit (process)**, **exhibit (power)**: token authentication, one upstream connection per session, each command parsed, decided and recorded before it is forwarded. *process*: what reads is forwarded once its record survives the gateway's end; *power*: once it survives power loss. What writes waits for the disk in both.
-- select: pgbench's -S script; TPC-B-like: its default script. Latency: one client, one prepared select at a time. Memory: growth of the proxy's proportional set size (PSS), children included, over that many sessions that have each asked once.
-- Stored evidence: growth of the data directory (blocks, log, wrapped keys; neither the journal, which is a buffer, nor partial tiles, which go once the full ones are there) over a fixed number of selects, divided by them. Verification: exhibit-verify on a pack of all that the run recorded.
+Stored evidence: growth of the data directory (blocks, log, wrapped keys; neither the journal, which is a buffer, nor partial tiles, which go once the full ones are there) over a fixed number of commands, divided by them. Verification: exhibit-verify on a pack of all that the run recorded.
 `

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"strconv"
 	"strings"
 )
 
@@ -252,6 +253,21 @@ func appendBase64(b, p []byte) []byte {
 type ResultBody struct {
 	Streamed uint64 `json:"streamed,omitempty"` // bytes of stream content, both directions
 	Digest   string `json:"digest,omitempty"`   // keyed digest of the content
+}
+
+// AppendResultBody appends the bytes that EncodeBody would give of a ResultBody,
+// without the cost: it is made for every response. Digest is in base64url.
+func AppendResultBody(b []byte, streamed uint64, digest []byte) []byte {
+	b = append(b, '{')
+	sep := ""
+	if streamed > 0 {
+		b = strconv.AppendUint(append(b, `"streamed":`...), streamed, 10)
+		sep = ","
+	}
+	if len(digest) > 0 {
+		b = append(append(append(append(b, sep...), `"digest":"`...), digest...), '"')
+	}
+	return append(b, '}')
 }
 
 // ResultSealed is the upstream's own words about a failure.

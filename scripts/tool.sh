@@ -72,6 +72,7 @@ node_clients() {
 }
 
 case "${1:-}" in
+caddy) module github.com/caddyserver/caddy/v2 github.com/caddyserver/caddy/v2/cmd/caddy v2.11.9 ;;
 golangci-lint) module github.com/golangci/golangci-lint/v2 github.com/golangci/golangci-lint/v2/cmd/golangci-lint v2.15.0 ;;
 govulncheck) module golang.org/x/vuln golang.org/x/vuln/cmd/govulncheck v1.9.0 ;;
 grpcurl) module github.com/fullstorydev/grpcurl github.com/fullstorydev/grpcurl/cmd/grpcurl v1.9.4 ;;
@@ -83,7 +84,7 @@ postgres-18)
 pg-dump-18) fetch "$pg_dump_18" pg_dump_18 ;;
 node-clients) fetch "$(sha256sum <e2e/testdata/node/package-lock.json)" node_clients ;;
 *)
-	echo "usage: scripts/tool.sh golangci-lint|govulncheck|grpcurl|h2spec|postgres-18|pg-dump-18|node-clients" >&2
+	echo "usage: scripts/tool.sh caddy|golangci-lint|govulncheck|grpcurl|h2spec|postgres-18|pg-dump-18|node-clients" >&2
 	exit 2
 	;;
 esac

@@ -41,14 +41,13 @@ func (s *Session) Content(w http.ResponseWriter, r *Request) ([]byte, error) {
 func (s *Session) Forward(w http.ResponseWriter, r *Request, content []byte, cmd *evidence.Command) {
 	ctx, cancel := s.Context(r.Request)
 	defer cancel()
-	o, raw, err := s.compose(ctx, r)
+	o, raw, err := s.compose(ctx, r, content)
 	if err != nil {
 		s.server.log.Error("a request cannot be made", "resource", s.Route.Resource, "error", err)
 		s.server.refuse(w, r.Request, &Failure{Status: http.StatusBadGateway, Reason: "the gateway has no credential for the resource", Hint: "ask the gateway's operator"})
 		return
 	}
 	cmd.Raw = o.head[:raw:raw]
-	o.body = content
 	length := r.ContentLength
 	if content != nil {
 		cmd.Params = [][]byte{content}
@@ -212,9 +211,7 @@ func (s *Session) reply(ctx context.Context, w http.ResponseWriter, r *Request, 
 		o.Class = evidence.Failed
 	}
 	st := &stream{
-		s: s, ex: ex, w: w, ctx: ctx, o: o, resp: resp, left: length, grpc: r.GRPC(),
-		flush:  http.NewResponseController(w).Flush,
-		failed: func(err error) { s.server.refuse(w, r.Request, refusalOf(err, "")) },
+		s: s, ex: ex, w: w, r: r, ctx: ctx, o: o, resp: resp, left: length,
 	}
 	err := st.run(resp.Body)
 	if st.cut { // the outcome was not recorded, or the content broke off: nothing may look like an end
@@ -251,16 +248,14 @@ func copyFields(to, from http.Header) {
 
 // stream is a response's content on its way to the agent.
 type stream struct {
-	s      *Session
-	ex     protocol.Exchange
-	w      http.ResponseWriter
-	ctx    context.Context
-	o      evidence.Outcome
-	resp   *http.Response
-	grpc   bool
-	left   int64 // of a known length; -1 is unknown
-	flush  func() error
-	failed func(error) // tells the agent, while it hasn't seen the status
+	s    *Session
+	ex   protocol.Exchange
+	w    http.ResponseWriter
+	r    *Request
+	ctx  context.Context
+	o    evidence.Outcome
+	resp *http.Response
+	left int64 // of a known length; -1 is unknown
 
 	begun bool // the agent has seen the status
 	cut   bool
@@ -338,7 +333,7 @@ func (st *stream) write(b []byte, flush bool) error {
 		}
 	}
 	if flush {
-		return st.flush()
+		return http.NewResponseController(st.w).Flush()
 	}
 	return nil
 }
@@ -364,7 +359,7 @@ func (st *stream) end(cause error) error {
 	if cause != nil {
 		st.o.Detail = "the content broke off: " + cause.Error()
 	}
-	if st.grpc && st.o.Class == evidence.OK {
+	if st.o.Class == evidence.OK && st.r.GRPC() {
 		st.callEnded()
 	}
 	err := st.ex.End(context.WithoutCancel(st.ctx), st.o)
@@ -373,7 +368,7 @@ func (st *stream) end(cause error) error {
 	case err != nil && !st.begun:
 		st.begun = true
 		st.w.Header().Del("Content-Length")
-		st.failed(err)
+		st.s.server.refuse(st.w, st.r.Request, refusalOf(err, ""))
 		return err
 	case err != nil || cause != nil:
 		st.cut = true

@@ -4,5 +4,8 @@ package httpgate
 
 import "net"
 
-// hungUp can't be told here: a request may meet a connection that is closed.
-func hungUp(net.Conn) bool { return false }
+// peer can't be asked here: a request may meet a connection that is closed.
+type peer struct{}
+
+func newPeer(net.Conn) *peer { return nil }
+func (p *peer) hungUp() bool { return false }

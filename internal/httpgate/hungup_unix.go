@@ -8,28 +8,45 @@ import (
 	"syscall"
 )
 
-// hungUp reports whether an idle peer has closed its connection, or has said
-// something that nobody asked for.
-func hungUp(c net.Conn) bool {
+// peer is who is at the other end of an idle connection. It is asked before each
+// request, so all that needs is made once.
+type peer struct {
+	raw     syscall.RawConn // nil where nothing can be told
+	look    func(fd uintptr) bool
+	secured bool
+	gone    bool
+	b       [1]byte
+}
+
+func newPeer(c net.Conn) *peer {
+	p := &peer{}
+	p.look = p.peek
 	t, secured := c.(*tls.Conn)
-	if secured {
+	if p.secured = secured; secured {
 		c = t.NetConn()
 	}
-	s, ok := c.(syscall.Conn)
-	if !ok {
+	if s, ok := c.(syscall.Conn); ok {
+		if raw, err := s.SyscallConn(); err == nil {
+			p.raw = raw
+		}
+	}
+	return p
+}
+
+// hungUp reports whether the peer has closed its connection, or has said
+// something that nobody asked for.
+func (p *peer) hungUp() bool {
+	if p.raw == nil {
 		return false
 	}
-	raw, err := s.SyscallConn()
-	if err != nil {
-		return true
-	}
-	gone := true
-	err = raw.Read(func(fd uintptr) bool {
-		var b [1]byte
-		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		// Of a secured connection it may be a ticket for the next one.
-		gone = n == 0 && err == nil || n > 0 && !secured || err != nil && err != syscall.EAGAIN
-		return true
-	})
-	return gone || err != nil
+	p.gone = true
+	err := p.raw.Read(p.look)
+	return p.gone || err != nil
+}
+
+func (p *peer) peek(fd uintptr) bool {
+	n, _, err := syscall.Recvfrom(int(fd), p.b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+	// Of a secured connection it may be a ticket for the next one.
+	p.gone = n == 0 && err == nil || n > 0 && !p.secured || err != nil && err != syscall.EAGAIN
+	return true
 }

@@ -36,6 +36,7 @@ type Session struct {
 	ctx    context.Context // done when the session must end
 	cancel context.CancelCauseFunc
 	up     upstream
+	basic  string // Authorization field for the upstream; "" is none
 
 	sent, replied atomic.Uint64 // bytes, to the upstream and to the agent
 	requests      atomic.Uint64
@@ -110,7 +111,7 @@ func (c *connection) open(ctx context.Context, e *entry, key sessionKey, cred pr
 		drained: make(chan struct{}), agents: make(map[*connection]struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
-	s.up = newUpstream(s)
+	s.up, s.basic = newUpstream(s), basicOf(ps.Upstream())
 	c.mu.Lock()
 	s.agents[c] = struct{}{}
 	e.s = s

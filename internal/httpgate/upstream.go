@@ -57,7 +57,7 @@ const (
 	dialTimeout   = 10 * time.Second
 	maxIdle       = 90 * time.Second // of an upstream connection
 	maxResponse   = 1 << 20          // bytes of a response's fields
-	maxKept       = 32               // idle upstream connections of one session
+	maxKept       = 256              // idle upstream connections of one session
 	maxUndeclared = 256 << 10        // bytes of an unread response that are read to keep its connection
 )
 
@@ -140,6 +140,8 @@ type upConn struct {
 	net.Conn
 	limit io.LimitedReader
 	br    *bufio.Reader
+	asked http.Request // what the response is read for: its method
+	peer  *peer
 	since time.Time // idle since
 }
 
@@ -149,7 +151,7 @@ func (p *pool) get(ctx context.Context) (*upConn, error) {
 		c := p.idle[len(p.idle)-1]
 		p.idle = p.idle[:len(p.idle)-1]
 		p.mu.Unlock()
-		if time.Since(c.since) < maxIdle && c.br.Buffered() == 0 && !hungUp(c.Conn) {
+		if time.Since(c.since) < maxIdle && c.br.Buffered() == 0 && !c.peer.hungUp() {
 			return c, nil
 		}
 		c.Close()
@@ -164,7 +166,7 @@ func (p *pool) get(ctx context.Context) (*upConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &upConn{Conn: conn}
+	c := &upConn{Conn: conn, peer: newPeer(conn)}
 	c.limit.R = conn
 	c.br = bufio.NewReaderSize(&c.limit, 4<<10)
 	return c, nil
@@ -179,6 +181,12 @@ func (p *pool) put(c *upConn) {
 	}
 	c.since = time.Now()
 	p.idle = append(p.idle, c)
+	// The last one used is used first, so what a busy minute needed gathers at
+	// the bottom: with each that comes back the oldest may go.
+	if oldest := p.idle[0]; c.since.Sub(oldest.since) > maxIdle {
+		oldest.Close()
+		p.idle = slices.Delete(p.idle, 0, 1)
+	}
 }
 
 func (p *pool) close() {
@@ -239,10 +247,10 @@ func (x *exchange) do(o *outgoing) (*http.Response, error) {
 			close(sent)
 		}()
 	}
-	req := &http.Request{Method: o.method}
+	x.conn.asked.Method = o.method
 	for {
 		x.conn.limit.N = maxResponse
-		resp, err := http.ReadResponse(x.conn.br, req)
+		resp, err := http.ReadResponse(x.conn.br, &x.conn.asked)
 		if err != nil {
 			if x.conn.limit.N <= 0 {
 				err = fmt.Errorf("the upstream's fields exceed %d bytes", maxResponse)
@@ -410,21 +418,22 @@ func (u *http2Upstream) do(ctx context.Context, o *outgoing) (*http.Response, er
 
 // compose makes an outgoing request, but for its content: what the agent sent
 // first, and behind it what the gateway adds. Raw is the former.
-func (s *Session) compose(ctx context.Context, r *Request) (o *outgoing, raw int, err error) {
+func (s *Session) compose(ctx context.Context, r *Request, content []byte) (o *outgoing, raw int, err error) {
 	up := s.Upstream()
-	o = &outgoing{method: r.Method, target: r.target(s.Route.Base), host: s.Route.Host, header: r.Header, upgrade: r.Upgrade}
+	o = &outgoing{method: r.Method, target: r.target(s.Route.Base), host: s.Route.Host, header: r.Header, body: content, upgrade: r.Upgrade}
 	if o.host == "" {
 		o.host = up.Address
 		if strings.HasPrefix(o.host, "/") {
 			o.host = "localhost"
 		}
 	}
-	names := make([]string, 0, len(r.Header))
+	var few [32]string // most have no more
+	names := few[:0]
 	for name := range r.Header {
 		names = append(names, name)
 	}
 	slices.Sort(names)
-	b := make([]byte, 0, 1<<10)
+	b := make([]byte, 0, 1<<10+len(content)) // which HTTP/1.1 writes behind it
 	b = append(append(append(b, o.method...), ' '), o.target...)
 	b = append(append(append(b, " HTTP/1.1\r\nHost: "...), o.host...), crlf...)
 	for _, name := range names {
@@ -435,7 +444,9 @@ func (s *Session) compose(ctx context.Context, r *Request) (o *outgoing, raw int
 	raw = len(b)
 	add := func(name, v string) {
 		b = field(b, name, v)
-		o.header[name] = []string{v}
+		if s.Route.HTTP2 { // which is written from the fields
+			o.header[name] = []string{v}
+		}
 	}
 	switch {
 	case up.Header != nil:
@@ -444,8 +455,8 @@ func (s *Session) compose(ctx context.Context, r *Request) (o *outgoing, raw int
 			return nil, 0, fmt.Errorf("%w: %w", errNotSent, err)
 		}
 		add(http.CanonicalHeaderKey(name), value)
-	case up.User != "" || up.Password != "":
-		add("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(up.User+":"+up.Password)))
+	case s.basic != "":
+		add("Authorization", s.basic)
 	}
 	jwt, err := s.assertion()
 	if err != nil {
@@ -456,6 +467,14 @@ func (s *Session) compose(ctx context.Context, r *Request) (o *outgoing, raw int
 	}
 	o.head = b
 	return o, raw, nil
+}
+
+// basicOf is what a session with a user's name proves itself with (RFC 7617).
+func basicOf(up protocol.Upstream) string {
+	if up.User == "" && up.Password == "" {
+		return ""
+	}
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(up.User+":"+up.Password))
 }
 
 // content says in the head how the content comes, and ends it.

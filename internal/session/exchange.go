@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"sync"
@@ -64,10 +65,16 @@ func (b *batch) sealed(i int) []byte {
 type stream struct {
 	mu      sync.Mutex
 	bytes   [2]uint64
-	digests [2]interface {
-		Write([]byte) (int, error)
-		Sum([]byte) []byte
-	}
+	digests [2]digest
+	sum     [sha256.Size]byte // room for one of them
+}
+
+// digest is a running one. A session keeps those that are done for its next
+// commands: making one costs more than digesting a short content.
+type digest interface {
+	Write([]byte) (int, error)
+	Sum([]byte) []byte
+	Reset()
 }
 
 var _ protocol.Exchange = (*exchange)(nil)
@@ -93,7 +100,7 @@ func (x *exchange) Observe(dir evidence.Direction, b []byte) error {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if st.digests[dir] == nil {
-		st.digests[dir] = x.s.chain.Digester().New()
+		st.digests[dir] = x.s.digest()
 	}
 	st.bytes[dir] += uint64(len(b))
 	_, err := st.digests[dir].Write(b)
@@ -136,7 +143,7 @@ func (x *exchange) result(o evidence.Outcome) *evidence.Draft {
 		Micros: uint64(now.Sub(x.began).Microseconds()),
 	}}
 	if x.stream != nil {
-		x.stream.report(d)
+		x.stream.report(d, &x.s.digests)
 	}
 	if o.Detail != "" {
 		d.Sealed = evidence.EncodeBody(evidence.ResultSealed{Detail: o.Detail})
@@ -144,17 +151,30 @@ func (x *exchange) result(o evidence.Outcome) *evidence.Draft {
 	return d
 }
 
-func (st *stream) report(d *evidence.Draft) {
+// digest returns a running digest keyed with the session's secret.
+func (s *Session) digest() digest {
+	if h, ok := s.digests.Get().(digest); ok {
+		return h
+	}
+	return s.chain.Digester().New()
+}
+
+// report writes what was observed into the record of how the command ended, and
+// gives the digests back. What is observed later is on no record.
+func (st *stream) report(d *evidence.Draft, done *sync.Pool) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	d.Head.Bytes = st.bytes[evidence.ToUpstream]
-	body := evidence.ResultBody{Streamed: st.bytes[evidence.ToUpstream] + st.bytes[evidence.ToAgent]}
-	for _, h := range st.digests {
+	digest := make([]byte, 0, 2*43) // a SHA-256 takes 43 in base64
+	for i, h := range st.digests {
 		if h != nil {
-			body.Digest += base64.RawURLEncoding.EncodeToString(h.Sum(nil))
+			digest = base64.RawURLEncoding.AppendEncode(digest, h.Sum(st.sum[:0]))
+			h.Reset()
+			done.Put(h)
+			st.digests[i] = nil
 		}
 	}
-	d.Body = evidence.EncodeBody(body)
+	d.Body = evidence.AppendResultBody(make([]byte, 0, 128), st.bytes[evidence.ToUpstream]+st.bytes[evidence.ToAgent], digest)
 }
 
 // decided is what policy said of a shape, and the body that says so.

@@ -47,7 +47,8 @@ type Session struct {
 
 	alerts map[string]quiet // by rule; under mu
 
-	shapes shapeCache
+	shapes  shapeCache
+	digests sync.Pool // of digest
 }
 
 // quiet is a time in which alerts of a rule are counted and not recorded.
@@ -141,12 +142,12 @@ func (s *Session) mayBegin() error {
 	if s.ended {
 		cause = s.cause
 	}
-	var r *protocol.Refusal
-	switch {
-	case cause == nil:
+	if cause == nil {
 		s.beginning++
 		return nil
-	case errors.As(cause, &r):
+	}
+	var r *protocol.Refusal
+	if errors.As(cause, &r) {
 		return r
 	}
 	return &protocol.Refusal{Kind: protocol.ErrUnavailable, Reason: cause.Error(), Hint: "connect again"}

@@ -2,6 +2,7 @@ package session_test
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -506,6 +507,39 @@ func TestStreamsAreCountedAndDigestedUnderAKey(t *testing.T) {
 	}
 	if last.Head.Bytes != 12 || body.Streamed != 12 || len(body.Digest) != 43 {
 		t.Errorf("head bytes %d, body %+v", last.Head.Bytes, body)
+	}
+}
+
+// Digests are used again by later commands, and nothing of one shows in another.
+func TestEachCommandHasItsOwnDigests(t *testing.T) {
+	f := newFixture(t, session.Limits{})
+	s := f.open(t)
+	digest := func(content string) string {
+		h := evidence.NewDigester(&evidence.Secret{1}).New()
+		h.Write([]byte(content)) //nolint:errcheck // a hash takes everything
+		return base64.RawURLEncoding.EncodeToString(h.Sum(nil))
+	}
+	for i := range 4 {
+		x := begin(t, s, &evidence.Command{Shape: selectShape("public.t")})[0]
+		up, down := fmt.Sprint("asked ", i), fmt.Sprint("answered ", i)
+		for dir, content := range map[evidence.Direction]string{evidence.ToUpstream: up, evidence.ToAgent: down} {
+			if err := x.Observe(dir, []byte(content)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := x.End(context.Background(), evidence.Outcome{Class: evidence.OK}); err != nil {
+			t.Fatal(err)
+		}
+		if err := x.Observe(evidence.ToUpstream, []byte("too late")); err != nil {
+			t.Fatal(err)
+		}
+		var body evidence.ResultBody
+		if err := json.Unmarshal(f.records[len(f.records)-1].Body, &body); err != nil {
+			t.Fatal(err)
+		}
+		if want := digest(up) + digest(down); body.Digest != want {
+			t.Errorf("command %d: digest %s, want %s", i, body.Digest, want)
+		}
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -469,5 +470,41 @@ func TestCallsOfGRPC(t *testing.T) {
 	denied := call("/shop.v1.Orders/Drop")
 	if denied.Status != stdhttp.StatusOK || denied.Header.Get("Grpc-Status") != "7" || !strings.Contains(denied.Header.Get("Grpc-Message"), "refused by the access gateway: no") {
 		t.Errorf("%+v", denied)
+	}
+}
+
+// What many requests at once needed is there for the next many.
+func TestUpstreamConnectionsAreKept(t *testing.T) {
+	const many = 100
+	var connections atomic.Int64
+	var together atomic.Pointer[sync.WaitGroup] // of all requests of a wave
+	up := httptest.NewUnstartedServer(stdhttp.HandlerFunc(func(stdhttp.ResponseWriter, *stdhttp.Request) {
+		together.Load().Done()
+		together.Load().Wait()
+	}))
+	up.Config.ConnState = func(_ net.Conn, state stdhttp.ConnState) {
+		if state == stdhttp.StateNew {
+			connections.Add(1)
+		}
+	}
+	up.Start()
+	t.Cleanup(up.Close)
+	g := startGatewayTo(t, protocol.Upstream{Address: up.Listener.Addr().String()}, http.Resource{})
+	a := g.agent(2)
+	for _, n := range []int{1, many, many, many} { // the first one connects
+		var all, wave sync.WaitGroup
+		wave.Add(n)
+		together.Store(&wave)
+		for range n {
+			all.Go(func() {
+				if err := a.ask("GET", "/things/1", ""); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+	}
+	if n := connections.Load(); n != many {
+		t.Errorf("%d connections for %d requests at once", n, many)
 	}
 }

@@ -101,9 +101,10 @@ func below(path, prefix string) bool {
 
 // resource finds a resource by its name.
 func (p *Protocol) resource(name string) *Resource {
-	for _, r := range p.resources() {
-		if r.Resource == name {
-			return &r
+	list := p.resources()
+	for i := range list {
+		if list[i].Resource == name {
+			return &list[i]
 		}
 	}
 	return nil
@@ -274,6 +275,9 @@ var media = []string{
 func mediaOf(a *asked) string {
 	if a.media == "" || a.length == 0 || a.grpc {
 		return ""
+	}
+	if slices.Contains(media, a.media) { // as most are written
+		return a.media
 	}
 	t, _, err := mime.ParseMediaType(a.media)
 	if err != nil || !slices.Contains(media, t) {

@@ -44,7 +44,7 @@ func TestSuite(t *testing.T) {
 }
 
 // newProtocol is a Protocol with one resource, which has some routes at least.
-func newProtocol(t *testing.T, r http.Resource, log *slog.Logger, idle time.Duration) *http.Protocol {
+func newProtocol(t testing.TB, r http.Resource, log *slog.Logger, idle time.Duration) *http.Protocol {
 	t.Helper()
 	if r.Operations == nil {
 		var err error
@@ -53,8 +53,9 @@ func newProtocol(t *testing.T, r http.Resource, log *slog.Logger, idle time.Dura
 		}
 	}
 	r.Resource = "svc"
+	list := []http.Resource{r}
 	return http.New(http.Config{
-		Resources: func() []http.Resource { return []http.Resource{r} },
+		Resources: func() []http.Resource { return list },
 		Limits:    httpgate.Limits{Idle: idle, Login: 3 * time.Second}, Logger: log,
 	})
 }

@@ -4,12 +4,30 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 
 	"github.com/exhibit-gateway/exhibit/internal/pgserver"
 )
+
+var postgresSuite = suite{
+	name: "PostgreSQL", peer: "relay", workloads: postgresWorkloads,
+	method: `- **direct**: pgbench to PostgreSQL, plain TCP on loopback, SCRAM authentication, synchronous commit.
+- **relay**: two goroutines per connection in Go that look at nothing; what a proxy in Go costs before it does anything.
+- **haproxy**: TCP mode, as many threads as CPUs. **pgbouncer**: session mode, one thread; it reuses server connections, and checks passwords by itself.
+- **exhibit (process)**, **exhibit (power)**: token authentication, one upstream connection per session, each command parsed, decided and recorded before it is forwarded. *process*: what reads is forwarded once its record survives the gateway's end; *power*: once it survives power loss. What writes waits for the disk in both.
+- select: pgbench's -S script; TPC-B-like: its default script. Latency: one client, one prepared select at a time. Memory: growth of the proxy's proportional set size (PSS), children included, over that many sessions that have each asked once.
+`,
+	start: func(ctx context.Context, dir string, o options) (*bed, error) {
+		s, err := startServer(ctx, dir, o.plan())
+		if err != nil {
+			return &bed{}, err
+		}
+		b := &bed{server: "PostgreSQL " + s.Version, settle: s.settle, commands: selects, stop: s.stop}
+		b.targets, err = startTargets(ctx, dir, s, o)
+		return b, err
+	},
+}
 
 // The database and its user. On Exhibit they are the resource and the agent.
 const (
@@ -24,7 +42,10 @@ type server struct {
 }
 
 // conn reaches the server directly.
-func (s *server) conn() conn { return conn{addr: s.Addr, user: benchUser, password: s.password} }
+func (s *server) conn() conn { return s.at(s.Addr) }
+
+// at is how to reach it through what listens on addr.
+func (s *server) at(addr string) conn { return conn{addr: addr, user: benchUser, password: s.password} }
 
 // startServer starts PostgreSQL and makes the database, its user and pgbench's
 // tables.
@@ -64,16 +85,4 @@ func (s *server) stop() {
 // settle puts writes to rest, so that nobody else's turn pays for them.
 func (s *server) settle(ctx context.Context) error {
 	return s.Exec(ctx, database, "vacuum pgbench_branches, pgbench_tellers", "checkpoint")
-}
-
-// look finds a program in the PATH or among the administrator's.
-func look(name string) (string, error) {
-	path, err := exec.LookPath(name)
-	if err != nil {
-		path, err = exec.LookPath("/usr/sbin/" + name)
-	}
-	if err != nil {
-		return "", fmt.Errorf("%s isn't installed\nhint: scripts/setup.sh bench installs it", name)
-	}
-	return path, nil
 }

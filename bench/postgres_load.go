@@ -19,13 +19,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// conn is how a client reaches the database.
-type conn struct {
-	addr     string
-	user     string
-	password string
-}
-
 func (c conn) dial(ctx context.Context) (*pgx.Conn, error) {
 	host, port, err := net.SplitHostPort(c.addr)
 	if err != nil {
@@ -39,54 +32,43 @@ func (c conn) dial(ctx context.Context) (*pgx.Conn, error) {
 	return pgx.ConnectConfig(ctx, config)
 }
 
-// workload is one load, and what to measure of it.
-type workload struct {
-	Name   string
-	Unit   string
-	Better string // "more" or "less"
-	rounds int
-	run    func(context.Context, *target) (values, error)
-	writes bool // and leaves something to clean up
-}
-
-// values is what one run measured, by name. A workload of one figure uses "".
-type values map[string]float64
-
-func workloads(p plan) []workload {
+func postgresWorkloads(p plan) []workload {
 	var w []workload
 	for _, mode := range []string{"prepared", "simple"} {
 		for _, clients := range p.clients {
-			w = append(w, workload{Name: fmt.Sprintf("select, %s, %s", mode, count(clients, "client")), Unit: "commands/s", Better: "more",
-				rounds: p.rounds, run: throughput("-S", "-M", mode, "-c", strconv.Itoa(clients), "-T", strconv.Itoa(p.seconds))})
+			w = append(w, workload{name: fmt.Sprintf("select, %s, %s", mode, count(clients, "client")), rounds: p.rounds,
+				run: throughput("commands/s", "-S", "-M", mode, "-c", strconv.Itoa(clients), "-T", strconv.Itoa(p.seconds))})
 		}
 	}
 	return append(w,
-		workload{Name: "TPC-B-like, " + count(p.writers, "client"), Unit: "transactions/s", Better: "more", rounds: p.rounds,
-			run: throughput("-M", "prepared", "-c", strconv.Itoa(p.writers), "-T", strconv.Itoa(p.seconds)), writes: true},
-		workload{Name: "connect for each select, " + count(p.churn, "client"), Unit: "connections/s", Better: "more", rounds: p.rounds,
-			run: throughput("-C", "-S", "-c", strconv.Itoa(p.churn), "-T", strconv.Itoa(p.seconds))},
-		workload{Name: fmt.Sprintf("one result of %d MiB", p.bulkMiB), Unit: "MiB/s", Better: "more", rounds: p.bulkRound, run: bulk(p.bulkMiB)},
-		workload{Name: "latency, 1 client", Unit: "µs", Better: "less", rounds: p.rounds, run: latency(p.queries)},
-		workload{Name: fmt.Sprintf("memory, %d idle sessions", p.idle), Unit: "KiB/session", Better: "less", rounds: 1, run: idle(p.idle)},
+		workload{name: "TPC-B-like, " + count(p.writers, "client"), rounds: p.rounds, writes: true,
+			run: throughput("transactions/s", "-M", "prepared", "-c", strconv.Itoa(p.writers), "-T", strconv.Itoa(p.seconds))},
+		workload{name: "connect for each select, " + count(p.churn, "client"), rounds: p.rounds,
+			run: throughput("connections/s", "-C", "-S", "-c", strconv.Itoa(p.churn), "-T", strconv.Itoa(p.seconds))},
+		workload{name: fmt.Sprintf("one result of %d MiB", p.bulkMiB), rounds: p.bulkRound, run: bulk(p.bulkMiB)},
+		workload{name: "latency, 1 client", rounds: p.rounds, run: latency(p.queries)},
+		workload{name: fmt.Sprintf("memory, %d idle sessions", p.idle), rounds: 1, run: idle(p.idle)},
 	)
 }
 
-func count(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
-}
-
 // throughput is pgbench's own figure.
-func throughput(args ...string) func(context.Context, *target) (values, error) {
-	return func(ctx context.Context, t *target) (values, error) {
+func throughput(unit string, args ...string) func(context.Context, *target) ([]figure, error) {
+	return func(ctx context.Context, t *target) ([]figure, error) {
 		out, err := pgbench(ctx, t.conn, append([]string{"-n", "-j", "2"}, args...)...)
 		if err != nil {
 			return nil, err
 		}
-		return out.values()
+		tps, err := out.tps()
+		return []figure{{unit: unit, more: true, value: tps}}, err
 	}
+}
+
+// selects has n selects done and returns how many it were.
+func selects(ctx context.Context, t *target, n int) (int, error) {
+	const clients = 16
+	each := n / clients
+	_, err := pgbench(ctx, t.conn, "-n", "-S", "-M", "prepared", "-c", strconv.Itoa(clients), "-j", "2", "-t", strconv.Itoa(each))
+	return each * clients, err
 }
 
 // output is what pgbench printed.
@@ -118,23 +100,22 @@ var (
 	failedLine = regexp.MustCompile(`(?m)^number of failed transactions: ([0-9]+)`)
 )
 
-// values reads the transactions a second. A run with failed transactions
+// tps reads the transactions a second. A run with failed transactions
 // measured something else.
-func (o output) values() (values, error) {
+func (o output) tps() (float64, error) {
 	if m := failedLine.FindStringSubmatch(string(o)); m != nil && m[1] != "0" {
-		return nil, fmt.Errorf("pgbench: %s transactions failed", m[1])
+		return 0, fmt.Errorf("pgbench: %s transactions failed", m[1])
 	}
 	m := tpsLine.FindStringSubmatch(string(o))
 	if m == nil {
-		return nil, fmt.Errorf("pgbench printed no figure: %s", o)
+		return 0, fmt.Errorf("pgbench printed no figure: %s", o)
 	}
-	tps, err := strconv.ParseFloat(m[1], 64)
-	return values{"": tps}, err
+	return strconv.ParseFloat(m[1], 64)
 }
 
 // bulk reads one large result and drops it.
-func bulk(mib int) func(context.Context, *target) (values, error) {
-	return func(ctx context.Context, t *target) (v values, err error) {
+func bulk(mib int) func(context.Context, *target) ([]figure, error) {
+	return func(ctx context.Context, t *target) (v []figure, err error) {
 		db, err := t.conn.dial(ctx)
 		if err != nil {
 			return nil, err
@@ -148,7 +129,7 @@ func bulk(mib int) func(context.Context, *target) (values, error) {
 		if n != mib<<20 {
 			return nil, fmt.Errorf("read %d bytes of %d", n, mib<<20)
 		}
-		return values{"": float64(mib) / time.Since(begin).Seconds()}, nil
+		return []figure{{unit: "MiB/s", more: true, value: float64(mib) / time.Since(begin).Seconds()}}, nil
 	}
 }
 
@@ -166,8 +147,8 @@ func discard(r *pgconn.MultiResultReader) (n int, err error) {
 }
 
 // latency asks for one row at a time, prepared, and keeps every duration.
-func latency(queries int) func(context.Context, *target) (values, error) {
-	return func(ctx context.Context, t *target) (v values, err error) {
+func latency(queries int) func(context.Context, *target) ([]figure, error) {
+	return func(ctx context.Context, t *target) (v []figure, err error) {
 		db, err := t.conn.dial(ctx)
 		if err != nil {
 			return nil, err
@@ -187,16 +168,16 @@ func latency(queries int) func(context.Context, *target) (values, error) {
 			}
 		}
 		slices.Sort(took)
-		return values{"p50": quantile(took, 0.50), "p99": quantile(took, 0.99)}, nil
+		return []figure{{name: "p50", unit: "µs", value: quantile(took, 0.50)}, {name: "p99", unit: "µs", value: quantile(took, 0.99)}}, nil
 	}
 }
 
 // idle opens sessions, lets each ask once, and weighs the proxy with and
 // without them.
-func idle(sessions int) func(context.Context, *target) (values, error) {
-	return func(ctx context.Context, t *target) (v values, err error) {
+func idle(sessions int) func(context.Context, *target) ([]figure, error) {
+	return func(ctx context.Context, t *target) (v []figure, err error) {
 		if t.proc == nil {
-			return values{"": 0}, nil // nothing stands between
+			return []figure{{unit: "KiB/session"}}, nil // nothing stands between
 		}
 		before, err := memory(t.proc.cmd.Process.Pid)
 		if err != nil {
@@ -215,7 +196,7 @@ func idle(sessions int) func(context.Context, *target) (values, error) {
 		if err != nil {
 			return nil, err
 		}
-		return values{"": float64(after-before) / float64(sessions)}, nil
+		return []figure{{unit: "KiB/session", value: float64(after-before) / float64(sessions)}}, nil
 	}
 }
 
@@ -251,14 +232,4 @@ func openAll(ctx context.Context, c conn, n int) ([]*pgx.Conn, error) {
 	}
 	wg.Wait()
 	return open, errors.Join(errs...)
-}
-
-// firstLine is the first line that a program prints, for the report.
-func firstLine(ctx context.Context, argv ...string) string {
-	out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).Output()
-	if err != nil && len(out) == 0 {
-		return err.Error()
-	}
-	line, _, _ := strings.Cut(string(out), "\n")
-	return strings.TrimSpace(line)
 }

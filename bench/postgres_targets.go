@@ -2,35 +2,18 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/exhibit-gateway/exhibit/internal/pgserver"
 )
 
-// target is one way to the database.
-type target struct {
-	name    string
-	conn    conn
-	proc    *process // nil for direct
-	version string
-	gateway *gateway // nil for what keeps no evidence
-}
-
-func (t *target) stop() {
-	if t.proc != nil {
-		t.proc.stop(syscall.SIGTERM)
-	}
-}
-
-// startTargets starts all of them. It returns those that it started even when
-// it fails.
+// startTargets starts all ways to the database. It returns those that it started
+// even when it fails.
 func startTargets(ctx context.Context, dir string, s *server, o options) ([]*target, error) {
-	targets := []*target{{name: "direct", conn: s.conn(), version: "PostgreSQL " + s.Version}}
+	targets := []*target{{name: "direct", conn: s.conn()}}
 	for _, start := range []func(context.Context, string, *server) (*target, error){startRelay, startHAProxy, startPgBouncer} {
 		t, err := start(ctx, dir, s)
 		if err != nil {
@@ -38,50 +21,16 @@ func startTargets(ctx context.Context, dir string, s *server, o options) ([]*tar
 		}
 		targets = append(targets, t)
 	}
-	exhibit, err := filepath.Abs(o.exhibit)
-	if err != nil {
-		return targets, err
-	}
-	if _, err := os.Stat(exhibit); errors.Is(err, os.ErrNotExist) {
-		progress("%s isn't built, leaving Exhibit out", o.exhibit)
-		return targets, nil
-	}
-	for _, durability := range []string{"process", "power"} {
-		t, err := startExhibit(ctx, dir, s, o.plan(), exhibit, durability)
-		if err != nil {
-			return targets, fmt.Errorf("exhibit (%s): %w", durability, err)
-		}
-		targets = append(targets, t)
-	}
-	return targets, nil
-}
-
-// listen starts a program that passes connections on addr on to the server.
-func listen(ctx context.Context, dir, name, addr string, s *server, argv ...string) (*target, error) {
-	proc, err := start(dir, name, argv...)
-	if err != nil {
-		return nil, err
-	}
-	c := s.conn()
-	c.addr = addr
-	t := &target{name: name, conn: c, proc: proc}
-	if err := proc.ready(ctx, "tcp", addr); err != nil {
-		t.stop()
-		return nil, err
-	}
-	return t, nil
+	gateways, err := startGateways(ctx, dir, o, resource{
+		protocol: "postgres", sessions: 2*o.plan().idle + 100,
+		text:  fmt.Sprintf("upstream: {address: %q, database: %s, user: %s, password: {file: password}}", s.Addr, database, benchUser),
+		files: map[string]string{"password": s.password},
+	})
+	return append(targets, gateways...), err
 }
 
 func startRelay(ctx context.Context, dir string, s *server) (*target, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	addr, err := pgserver.FreeAddr()
-	if err != nil {
-		return nil, err
-	}
-	return listen(ctx, dir, "relay", addr, s, self, "-relay", addr+"="+s.Addr)
+	return self(ctx, dir, "relay", "-relay", s.conn())
 }
 
 func startHAProxy(ctx context.Context, dir string, s *server) (*target, error) {
@@ -108,7 +57,7 @@ listen postgres
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 		return nil, err
 	}
-	t, err := listen(ctx, dir, "haproxy", addr, s, bin, "-db", "-f", config)
+	t, err := listen(ctx, dir, "haproxy", s.at(addr), bin, "-db", "-f", config)
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +103,7 @@ ignore_startup_parameters = extra_float_digits
 	if os.Getuid() == 0 {
 		argv = []string{bin, "-u", "postgres", config} // it refuses root as the server does
 	}
-	t, err := listen(ctx, dir, "pgbouncer", addr, s, argv...)
+	t, err := listen(ctx, dir, "pgbouncer", s.at(addr), argv...)
 	if err != nil {
 		return nil, err
 	}
