@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -50,6 +51,32 @@ type Session struct {
 	named    bool // the upstream was recorded
 
 	agents map[*connection]struct{} // that it was served on; under the server's mu
+	part   io.Closer                // the Handler's own
+}
+
+// Part returns the Handler's own part of the session, which is made when it is
+// asked for first. It is closed when the session ends, after the last request
+// and before the end is recorded.
+func (s *Session) Part(make func() io.Closer) io.Closer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.part == nil {
+		s.part = make()
+	}
+	return s.part
+}
+
+// closePart closes what Part made.
+func (s *Session) closePart() {
+	s.mu.Lock()
+	part := s.part
+	s.mu.Unlock()
+	if part == nil {
+		return
+	}
+	if err := part.Close(); err != nil {
+		s.server.log.Error("a session does not end in good order", "session", s.ID(), "error", err)
+	}
 }
 
 // session returns the session of a credential at a route's resource, with one
@@ -221,6 +248,7 @@ func (s *Session) watch(e *entry) {
 	s.server.forget(s.key, e)
 	s.cancel(s.Cause()) // what still runs
 	<-s.drained
+	s.closePart()
 	s.up.close()
 	if err := s.Close(protocol.SessionEnd{
 		Reason: s.leaving, Frames: map[string]uint64{"request": s.requests.Load()}, Bytes: s.sent.Load(), Reply: s.replied.Load(),
@@ -253,8 +281,8 @@ func reasonOf(cause error) string {
 	return cause.Error()
 }
 
-// connected records an upstream connection that was made for the session.
-func (s *Session) connected(ctx context.Context, b evidence.SessionUpstreamBody) error {
+// Reached records an upstream connection that was made for the session.
+func (s *Session) Reached(ctx context.Context, b evidence.SessionUpstreamBody) error {
 	s.mu.Lock()
 	first := !s.named
 	s.named = true

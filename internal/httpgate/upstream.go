@@ -117,7 +117,7 @@ func (d *dialer) dial(ctx context.Context, alpn ...string) (net.Conn, error) {
 		facts.Peer = hex.EncodeToString(sum[:])
 		c = t
 	}
-	if err := d.s.connected(ctx, facts); err != nil {
+	if err := d.s.Reached(ctx, facts); err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %w", errNotSent, err), c.Close())
 	}
 	return c, nil
