@@ -141,7 +141,7 @@ func (s *Session) Begin(_ context.Context, cmds ...*evidence.Command) ([]protoco
 	out := make([]protocol.Exchange, len(cmds))
 	refused := false
 	for i, c := range cmds {
-		if c.Frames <= 0 || c.Bytes <= 0 && c.Path != PathServer {
+		if c.Frames <= 0 || c.Bytes <= 0 && c.Path != PathServer && c.Verb != evidence.VerbSession {
 			s.fault("a command of %d frames and %d bytes", c.Frames, c.Bytes)
 		}
 		x := &Exchange{Command: *c, s: s, pos: s.position(len(s.exchanges) + 1), decision: evidence.Decision{Effect: evidence.Allow}}
