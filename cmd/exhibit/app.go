@@ -37,7 +37,7 @@ var verbs = []func(*app) *cobra.Command{
 	newAgent, newEnroll, newToken, newCertificate, newCredential, newGrant,
 	newWho, newAllowed, newDid, newExplain, newSessions,
 	newLog, newPack, newVerify,
-	newConfig, newPolicy, newOpenAPI, newVersion,
+	newConfig, newPolicy, newMCP, newOpenAPI, newVersion,
 }
 
 // The groups of verbs.

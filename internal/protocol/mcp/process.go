@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
-	"github.com/exhibit-gateway/exhibit/internal/httpgate"
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
 )
 
@@ -31,7 +30,7 @@ type Command struct {
 
 // process is a server that the gateway has started, for one session of it.
 type process struct {
-	s     *httpgate.Session
+	s     account
 	cmd   *exec.Cmd
 	in    *os.File
 	limit int // bytes of a message
@@ -48,6 +47,12 @@ type process struct {
 	read      chan struct{} // closed when nothing more comes
 	gone      chan struct{} // closed when the process has ended and that is on record
 	forgotten func()        // called when it ends
+}
+
+// account is where it is put down what a process does.
+type account interface {
+	Note(ctx context.Context, n protocol.Note) error
+	Count(requests, sent, replied int)
 }
 
 // inbox is where messages of the server's arrive for one turn.
@@ -80,7 +85,7 @@ func (t *turn) started(initialize bool) (*conversation, error) {
 		return nil, errConversations
 	}
 	c := newConversation(id)
-	p, err := start(t.s, t.res, t.p.log)
+	p, err := start(t.s, t.res, t.p.log.With("session", t.s.ID()))
 	if err != nil {
 		return nil, err
 	}
@@ -108,13 +113,13 @@ func (p *process) name() string { return filepath.Base(p.cmd.Path) }
 
 // start starts a server. It ends with the gateway (on Linux, whatever becomes of
 // that), and is told of nothing but what is configured.
-func start(s *httpgate.Session, res *Resource, log *slog.Logger) (*process, error) {
+func start(s account, res *Resource, log *slog.Logger) (*process, error) {
 	env, err := res.Command.Env()
 	if err != nil {
 		return nil, err
 	}
 	p := &process{
-		s: s, limit: res.Message, log: log.With("resource", res.Resource, "session", s.ID()),
+		s: s, limit: res.Message, log: log.With("resource", res.Resource),
 		waiting: make(map[string]*inbox), read: make(chan struct{}), gone: make(chan struct{}),
 	}
 	p.cmd = exec.Command(res.Command.Args[0], res.Command.Args[1:]...) //nolint:noctx,gosec // the operator's own; it ends with the session
@@ -331,7 +336,7 @@ const (
 )
 
 // packet makes a line of a message. Its line breaks are spaces between tokens.
-func (p *process) packet(s *httpgate.Session, content []byte, own bool) *packet {
+func (p *process) packet(content []byte, own bool) *packet {
 	line := append(bytes.Map(func(r rune) rune {
 		if r == '\n' || r == '\r' {
 			return ' '
@@ -344,14 +349,14 @@ func (p *process) packet(s *httpgate.Session, content []byte, own bool) *packet 
 			return nil, err
 		}
 		if !m.isRequest() {
-			if err := p.write(s, line); err != nil {
+			if err := p.write(line); err != nil {
 				return nil, err
 			}
 			return &reply{status: http.StatusAccepted, next: nothing, close: func() {}}, nil
 		}
 		key := idKey(m.id)
 		in := p.attach(key, own)
-		if err := p.write(s, line); err != nil {
+		if err := p.write(line); err != nil {
 			p.detach(key, in)
 			return nil, err
 		}
@@ -436,13 +441,13 @@ func (p *process) detach(key string, in *inbox) {
 }
 
 // write writes a line. A server that doesn't read is ended.
-func (p *process) write(s *httpgate.Session, line []byte) error {
+func (p *process) write(line []byte) error {
 	p.writing.Lock()
 	defer p.writing.Unlock()
 	if err := p.in.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return err
 	}
-	s.Count(1, len(line), 0)
+	p.s.Count(1, len(line), 0)
 	if _, err := p.in.Write(line); err != nil {
 		killGroup(p.cmd.Process, true)
 		return fmt.Errorf("writing to the server: %w", err)

@@ -27,6 +27,9 @@ type Tool struct {
 	held     string // why it is neither shown nor called; "" is accepted
 }
 
+// Held is why a tool is neither shown nor called; "" is one that is accepted.
+func (t *Tool) Held() string { return t.held }
+
 // Why a tool is held.
 const (
 	heldNew     = "new"       // nobody has accepted it
@@ -131,8 +134,9 @@ type Definitions struct {
 
 // DefinitionsConfig is what Definitions need.
 type DefinitionsConfig struct {
-	Record func(ctx context.Context, resource string, b evidence.ImportBody) error
-	Logger *slog.Logger
+	Resources func() []Resource // in force now, to explain what is asked of them
+	Record    func(ctx context.Context, resource string, b evidence.ImportBody) error
+	Logger    *slog.Logger
 }
 
 // catalogue is what is known of a resource's tools.

@@ -179,7 +179,7 @@ type ownMessage struct{ method string }
 // packet makes what goes to the server: a message of the agent's, or an own one.
 func (t *turn) packet(c *conversation, method string, content []byte, own *ownMessage) (*packet, *httpgate.Failure) {
 	if c.proc != nil {
-		return c.proc.packet(t.s, content, own != nil), nil
+		return c.proc.packet(content, own != nil), nil
 	}
 	h := make(http.Header)
 	for _, name := range passed {
