@@ -50,6 +50,7 @@ type Session struct {
 	assert   string
 	named    bool // the upstream was recorded
 
+	over   chan string              // why the Handler ends it
 	agents map[*connection]struct{} // that it was served on; under the server's mu
 	part   io.Closer                // the Handler's own
 }
@@ -64,6 +65,15 @@ func (s *Session) Part(make func() io.Closer) io.Closer {
 		s.part = make()
 	}
 	return s.part
+}
+
+// End ends the session from the Handler's side: requests that run are cut short,
+// and the next one opens another session.
+func (s *Session) End(reason string) {
+	select {
+	case s.over <- reason:
+	default: // it ends for another reason
+	}
 }
 
 // closePart closes what Part made.
@@ -133,7 +143,7 @@ func (c *connection) open(ctx context.Context, e *entry, key sessionKey, cred pr
 	}
 	s := &Session{
 		Session: ps, Route: route, server: c.Server, key: key, refs: 1,
-		drained: make(chan struct{}), agents: make(map[*connection]struct{}),
+		drained: make(chan struct{}), over: make(chan string, 1), agents: make(map[*connection]struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.up = newUpstream(s)
@@ -232,6 +242,8 @@ func (s *Session) watch(e *entry) {
 		case <-s.Done():
 			s.leave(reasonOf(s.Cause()), true)
 			defer s.disconnect()
+		case reason := <-s.over:
+			s.leave(reason, true)
 		case <-time.After(s.patience(idle)):
 			reason := "idle"
 			if s.expired(time.Now()) {

@@ -21,7 +21,8 @@ type part struct {
 	closed bool
 
 	starting sync.Mutex     // one process at a time
-	ending   sync.WaitGroup // conversations whose process is being ended
+	closing  chan struct{}  // closed with the session
+	ending   sync.WaitGroup // processes that are being ended, and commands that nobody waits for
 }
 
 const (
@@ -64,7 +65,9 @@ type asked struct {
 	action string
 }
 
-func newPart() *part { return &part{of: make(map[string]*conversation)} }
+func newPart() *part {
+	return &part{of: make(map[string]*conversation), closing: make(chan struct{})}
+}
 
 func newConversation(id string) *conversation {
 	return &conversation{
@@ -77,6 +80,7 @@ func newConversation(id string) *conversation {
 func (p *part) Close() error {
 	p.mu.Lock()
 	p.closed = true
+	close(p.closing)
 	all := p.of
 	p.of = nil
 	p.mu.Unlock()
@@ -190,7 +194,10 @@ type call struct {
 	all    bool // of a list, and from its beginning
 	ex     protocol.Exchange
 	once   sync.Once
+	over   chan struct{} // closed with the end
 }
+
+func newCall(ex protocol.Exchange) *call { return &call{ex: ex, over: make(chan struct{})} }
 
 // end records the outcome, unless another end came first. It reports whether
 // this one counts.
@@ -198,8 +205,32 @@ func (x *call) end(ctx context.Context, o evidence.Outcome) (first bool, err err
 	x.once.Do(func() {
 		first = true
 		err = x.ex.End(context.WithoutCancel(ctx), o)
+		close(x.over)
 	})
 	return first, err
+}
+
+// cancelGrace is how long after an agent has left a request it may say that it
+// has cancelled it.
+const cancelGrace = 2 * time.Second
+
+// abandon ends a request whose agent has left, in doubt unless the agent still
+// says that it has cancelled it.
+func (p *part) abandon(ctx context.Context, c *conversation, x *call, o evidence.Outcome, failed func(error)) {
+	p.ending.Go(func() {
+		late := time.NewTimer(cancelGrace)
+		defer late.Stop()
+		select {
+		case <-x.over:
+			return
+		case <-late.C:
+		case <-p.closing:
+		}
+		c.leave(x, false)
+		if _, err := x.end(ctx, o); err != nil {
+			failed(err)
+		}
+	})
 }
 
 var (

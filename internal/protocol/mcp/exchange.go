@@ -21,7 +21,8 @@ func (t *turn) call(c *conversation, m *message) {
 		return
 	}
 	u, err := t.p.shapes.understand(t.res, c, m)
-	x := &call{key: idKey(m.id), method: m.method, all: isWhole(m)}
+	x := newCall(nil)
+	x.key, x.method, x.all = idKey(m.id), m.method, isWhole(m)
 	if err == nil {
 		err = c.enter(x)
 	}
@@ -203,7 +204,7 @@ func (t *turn) oneWay(c *conversation, m *message, u understood, of evidence.Pos
 		return false
 	}
 	defer rep.close()
-	x := &call{ex: ex}
+	x := newCall(ex)
 	return (&flow{turn: t, c: c, m: m, x: x}).status(rep)
 }
 
@@ -268,7 +269,7 @@ func (t *turn) plain(c *conversation, action string) (*reply, *call) {
 		t.fail(nil, f)
 		return nil, nil
 	}
-	return rep, &call{ex: ex, method: t.r.Method}
+	return rep, newCall(ex)
 }
 
 // flow is what comes back from the server in one turn.
@@ -476,13 +477,24 @@ func (f *flow) broken(err error) {
 	f.tell(failure)
 }
 
+// stop tells a server that doesn't see the agent leave.
+func (f *flow) stop() {
+	if f.c.proc == nil {
+		return
+	}
+	b := append([]byte(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":`), f.m.id...)
+	if err := f.own(append(b, "}}"...), "cancel"); err != nil {
+		f.p.log.Warn("a server cannot be told that a request is cancelled", "resource", f.res.Resource, "cause", err)
+	}
+}
+
 // ended is the end of a stream.
 func (f *flow) ended(err error) {
-	gone := f.ctx.Err() != nil
+	gone := f.r.Context().Err() != nil && f.s.Ended().Err() == nil && f.s.Cause() == nil // the agent, and nobody else
 	switch {
 	case f.listens:
 		o := evidence.Outcome{Class: evidence.OK}
-		if err != io.EOF && !gone {
+		if err != io.EOF && f.ctx.Err() == nil {
 			o = evidence.Outcome{Class: evidence.Cancelled, Detail: err.Error()}
 		}
 		f.done(f.x, o)
@@ -490,11 +502,16 @@ func (f *flow) ended(err error) {
 	case f.c.id != "" && f.c.proc == nil && f.resumes && (gone || err == io.EOF):
 		// The agent may take up the stream where it broke off: the answer comes
 		// there, and until then the command is open.
-	case gone && f.s.Cause() == nil && f.m.version() != "":
-		// In stateless revisions this is how a request is cancelled.
+	case gone && f.m.version() != "":
+		// In stateless revisions this is how a request is cancelled over HTTP.
+		f.stop()
 		f.c.leave(f.x, false)
 		f.done(f.x, evidence.Outcome{Class: evidence.Cancelled, Detail: "the agent left before the answer"})
 	case f.c.running(f.x.key) == nil && f.c.isGone(f.x.key): // cancelled
+	case gone && f.c.running(f.x.key) == f.x:
+		f.part.abandon(f.ctx, f.c, f.x, httpgate.Lost(errors.New("the agent left before the answer")), func(err error) {
+			f.p.log.Error("the outcome of a command cannot be recorded", "command", f.x.ex.Position().String(), "cause", err)
+		})
 	default:
 		if err == io.EOF {
 			err = errors.New("the stream ended before the answer")

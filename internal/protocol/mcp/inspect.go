@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 )
@@ -35,7 +36,9 @@ func (f *flow) inspect(data []byte) (out []byte, ok bool) {
 		return nil, true // nobody waits for it
 	}
 	// Of a stream that is taken up again: it may have been sent before.
-	return f.answerOf(&call{ex: f.x.ex, key: key, method: methodOf(m)}, m)
+	again := newCall(f.x.ex)
+	again.key, again.method = key, methodOf(m)
+	return f.answerOf(again, m)
 }
 
 // methodOf tells by a result of a list which list it is of.
@@ -184,7 +187,7 @@ func (f *flow) ask(m *message) (out []byte, ok bool) {
 		f.refuse(m, "the access gateway refuses: "+ex.Decision().Reason, ex.Position().String())
 		return nil, true
 	}
-	x := &call{ex: ex}
+	x := newCall(ex)
 	if !f.c.ask(key, asked{ex.Position(), action}) {
 		if _, err := x.end(f.ctx, evidence.Outcome{Class: evidence.Failed, Code: "too_many"}); err != nil {
 			f.unrecorded(err)
@@ -227,16 +230,21 @@ func (f *flow) refuse(m *message, reason, command string) {
 	}
 }
 
+// ownTimeout bounds how long a message of the gateway's own may take.
+const ownTimeout = 10 * time.Second
+
 // own sends a message of the gateway's own that has no answer.
 func (f *flow) own(content []byte, kind string) error {
 	out, failure := f.packet(f.c, http.MethodPost, content, &ownMessage{})
 	if failure != nil {
 		return errUnsent
 	}
-	if err := f.note(f.ctx, kind, out.bytes); err != nil {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(f.ctx), ownTimeout)
+	defer cancel()
+	if err := f.note(ctx, kind, out.bytes); err != nil {
 		return err
 	}
-	rep, err := out.send(f.ctx)
+	rep, err := out.send(ctx)
 	if err != nil {
 		return err
 	}

@@ -95,11 +95,17 @@ func (t *turn) started(initialize bool) (*conversation, error) {
 		return nil, err
 	}
 	p.mu.Lock()
-	p.forgotten = func() { t.part.remove(c) }
+	s := t.s
+	p.forgotten = func() {
+		t.part.remove(c)
+		if c.id == "" { // no server is started again within a session
+			s.End("the server's process has ended")
+		}
+	}
 	over := p.exited != nil
 	p.mu.Unlock()
 	if over {
-		t.part.remove(c)
+		p.forgotten()
 	}
 	facts := evidence.SessionUpstreamBody{Local: "stdio", Remote: p.name(), PID: uint32(p.cmd.Process.Pid), Start: time.Now().UTC().Format(time.RFC3339)}
 	if err := t.s.Reached(t.ctx, facts); err != nil {
@@ -206,7 +212,7 @@ func (p *process) ended(err error) {
 		p.log.Warn("a server has ended by itself", "how", how)
 	}
 	close(p.gone)
-	if forgotten != nil {
+	if forgotten != nil && !asked {
 		forgotten()
 	}
 }
@@ -390,20 +396,30 @@ func (p *process) reply(ctx context.Context, key string, in *inbox) *reply {
 			case e := <-in.ch:
 				return e, nil
 			case <-ctx.Done():
-				return nil, context.Cause(ctx)
 			case <-p.gone:
-				select {
-				case e := <-in.ch:
-					return e, nil
-				default:
-				}
-				p.mu.Lock()
-				defer p.mu.Unlock()
-				return nil, p.exited
 			}
+			return p.last(ctx, in)
 		},
 		close: func() { p.detach(key, in) },
 	}
+}
+
+// last is what a turn reads that can't wait any longer. That the process has
+// ended says more than that the session does because of it.
+func (p *process) last(ctx context.Context, in *inbox) (*event, error) {
+	select {
+	case <-p.gone:
+	default:
+		return nil, context.Cause(ctx)
+	}
+	select {
+	case e := <-in.ch:
+		return e, nil
+	default:
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return nil, p.exited
 }
 
 // attach makes an inbox. What nobody has read goes to the first that may have
