@@ -61,6 +61,13 @@ node_clients() {
 	npm ci --ignore-scripts --silent --no-audit --no-fund || fail "npm could not install node's PostgreSQL clients"
 }
 
+# The conformance suite of MCP with the Node that it needs, and servers to drive,
+# as internal/protocol/mcp/testdata/node pins them.
+mcp_clients() {
+	cp "$OLDPWD"/internal/protocol/mcp/testdata/node/package*.json .
+	npm ci --ignore-scripts --silent --no-audit --no-fund || fail "npm could not install the suite and servers of MCP"
+}
+
 case "${1:-}" in
 golangci-lint) module github.com/golangci/golangci-lint/v2 github.com/golangci/golangci-lint/v2/cmd/golangci-lint v2.15.0 ;;
 govulncheck) module golang.org/x/vuln golang.org/x/vuln/cmd/govulncheck v1.9.0 ;;
@@ -69,8 +76,12 @@ postgres-18)
 	fetch "$postgres_18" postgres_18
 	;;
 node-clients) fetch "$(sha256sum <e2e/testdata/node/package-lock.json)" node_clients ;;
+mcp-clients)
+	[ "$(uname -sm)" = "Linux x86_64" ] || fail "the Node that the suite needs is for Linux on x86-64"
+	fetch "$(sha256sum <internal/protocol/mcp/testdata/node/package-lock.json)" mcp_clients
+	;;
 *)
-	echo "usage: scripts/tool.sh golangci-lint|govulncheck|postgres-18|node-clients" >&2
+	echo "usage: scripts/tool.sh golangci-lint|govulncheck|postgres-18|node-clients|mcp-clients" >&2
 	exit 2
 	;;
 esac
