@@ -292,7 +292,7 @@ func (f *flow) status(rep *reply) bool {
 		return false
 	}
 	e, err := rep.next()
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		f.broken(err)
 		return false
 	}
@@ -351,7 +351,7 @@ func (f *flow) run(rep *reply) {
 			f.ended(err)
 			return
 		}
-		if e.data != nil && len(e.data) > 0 {
+		if len(e.data) > 0 {
 			out, ok := f.inspect(e.data)
 			if !ok {
 				return
@@ -374,7 +374,7 @@ func (f *flow) run(rep *reply) {
 // single passes on a response that is one message, or none.
 func (f *flow) single(rep *reply) {
 	e, err := rep.next()
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		f.broken(err)
 		return
 	}
@@ -494,12 +494,12 @@ func (f *flow) ended(err error) {
 	switch {
 	case f.listens:
 		o := evidence.Outcome{Class: evidence.OK}
-		if err != io.EOF && f.ctx.Err() == nil {
+		if !errors.Is(err, io.EOF) && f.ctx.Err() == nil {
 			o = evidence.Outcome{Class: evidence.Cancelled, Detail: err.Error()}
 		}
 		f.done(f.x, o)
 	case f.answered:
-	case f.c.id != "" && f.c.proc == nil && f.resumes && (gone || err == io.EOF):
+	case f.c.id != "" && f.c.proc == nil && f.resumes && (gone || errors.Is(err, io.EOF)):
 		// The agent may take up the stream where it broke off: the answer comes
 		// there, and until then the command is open.
 	case gone && f.m.version() != "":
@@ -513,7 +513,7 @@ func (f *flow) ended(err error) {
 			f.p.log.Error("the outcome of a command cannot be recorded", "command", f.x.ex.Position().String(), "cause", err)
 		})
 	default:
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = errors.New("the stream ended before the answer")
 		}
 		f.broken(err)

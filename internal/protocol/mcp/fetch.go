@@ -96,9 +96,9 @@ func answerIn(rep *reply, asked *message) (*message, error) {
 	for {
 		e, err := rep.next()
 		switch {
-		case err == io.EOF && asked.isNotification() && rep.status < 300:
+		case errors.Is(err, io.EOF) && asked.isNotification() && rep.status < 300:
 			return nil, nil
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return nil, &serverError{strconv.Itoa(rep.status)}
 		case err != nil:
 			return nil, err
@@ -166,7 +166,7 @@ func (o *overHTTP) ask(ctx context.Context, content []byte) (*message, error) {
 	if err := o.fields(ctx, r.Header, m); err != nil {
 		return nil, err
 	}
-	resp, err := o.client.Do(r)
+	resp, err := o.client.Do(r) //nolint:bodyclose // answerIn closes it
 	if err != nil {
 		return nil, err
 	}

@@ -162,9 +162,9 @@ func (t *turn) pageOf(rep *reply, id []byte, ex protocol.Exchange) ([]byte, erro
 	for {
 		e, err := rep.next()
 		switch {
-		case err == io.EOF && rep.status != http.StatusOK:
+		case errors.Is(err, io.EOF) && rep.status != http.StatusOK:
 			return nil, &serverError{strconv.Itoa(rep.status)}
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return nil, io.ErrUnexpectedEOF
 		case err != nil:
 			return nil, err

@@ -313,8 +313,8 @@ func TestASessionOfTheServerBelongsToWhoseItIs(t *testing.T) {
 				t.Fatal("the client has no session")
 			}
 			ping := `{"jsonrpc":"2.0","id":901,"method":"ping"}`
-			if resp, body, err := g.agent().do("POST", "/svc", ping, "Mcp-Session-Id", id); err != nil || resp.StatusCode != http.StatusOK {
-				t.Errorf("its own agent: %v %s, %v", resp, body, err)
+			if got, err := g.agent().do("POST", "/svc", ping, "Mcp-Session-Id", id); err != nil || got.status != http.StatusOK {
+				t.Errorf("its own agent: %+v, %v", got, err)
 			}
 			g.Gate.Token = "another-agents-token"
 			other := g.agent()
@@ -324,8 +324,8 @@ func TestASessionOfTheServerBelongsToWhoseItIs(t *testing.T) {
 				if method == "POST" {
 					content = ping
 				}
-				if resp, body, err := other.do(method, "/svc", content, "Mcp-Session-Id", id); err != nil || resp.StatusCode != http.StatusNotFound {
-					t.Errorf("another agent's %s: %v %s, %v", method, resp, body, err)
+				if got, err := other.do(method, "/svc", content, "Mcp-Session-Id", id); err != nil || got.status != http.StatusNotFound {
+					t.Errorf("another agent's %s: %+v, %v", method, got, err)
 				}
 			}
 		})

@@ -20,9 +20,12 @@ type event struct {
 // events reads a stream. It takes nothing that readers split differently.
 type events struct {
 	br    *bufio.Reader
-	limit int // bytes of one event
+	limit int // bytes of one message
 	begun bool
 }
+
+// maxFraming is how many bytes of an event may be there besides its message.
+const maxFraming = 4096
 
 var (
 	errTooLarge = errors.New("a message of the server exceeds the limit")
@@ -43,11 +46,11 @@ func (s *events) next() (*event, error) {
 
 func (s *events) read() (e *event, typ string, err error) {
 	e = &event{}
-	left, any := s.limit, false
+	left, any := s.limit+maxFraming, false
 	for {
 		line, err := s.line(&left)
 		if err != nil {
-			if err == io.EOF && any { // an event without its end is none
+			if errors.Is(err, io.EOF) && any { // an event without its end is none
 				err = io.ErrUnexpectedEOF
 			}
 			return nil, "", err
@@ -76,6 +79,9 @@ func (s *events) read() (e *event, typ string, err error) {
 		case "retry":
 			e.retry = string(value)
 		}
+		if len(e.data) > s.limit {
+			return nil, "", errTooLarge
+		}
 		if len(e.id) > 1024 || strings.ContainsRune(e.id, 0) || strings.Trim(e.retry, "0123456789") != "" {
 			return nil, "", errStream
 		}
@@ -95,7 +101,7 @@ func (s *events) line(left *int) ([]byte, error) {
 			continue
 		}
 		if err != nil {
-			if err == io.EOF && len(line) > 0 {
+			if errors.Is(err, io.EOF) && len(line) > 0 {
 				err = io.ErrUnexpectedEOF
 			}
 			return nil, err

@@ -48,9 +48,9 @@ func TestSuite(t *testing.T) {
 		},
 		Login: func(conn net.Conn, token string) (prototest.Agent, error) {
 			a := newAgent(conn, token)
-			resp, body, err := a.do("GET", httpgate.SessionPath, "")
-			if err == nil && resp.StatusCode != http.StatusOK {
-				err = fmt.Errorf("%s: %s", resp.Status, body)
+			got, err := a.do("GET", httpgate.SessionPath, "")
+			if err == nil && got.status != http.StatusOK {
+				err = fmt.Errorf("%d: %s", got.status, got.body)
 			}
 			if err != nil {
 				return nil, errors.Join(err, a.Close(), conn.Close())
@@ -91,39 +91,45 @@ func newAgent(conn net.Conn, token string) *agent {
 	return &agent{client: &http.Client{Transport: tr, Timeout: 10 * time.Second}, tr: tr, token: token}
 }
 
-// do asks for something and returns the response with its content read.
-func (a *agent) do(method, path, content string, fields ...string) (*http.Response, string, error) {
+// answer is a response with its content read.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+func (a *agent) do(method, path, content string, fields ...string) (answer, error) {
 	var body io.Reader
 	if content != "" {
 		body = strings.NewReader(content)
 	}
 	r, err := http.NewRequestWithContext(context.Background(), method, "http://localhost"+path, body)
 	if err != nil {
-		return nil, "", err
+		return answer{}, err
 	}
 	r.Header.Set("Authorization", "Bearer "+a.token)
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set("Accept", "application/json, text/event-stream")
 	for i := 0; i < len(fields); i += 2 {
-		r.Header.Add(fields[i], fields[i+1])
+		r.Header.Set(fields[i], fields[i+1])
 	}
 	resp, err := a.client.Do(r)
 	if err != nil {
-		return nil, "", err
+		return answer{}, err
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
-	return resp, string(b), err
+	return answer{resp.StatusCode, resp.Header, string(b)}, err
 }
 
 // call calls a tool; the error says how that was refused.
 func (a *agent) call(tool, argument string) error {
-	resp, body, err := a.do("POST", "/", fmt.Sprintf(`{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":%q,"arguments":{"text":%q}}}`, tool, argument))
+	got, err := a.do("POST", "/", fmt.Sprintf(`{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":%q,"arguments":{"text":%q}}}`, tool, argument))
 	switch {
 	case err != nil:
 		return err
-	case resp.StatusCode != http.StatusOK || strings.Contains(body, `"error"`) || strings.Contains(body, `"isError":true`):
-		return fmt.Errorf("%s: %s", resp.Status, body)
+	case got.status != http.StatusOK || strings.Contains(got.body, `"error"`) || strings.Contains(got.body, `"isError":true`):
+		return fmt.Errorf("%d: %s", got.status, got.body)
 	}
 	return nil
 }

@@ -208,7 +208,7 @@ func (t *turn) packet(c *conversation, method string, content []byte, own *ownMe
 		return nil, f
 	}
 	return &packet{bytes: out.Bytes(), send: func(ctx context.Context) (*reply, error) {
-		resp, err := t.s.Send(ctx, out)
+		resp, err := t.s.Send(ctx, out) //nolint:bodyclose // the reply does
 		if err != nil {
 			return nil, err
 		}

@@ -13,7 +13,7 @@ func replyOf(resp *http.Response, limit int) *reply {
 	r := &reply{status: resp.StatusCode, header: resp.Header, close: func() { resp.Body.Close() }}
 	media, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	if r.stream = err == nil && media == "text/event-stream" && resp.StatusCode == http.StatusOK; r.stream {
-		s := &events{br: bufio.NewReaderSize(resp.Body, 8<<10), limit: limit + 4096}
+		s := &events{br: bufio.NewReaderSize(resp.Body, 8<<10), limit: limit}
 		r.next = s.next
 		return r
 	}
