@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"sync"
 	"time"
 
@@ -107,7 +108,10 @@ func (t *turn) started(initialize bool) (*conversation, error) {
 	if over {
 		p.forgotten()
 	}
-	facts := evidence.SessionUpstreamBody{Local: "stdio", Remote: p.name(), PID: uint32(p.cmd.Process.Pid), Start: time.Now().UTC().Format(time.RFC3339)}
+	facts := evidence.SessionUpstreamBody{
+		Local: "stdio:" + strconv.Itoa(p.cmd.Process.Pid), Remote: p.name(), // a pair that no other session has
+		PID: uint32(p.cmd.Process.Pid), Start: time.Now().UTC().Format(time.RFC3339),
+	}
 	if err := t.s.Reached(t.ctx, facts); err != nil {
 		t.part.remove(c)
 		return nil, err
