@@ -50,7 +50,7 @@ type Session struct {
 	assert   string
 	named    bool // the upstream was recorded
 
-	over   chan string              // why the Handler ends it
+	over   chan struct{}            // the Handler ends it
 	agents map[*connection]struct{} // that it was served on; under the server's mu
 	part   io.Closer                // the Handler's own
 }
@@ -67,12 +67,13 @@ func (s *Session) Part(make func() io.Closer) io.Closer {
 	return s.part
 }
 
-// End ends the session from the Handler's side: requests that run are cut short,
-// and the next one opens another session.
+// End ends the session from the Handler's side: when it returns the next request
+// opens another one, and those that run are cut short.
 func (s *Session) End(reason string) {
+	s.leave(reason, true)
 	select {
-	case s.over <- reason:
-	default: // it ends for another reason
+	case s.over <- struct{}{}:
+	default: // it ends already
 	}
 }
 
@@ -143,7 +144,7 @@ func (c *connection) open(ctx context.Context, e *entry, key sessionKey, cred pr
 	}
 	s := &Session{
 		Session: ps, Route: route, server: c.Server, key: key, refs: 1,
-		drained: make(chan struct{}), over: make(chan string, 1), agents: make(map[*connection]struct{}),
+		drained: make(chan struct{}), over: make(chan struct{}, 1), agents: make(map[*connection]struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.up = newUpstream(s)
@@ -224,6 +225,9 @@ func (s *Session) release() {
 func (s *Session) leave(reason string, now bool) (left bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.leaving != "" { // it does already
+		return true
+	}
 	if !now && s.refs > 0 {
 		return false
 	}
@@ -242,8 +246,7 @@ func (s *Session) watch(e *entry) {
 		case <-s.Done():
 			s.leave(reasonOf(s.Cause()), true)
 			defer s.disconnect()
-		case reason := <-s.over:
-			s.leave(reason, true)
+		case <-s.over:
 		case <-time.After(s.patience(idle)):
 			reason := "idle"
 			if s.expired(time.Now()) {
@@ -263,7 +266,7 @@ func (s *Session) watch(e *entry) {
 	s.closePart()
 	s.up.close()
 	if err := s.Close(protocol.SessionEnd{
-		Reason: s.leaving, Frames: map[string]uint64{"request": s.requests.Load()}, Bytes: s.sent.Load(), Reply: s.replied.Load(),
+		Reason: s.reason(), Frames: map[string]uint64{"request": s.requests.Load()}, Bytes: s.sent.Load(), Reply: s.replied.Load(),
 	}); err != nil {
 		s.server.log.Error("the end of a session cannot be recorded", "session", s.ID(), "error", err)
 	}
@@ -284,6 +287,12 @@ func (s *Session) patience(idle time.Duration) time.Duration {
 		}
 	}
 	return wait
+}
+
+func (s *Session) reason() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.leaving
 }
 
 func reasonOf(cause error) string {

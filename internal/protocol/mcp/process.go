@@ -215,21 +215,21 @@ func (p *process) ended(err error) {
 	if !asked {
 		p.log.Warn("a server has ended by itself", "how", how)
 	}
-	close(p.gone)
-	if forgotten != nil && !asked {
+	if forgotten != nil && !asked { // before anybody is told of it
 		forgotten()
 	}
+	close(p.gone)
 }
 
 // stop ends the process, and waits until that is on record.
 func (p *process) stop() {
 	p.mu.Lock()
 	p.stopping = true
+	exited := p.exited != nil
 	p.mu.Unlock()
-	select {
-	case <-p.gone:
+	if exited {
+		<-p.gone
 		return
-	default:
 	}
 	killGroup(p.cmd.Process, false)
 	late := time.NewTimer(termGrace)
