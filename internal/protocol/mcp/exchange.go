@@ -215,6 +215,11 @@ func (t *turn) listen() {
 		t.skip(nil, nil, http.StatusNotFound, errNoSession)
 		return
 	}
+	if until := t.s.Identity().Expires; !until.IsZero() { // who may not ask any more isn't told any more
+		ctx, cancel := context.WithDeadline(t.ctx, until)
+		defer cancel()
+		t.ctx = ctx
+	}
 	rep, x := t.plain(c, Name+":listen")
 	if x == nil {
 		return

@@ -1,6 +1,7 @@
 package mcp_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -35,13 +36,30 @@ type gateway struct {
 // the resource says how to start.
 func startGateway(t *testing.T, upstream string, r mcp.Resource) *gateway {
 	t.Helper()
+	return startGatewayLogging(t, upstream, r, slog.DiscardHandler)
+}
+
+// lockedBuffer is a buffer that many may write to.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  *bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func startGatewayLogging(t *testing.T, upstream string, r mcp.Resource, log slog.Handler) *gateway {
+	t.Helper()
 	g := &gateway{Gate: &prototest.Gate{Upstream: protocol.Upstream{Address: upstream}}, t: t}
 	r.Resource, r.Prefix, r.Endpoint = "svc", "/svc", "/mcp"
 	p := mcp.New(mcp.Config{
 		Resources:   func() []mcp.Resource { return []mcp.Resource{r} },
-		Definitions: mcp.NewDefinitions(mcp.DefinitionsConfig{Record: g.record, Logger: slog.New(slog.DiscardHandler)}),
+		Definitions: mcp.NewDefinitions(mcp.DefinitionsConfig{Record: g.record, Logger: slog.New(log)}),
 		Issuer:      func() string { return "https://issuer.example" },
-		Limits:      httpgate.Limits{Idle: time.Minute}, Logger: slog.New(slog.DiscardHandler),
+		Limits:      httpgate.Limits{Idle: time.Minute}, Logger: slog.New(log),
 	})
 	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
