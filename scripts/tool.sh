@@ -71,6 +71,13 @@ node_clients() {
 	npm ci --ignore-scripts --silent --no-audit --no-fund || fail "npm could not install node's PostgreSQL clients"
 }
 
+# The conformance suite of MCP with the Node that it needs, and servers to drive,
+# as internal/protocol/mcp/testdata/node pins them.
+mcp_clients() {
+	cp "$OLDPWD"/internal/protocol/mcp/testdata/node/package*.json .
+	npm ci --ignore-scripts --silent --no-audit --no-fund || fail "npm could not install the suite and servers of MCP"
+}
+
 case "${1:-}" in
 caddy) module github.com/caddyserver/caddy/v2 github.com/caddyserver/caddy/v2/cmd/caddy v2.11.9 ;;
 golangci-lint) module github.com/golangci/golangci-lint/v2 github.com/golangci/golangci-lint/v2/cmd/golangci-lint v2.15.0 ;;
@@ -83,8 +90,12 @@ postgres-18)
 	;;
 pg-dump-18) fetch "$pg_dump_18" pg_dump_18 ;;
 node-clients) fetch "$(sha256sum <e2e/testdata/node/package-lock.json)" node_clients ;;
+mcp-clients)
+	[ "$(uname -sm)" = "Linux x86_64" ] || fail "the Node that the suite needs is for Linux on x86-64"
+	fetch "$(sha256sum <internal/protocol/mcp/testdata/node/package-lock.json)" mcp_clients
+	;;
 *)
-	echo "usage: scripts/tool.sh caddy|golangci-lint|govulncheck|grpcurl|h2spec|postgres-18|pg-dump-18|node-clients" >&2
+	echo "usage: scripts/tool.sh caddy|golangci-lint|govulncheck|grpcurl|h2spec|postgres-18|pg-dump-18|node-clients|mcp-clients" >&2
 	exit 2
 	;;
 esac

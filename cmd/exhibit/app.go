@@ -39,7 +39,7 @@ var verbs = []func(*app) *cobra.Command{
 	newConnect, newRun, newToken, newCertificate,
 	newWho, newAllowed, newDid, newExplain, newSessions,
 	newLog, newPack, newVerify,
-	newConfig, newPolicy, newOpenAPI, newVersion,
+	newConfig, newPolicy, newMCP, newOpenAPI, newVersion,
 }
 
 // The groups of verbs.

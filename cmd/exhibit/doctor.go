@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -360,6 +361,10 @@ func (d *doctor) upstream(ctx context.Context, r config.Resource) {
 	check := "resource " + r.Name
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
+	if len(r.MCP.Command) > 0 {
+		d.program(check, r)
+		return
+	}
 	if r.Protocol != "postgres" {
 		d.service(ctx, check, r)
 		return
@@ -374,6 +379,19 @@ func (d *doctor) upstream(ctx context.Context, r config.Resource) {
 	default:
 		d.fail(check, fmt.Sprintf("%s can't be reached: %v", r.Upstream.Address, err), "check its upstream's address and tls, and whether the server runs")
 	}
+}
+
+// program looks for what the gateway would start, and reads its environment.
+func (d *doctor) program(check string, r config.Resource) {
+	path, err := exec.LookPath(r.MCP.Command[0])
+	if err == nil {
+		_, err = environment(r.MCP.Env)
+	}
+	if err != nil {
+		d.fail(check, fmt.Sprintf("its server can't be started: %v", err), "check its mcp.command and mcp.env")
+		return
+	}
+	d.ok(check, "%s can be started", path)
 }
 
 // service connects to a resource of a protocol above HTTP, reads its credential

@@ -13,6 +13,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/internal/httpgate"
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/http"
+	"github.com/exhibit-gateway/exhibit/internal/protocol/mcp"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/sql"
 )
@@ -20,7 +21,7 @@ import (
 // actions are those of all protocols.
 var actions = func() map[string][]string {
 	all := make(map[string][]string)
-	for _, of := range []map[string][]string{sql.Actions, http.Actions} {
+	for _, of := range []map[string][]string{sql.Actions, http.Actions, mcp.Actions} {
 		maps.Copy(all, of)
 	}
 	return all
@@ -30,6 +31,7 @@ var actions = func() map[string][]string {
 type inForce struct {
 	*config.Config
 	services []http.Resource
+	servers  []mcp.Resource
 }
 
 // protocolsOf returns how to make the protocol of a listener: a line for each.
@@ -47,8 +49,11 @@ func protocolsOf(live *atomic.Pointer[inForce], g *gateway.Gateway, log *slog.Lo
 	services := http.NewServices(http.ServicesConfig{
 		InForce: func() *[]http.Resource { return &live.Load().services }, Record: g.RecordImport, Logger: log,
 	})
+	servers := func() []mcp.Resource { return live.Load().servers }
+	definitions := mcp.NewDefinitions(mcp.DefinitionsConfig{Resources: servers, Record: g.RecordImport, Logger: log})
 	g.ExplainWith("postgres", databases)
 	g.ExplainWith(http.Name, services)
+	g.ExplainWith(mcp.Name, definitions)
 	g.ResolveWith("postgres", postgres.Resolver{})
 	c := live.Load()
 	return func(l config.Listener, t *tls.Config) (protocol.Protocol, error) {
@@ -61,6 +66,12 @@ func protocolsOf(live *atomic.Pointer[inForce], g *gateway.Gateway, log *slog.Lo
 		case http.Name:
 			return http.New(http.Config{
 				Listener: l.Name, Resources: services.Resources, Assert: g.Identify, Keys: g.Keys, Logger: log,
+				Limits: httpgate.Limits{Idle: c.Limits.SessionIdle, Login: c.Limits.Handshake},
+			}), nil
+		case mcp.Name:
+			return mcp.New(mcp.Config{
+				Listener: l.Name, Resources: servers, Definitions: definitions, Issuer: func() string { return live.Load().Issuer },
+				Assert: g.Identify, Keys: g.Keys, Logger: log,
 				Limits: httpgate.Limits{Idle: c.Limits.SessionIdle, Login: c.Limits.Handshake},
 			}), nil
 		}
@@ -86,6 +97,46 @@ func servicesOf(c *config.Config) ([]http.Resource, error) {
 		})
 	}
 	return list, nil
+}
+
+// serversOf are the resources that speak MCP.
+func serversOf(c *config.Config) []mcp.Resource {
+	list := []mcp.Resource{}
+	for _, r := range c.Resources {
+		if r.Protocol == mcp.Name {
+			list = append(list, serverOf(r))
+		}
+	}
+	return list
+}
+
+func serverOf(r config.Resource) mcp.Resource {
+	m := r.MCP
+	s := mcp.Resource{
+		Route: httpgate.Route{Resource: r.Name, Prefix: m.Prefix, Host: m.Host, Identity: m.Identity},
+		Hosts: m.Hosts, Endpoint: m.Endpoint, Tools: m.Tools, AcceptAll: m.Accept == config.AcceptAll,
+		TrustAnnotations: m.TrustAnnotations, Match: m.Match, Message: int(m.MessageBytes),
+	}
+	if len(m.Command) > 0 {
+		s.Command = &mcp.Command{Args: m.Command, Dir: m.Dir, Env: func() ([]string, error) { return environment(m.Env) }}
+	}
+	return s
+}
+
+// environment reads the variables of a process.
+func environment(vars map[string]config.EnvVar) ([]string, error) {
+	env := make([]string, 0, len(vars))
+	for name, v := range vars {
+		value := v.Value
+		if s := v.Secret(); !s.IsZero() {
+			var err error
+			if value, err = s.Read(); err != nil {
+				return nil, fmt.Errorf("variable %s: %w", name, err)
+			}
+		}
+		env = append(env, name+"="+value)
+	}
+	return env, nil
 }
 
 // maxDocument bounds an OpenAPI document, bytes.

@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -118,7 +119,7 @@ func settingsOf(c *config.Config, live *atomic.Pointer[inForce]) (gateway.Settin
 			MaxUnsealedAge: c.Sealing.MaxUnsealedAge, MaxUnsealedBytes: int64(c.Sealing.MaxUnsealedBytes),
 		},
 		Listening: []string{c.Admin.Socket, c.Admin.HTTPS.Address, c.Metrics.Address},
-		InForce:   func() { live.Store(&inForce{c, services}) },
+		InForce:   func() { live.Store(&inForce{c, services, serversOf(c)}) },
 	}
 	for _, p := range c.People {
 		s.People = append(s.People, p.Evidence())
@@ -127,13 +128,27 @@ func settingsOf(c *config.Config, live *atomic.Pointer[inForce]) (gateway.Settin
 		s.Listening = append(s.Listening, fmt.Sprintf("%+v", l))
 	}
 	for i, r := range c.EvidenceResources() {
-		target, err := targetOf(c.Resources[i].Upstream)
+		up, err := upstreamOf(c.Resources[i])
 		if err != nil {
 			return gateway.Settings{}, fmt.Errorf("resource %s: %w", r.Name, err)
 		}
-		s.Resources = append(s.Resources, gateway.Resource{Resource: r, Upstream: target.Upstream})
+		s.Resources = append(s.Resources, gateway.Resource{Resource: r, Upstream: up})
 	}
 	return s, nil
+}
+
+// upstreamOf returns where a resource is: an address, or a program that the
+// gateway starts.
+func upstreamOf(r config.Resource) (func() (protocol.Upstream, error), error) {
+	if len(r.MCP.Command) > 0 {
+		up := protocol.Upstream{Address: "stdio:" + filepath.Base(r.MCP.Command[0])}
+		return func() (protocol.Upstream, error) { return up, nil }, nil
+	}
+	target, err := targetOf(r.Upstream)
+	if err != nil {
+		return nil, err
+	}
+	return target.Upstream, nil
 }
 
 // targetOf is the upstream of a resource.

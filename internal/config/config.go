@@ -34,6 +34,7 @@ type Config struct {
 	Listeners    []Listener `yaml:"listeners"`
 	Resources    []Resource `yaml:"resources"`
 	Policies     string     `yaml:"policies"` // folder of Cedar files
+	Issuer       string     `yaml:"issuer"`   // URL at which agents get tokens, as clients of MCP are told
 	Limits       Limits     `yaml:"limits"`
 	Sealing      Sealing    `yaml:"sealing"`
 
@@ -102,6 +103,7 @@ type Resource struct {
 	Protocol   string            `yaml:"protocol"`
 	Upstream   Upstream          `yaml:"upstream"`
 	HTTP       HTTP              `yaml:"http"`
+	MCP        MCP               `yaml:"mcp"`
 	Durability string            `yaml:"durability"` // of reads: DurabilityPower or DurabilityProcess
 	Labels     map[string]string `yaml:"labels"`
 }
@@ -119,6 +121,42 @@ type HTTP struct {
 	Routes   []string `yaml:"routes"`   // or the operations themselves, like "GET /invoices/{id}"
 	Match    []string `yaml:"match"`    // JSON pointers into contents; policy sees the values
 }
+
+// MCP says which requests are meant for a resource of the protocol mcp, and what
+// of its server is accepted.
+type MCP struct {
+	Hosts    []string `yaml:"hosts"`    // that requests name; none is any that no other resource has
+	Prefix   string   `yaml:"prefix"`   // the path at which agents find it; default: /
+	Endpoint string   `yaml:"endpoint"` // the path of the server; default: /mcp
+	Host     string   `yaml:"host"`     // that the upstream is asked for; default: its address
+	Identity bool     `yaml:"identity"` // tell the upstream for whom the gateway asks
+
+	Command []string          `yaml:"command"` // starts the server instead, to speak over its standard input and output
+	Dir     string            `yaml:"dir"`     // that it is started in
+	Env     map[string]EnvVar `yaml:"env"`     // all of its environment
+
+	Tools            map[string]string `yaml:"tools"`             // digests of accepted definitions, by name
+	Accept           string            `yaml:"accept"`            // AcceptListed or AcceptAll
+	TrustAnnotations bool              `yaml:"trust_annotations"` // a tool that says it only reads is a read
+	Match            []string          `yaml:"match"`             // JSON pointers into arguments; policy sees the values
+	MessageBytes     Size              `yaml:"message_bytes"`     // largest message, either way
+}
+
+// Which tools of a server are accepted.
+const (
+	AcceptListed = "listed" // those whose definitions tools names
+	AcceptAll    = "all"
+)
+
+// EnvVar is a variable of a process's environment, or where its value is.
+type EnvVar struct {
+	Value string `yaml:"value"`
+	File  string `yaml:"file"`
+	Env   string `yaml:"env"`
+}
+
+// Secret is where the value is.
+func (v EnvVar) Secret() Secret { return Secret{File: v.File, Env: v.Env} }
 
 // What an intent to read must survive before it is forwarded. Every other
 // intent survives power loss.

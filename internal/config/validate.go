@@ -34,7 +34,8 @@ func (c *Config) complete(d *decoder, dir string) {
 	for i := range c.Resources {
 		r := &c.Resources[i]
 		paths = append(paths, &r.Upstream.Password.File, &r.Upstream.TLS.CA, &r.Upstream.TLS.Cert, &r.Upstream.TLS.Key,
-			&r.Upstream.Header.Value.File, &r.Upstream.OAuth.ClientSecret.File, &r.HTTP.OpenAPI)
+			&r.Upstream.Header.Value.File, &r.Upstream.OAuth.ClientSecret.File, &r.HTTP.OpenAPI, &r.MCP.Dir)
+		c.completeMCP(d, fmt.Sprintf("resources[%d].mcp", i), r, dir)
 		if !d.has(fmt.Sprintf("resources[%d].durability", i)) {
 			r.Durability = DurabilityPower
 		}
@@ -53,6 +54,32 @@ func (c *Config) complete(d *decoder, dir string) {
 	c.Limits.SessionsPerAgent = min(c.Limits.SessionsPerAgent, c.Limits.Sessions)
 	if c.Admin.Socket == "" && c.Data != "" {
 		c.Admin.Socket = filepath.Join(c.Data, "admin.sock")
+	}
+}
+
+// completeMCP fills in the defaults of a resource of the protocol mcp.
+func (c *Config) completeMCP(d *decoder, at string, r *Resource, dir string) {
+	if r.Protocol != "mcp" {
+		return
+	}
+	m := &r.MCP
+	if !d.has(at + ".endpoint") {
+		m.Endpoint = "/mcp"
+	}
+	if !d.has(at + ".accept") {
+		m.Accept = AcceptListed
+	}
+	if !d.has(at + ".message_bytes") {
+		m.MessageBytes = 8 << 20
+	}
+	for name, v := range m.Env {
+		if v.File != "" && !filepath.IsAbs(v.File) {
+			v.File = filepath.Join(dir, v.File)
+			m.Env[name] = v
+		}
+	}
+	if len(m.Command) > 0 && strings.Contains(m.Command[0], "/") && !filepath.IsAbs(m.Command[0]) {
+		m.Command[0] = filepath.Join(dir, m.Command[0])
 	}
 }
 
@@ -77,6 +104,7 @@ func (c *Config) validate(d *decoder) {
 	c.validateAdmin(d)
 	c.validateListeners(d)
 	c.validateResources(d)
+	c.validateIssuer(d)
 	c.validateNumbers(d)
 }
 
@@ -198,12 +226,15 @@ func (c *Config) validateResources(d *decoder) {
 			d.fail(at+".durability", "durability is power or process", "power: the record of a read survives power loss before the read is forwarded; process: it survives a crash of the gateway, and the pack says so")
 		}
 		u := r.Upstream
-		d.address(at+".upstream.address", u.Address)
+		if len(r.MCP.Command) == 0 || r.Protocol != "mcp" {
+			d.address(at+".upstream.address", u.Address)
+		}
 		if r.Protocol == "postgres" {
 			d.required(at+".upstream.user", u.User, "the account that the gateway uses there; agents never see it")
 			d.required(at+".upstream.database", u.Database, "the database that the gateway connects to")
 		}
 		c.validateHTTP(d, at, r)
+		c.validateMCP(d, at, i)
 		if u.Password.File != "" && u.Password.Env != "" {
 			d.fail(at+".upstream.password", "password has both file and env", "keep one")
 		}
@@ -220,15 +251,14 @@ func (c *Config) validateResources(d *decoder) {
 }
 
 // overHTTP are the protocols above HTTP.
-var overHTTP = []string{"http"}
+var overHTTP = []string{"http", "mcp"}
 
 func (c *Config) validateHTTP(d *decoder, at string, r Resource) {
 	u, h := r.Upstream, r.HTTP
-	above := slices.Contains(overHTTP, r.Protocol)
-	if !above {
-		if d.has(at + ".http") {
-			d.fail(at+".http", "http is for resources of the protocol http", "")
-		}
+	if r.Protocol != "http" && d.has(at+".http") {
+		d.fail(at+".http", "http is for resources of the protocol http", "")
+	}
+	if !slices.Contains(overHTTP, r.Protocol) {
 		for key, set := range map[string]bool{"header": d.has(at + ".upstream.header"), "oauth": d.has(at + ".upstream.oauth")} {
 			if set {
 				d.fail(at+".upstream."+key, key+" is for protocols above HTTP", "")
@@ -257,23 +287,15 @@ func (c *Config) validateHTTP(d *decoder, at string, r Resource) {
 		}
 		d.required(at+".upstream.oauth.client_id", u.OAuth.ClientID, "the gateway's own client id there")
 	}
-	for i, host := range h.Hosts {
-		if host == "" || host != strings.ToLower(host) || strings.ContainsAny(host, ":/ ") {
-			d.fail(fmt.Sprintf("%s.http.hosts[%d]", at, i), "a host is a name in lower case, without port", "for example billing.example.com")
-		}
-	}
-	for _, p := range []struct{ key, v string }{{"prefix", h.Prefix}, {"base", h.Base}} {
-		if p.v != "" && (!strings.HasPrefix(p.v, "/") || strings.HasSuffix(p.v, "/") || !pathPrefix.MatchString(p.v)) {
-			d.fail(at+".http."+p.key, p.key+" begins with a slash and ends without one", "for example /billing")
-		}
-	}
+	d.hosts(at+".http.hosts", h.Hosts)
+	d.prefix(at+".http.prefix", h.Prefix)
+	d.prefix(at+".http.base", h.Base)
 	if h.OpenAPI != "" && len(h.Routes) > 0 {
 		d.fail(at+".http.routes", "routes and openapi both say which operations there are", "keep one")
 	}
-	for i, p := range h.Match {
-		if !strings.HasPrefix(p, "/") {
-			d.fail(fmt.Sprintf("%s.http.match[%d]", at, i), "not a JSON pointer (RFC 6901)", "for example /amount, or /customer/id")
-		}
+	d.pointers(at+".http.match", h.Match)
+	if r.Protocol != "http" {
+		return
 	}
 	for j, other := range c.Resources {
 		if other.Name == r.Name {
@@ -281,6 +303,28 @@ func (c *Config) validateHTTP(d *decoder, at string, r Resource) {
 		}
 		if other.Protocol == r.Protocol && other.HTTP.Prefix == h.Prefix && (len(h.Hosts) == 0 && len(other.HTTP.Hosts) == 0 || shareOne(h.Hosts, other.HTTP.Hosts)) {
 			d.fail(at+".http", fmt.Sprintf("the same requests are meant for resources[%d]", j), "give each resource hosts or a prefix of its own")
+		}
+	}
+}
+
+func (d *decoder) hosts(path string, hosts []string) {
+	for i, host := range hosts {
+		if host == "" || host != strings.ToLower(host) || strings.ContainsAny(host, ":/ ") {
+			d.fail(fmt.Sprintf("%s[%d]", path, i), "a host is a name in lower case, without port", "for example billing.example.com")
+		}
+	}
+}
+
+func (d *decoder) prefix(path, v string) {
+	if v != "" && (!strings.HasPrefix(v, "/") || strings.HasSuffix(v, "/") || !pathPrefix.MatchString(v)) {
+		d.fail(path, path[strings.LastIndexByte(path, '.')+1:]+" begins with a slash and ends without one", "for example /billing")
+	}
+}
+
+func (d *decoder) pointers(path string, list []string) {
+	for i, p := range list {
+		if !strings.HasPrefix(p, "/") {
+			d.fail(fmt.Sprintf("%s[%d]", path, i), "not a JSON pointer (RFC 6901)", "for example /amount, or /customer/id")
 		}
 	}
 }
@@ -386,7 +430,7 @@ func (d *decoder) name(path, what, v string, seen map[string]bool) {
 }
 
 // protocols are those that a listener or a resource may name.
-var protocols = []string{"postgres", "http"}
+var protocols = []string{"postgres", "http", "mcp"}
 
 func (d *decoder) protocol(path, v string) {
 	for _, p := range protocols {
@@ -394,7 +438,7 @@ func (d *decoder) protocol(path, v string) {
 			return
 		}
 	}
-	d.fail(path, "protocol must be "+strings.Join(protocols, " or "), "")
+	d.fail(path, "protocol must be "+strings.Join(protocols[:len(protocols)-1], ", ")+" or "+protocols[len(protocols)-1], "")
 }
 
 // address reports whether v is host:port or the absolute path of a unix

@@ -43,8 +43,7 @@ func (s *Session) Forward(w http.ResponseWriter, r *Request, content []byte, cmd
 	defer cancel()
 	o, raw, err := s.compose(ctx, r, content)
 	if err != nil {
-		s.server.log.Error("a request cannot be made", "resource", s.Route.Resource, "error", err)
-		s.server.refuse(w, r.Request, &Failure{Status: http.StatusBadGateway, Reason: "the gateway has no credential for the resource", Hint: "ask the gateway's operator"})
+		s.server.refuse(w, r.Request, s.uncomposed(err))
 		return
 	}
 	cmd.Raw = o.head[:raw:raw]
@@ -91,8 +90,24 @@ func (s *Session) Forward(w http.ResponseWriter, r *Request, content []byte, cmd
 	s.reply(ctx, w, r, resp, ex)
 }
 
+// uncomposed is why a request can't be made.
+func (s *Session) uncomposed(err error) *Failure {
+	s.server.log.Error("a request cannot be made", "resource", s.Route.Resource, "error", err)
+	return &Failure{Status: http.StatusBadGateway, Reason: "the gateway has no credential for the resource", Hint: "ask the gateway's operator"}
+}
+
 // unanswered ends a command of which no response came.
 func (s *Session) unanswered(ctx context.Context, w http.ResponseWriter, r *Request, ex protocol.Exchange, err error) {
+	o, f := s.Unanswered(ex, err)
+	if err := ex.End(context.WithoutCancel(ctx), o); err != nil {
+		f = refusalOf(err, "")
+	}
+	s.server.refuse(w, r.Request, f)
+}
+
+// Unanswered returns the outcome of a command of which no response came, and
+// what to tell the agent.
+func (s *Session) Unanswered(ex protocol.Exchange, err error) (evidence.Outcome, *Failure) {
 	o := Lost(err)
 	f := &Failure{Status: http.StatusBadGateway, Reason: "no response came from the resource: it may or may not have done what was asked", Hint: "find out before you repeat it", ID: ex.Position().String()}
 	if errors.Is(err, errNotSent) {
@@ -103,10 +118,7 @@ func (s *Session) unanswered(ctx context.Context, w http.ResponseWriter, r *Requ
 			s.server.log.Warn("an upstream cannot be reached", "resource", s.Route.Resource, "error", err)
 		}
 	}
-	if err := ex.End(context.WithoutCancel(ctx), o); err != nil {
-		f = refusalOf(err, "")
-	}
-	s.server.refuse(w, r.Request, f)
+	return o, f
 }
 
 // observed is a request's content on its way: each byte is digested and counted

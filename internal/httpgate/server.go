@@ -119,7 +119,9 @@ func (s *Server) Serve(ctx context.Context, agent net.Conn, g protocol.Gate) err
 			}
 		},
 	}
+	written := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
+		defer close(written)
 		// Requests that run end with ctx; those that were answered are written.
 		late, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
@@ -127,9 +129,11 @@ func (s *Server) Serve(ctx context.Context, agent net.Conn, g protocol.Gate) err
 			srv.Close()
 		}
 	})
-	err := srv.Serve(&oneConn{conn: agent, closed: c.closed})
+	err := srv.Serve(&oneConn{conn: agent, closed: c.closed, shut: make(chan struct{})})
+	if !stop() {
+		<-written
+	}
 	c.handlers.Wait()
-	stop()
 	cancel()
 	if errors.Is(err, errNoMore) || errors.Is(err, http.ErrServerClosed) {
 		err = nil
@@ -152,6 +156,8 @@ type oneConn struct {
 	conn   net.Conn
 	given  bool
 	closed <-chan struct{}
+	shut   chan struct{} // by the HTTP server, which waits until nothing accepts any more
+	once   sync.Once
 }
 
 func (l *oneConn) Accept() (net.Conn, error) {
@@ -159,11 +165,18 @@ func (l *oneConn) Accept() (net.Conn, error) {
 		l.given = true
 		return l.conn, nil
 	}
-	<-l.closed
+	select {
+	case <-l.closed:
+	case <-l.shut:
+	}
 	return nil, errNoMore
 }
 
-func (l *oneConn) Close() error   { return nil }
+func (l *oneConn) Close() error {
+	l.once.Do(func() { close(l.shut) })
+	return nil
+}
+
 func (l *oneConn) Addr() net.Addr { return l.conn.LocalAddr() }
 
 // quiet drops what net/http says about a peer: it may quote it.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -40,6 +41,7 @@ type Session struct {
 
 	sent, replied atomic.Uint64 // bytes, to the upstream and to the agent
 	requests      atomic.Uint64
+	told          atomic.Bool // which fields are added
 
 	mu       sync.Mutex
 	refs     int       // requests that run
@@ -50,7 +52,44 @@ type Session struct {
 	assert   string
 	named    bool // the upstream was recorded
 
+	over   chan struct{}            // the Handler ends it
 	agents map[*connection]struct{} // that it was served on; under the server's mu
+	part   io.Closer                // the Handler's own
+}
+
+// Part returns the Handler's own part of the session, which is made when it is
+// asked for first. It is closed when the session ends, after the last request
+// and before the end is recorded.
+func (s *Session) Part(make func() io.Closer) io.Closer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.part == nil {
+		s.part = make()
+	}
+	return s.part
+}
+
+// End ends the session from the Handler's side: when it returns the next request
+// opens another one, and those that run are cut short.
+func (s *Session) End(reason string) {
+	s.leave(reason, true)
+	select {
+	case s.over <- struct{}{}:
+	default: // it ends already
+	}
+}
+
+// closePart closes what Part made.
+func (s *Session) closePart() {
+	s.mu.Lock()
+	part := s.part
+	s.mu.Unlock()
+	if part == nil {
+		return
+	}
+	if err := part.Close(); err != nil {
+		s.server.log.Error("a session does not end in good order", "session", s.ID(), "error", err)
+	}
 }
 
 // session returns the session of a credential at a route's resource, with one
@@ -108,7 +147,7 @@ func (c *connection) open(ctx context.Context, e *entry, key sessionKey, cred pr
 	}
 	s := &Session{
 		Session: ps, Route: route, server: c.Server, key: key, refs: 1,
-		drained: make(chan struct{}), agents: make(map[*connection]struct{}),
+		drained: make(chan struct{}), over: make(chan struct{}, 1), agents: make(map[*connection]struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.up, s.basic = newUpstream(s), basicOf(ps.Upstream())
@@ -189,6 +228,9 @@ func (s *Session) release() {
 func (s *Session) leave(reason string, now bool) (left bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.leaving != "" { // it does already
+		return true
+	}
 	if !now && s.refs > 0 {
 		return false
 	}
@@ -207,6 +249,7 @@ func (s *Session) watch(e *entry) {
 		case <-s.Done():
 			s.leave(reasonOf(s.Cause()), true)
 			defer s.disconnect()
+		case <-s.over:
 		case <-time.After(s.patience(idle)):
 			reason := "idle"
 			if s.expired(time.Now()) {
@@ -223,9 +266,10 @@ func (s *Session) watch(e *entry) {
 	s.server.forget(s.key, e)
 	s.cancel(s.Cause()) // what still runs
 	<-s.drained
+	s.closePart()
 	s.up.close()
 	if err := s.Close(protocol.SessionEnd{
-		Reason: s.leaving, Frames: map[string]uint64{"request": s.requests.Load()}, Bytes: s.sent.Load(), Reply: s.replied.Load(),
+		Reason: s.reason(), Frames: map[string]uint64{"request": s.requests.Load()}, Bytes: s.sent.Load(), Reply: s.replied.Load(),
 	}); err != nil {
 		s.server.log.Error("the end of a session cannot be recorded", "session", s.ID(), "error", err)
 	}
@@ -248,6 +292,12 @@ func (s *Session) patience(idle time.Duration) time.Duration {
 	return wait
 }
 
+func (s *Session) reason() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.leaving
+}
+
 func reasonOf(cause error) string {
 	if cause == nil {
 		return "ended"
@@ -255,8 +305,8 @@ func reasonOf(cause error) string {
 	return cause.Error()
 }
 
-// connected records an upstream connection that was made for the session.
-func (s *Session) connected(ctx context.Context, b evidence.SessionUpstreamBody) error {
+// Reached records an upstream connection that was made for the session.
+func (s *Session) Reached(ctx context.Context, b evidence.SessionUpstreamBody) error {
 	s.mu.Lock()
 	first := !s.named
 	s.named = true

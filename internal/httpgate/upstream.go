@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/textproto"
 	"net/url"
 	"slices"
 	"strconv"
@@ -118,7 +119,7 @@ func (d *dialer) dial(ctx context.Context, alpn ...string) (net.Conn, error) {
 		facts.Peer = hex.EncodeToString(sum[:])
 		c = t
 	}
-	if err := d.s.connected(ctx, facts); err != nil {
+	if err := d.s.Reached(ctx, facts); err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %w", errNotSent, err), c.Close())
 	}
 	return c, nil
@@ -416,8 +417,9 @@ func (u *http2Upstream) do(ctx context.Context, o *outgoing) (*http.Response, er
 	return resp, err
 }
 
-// compose makes an outgoing request, but for its content: what the agent sent
-// first, and behind it what the gateway adds. Raw is the former.
+// compose makes an outgoing request, but for how its content comes: what the
+// agent sent first, and behind it what the gateway adds. Raw is the length of the
+// former.
 func (s *Session) compose(ctx context.Context, r *Request, content []byte) (o *outgoing, raw int, err error) {
 	up := s.Upstream()
 	o = &outgoing{method: r.Method, target: r.target(s.Route.Base), host: s.Route.Host, header: r.Header, body: content, upgrade: r.Upgrade}
@@ -427,10 +429,18 @@ func (s *Session) compose(ctx context.Context, r *Request, content []byte) (o *o
 			o.host = "localhost"
 		}
 	}
+	added, err := s.added(ctx, up.Header)
+	if err != nil {
+		return nil, 0, fmt.Errorf("%w: %w", errNotSent, err)
+	}
 	var few [32]string // most have no more
 	names := few[:0]
 	for name := range r.Header {
-		names = append(names, name)
+		if replaced(name, added) {
+			delete(r.Header, name)
+		} else {
+			names = append(names, name)
+		}
 	}
 	slices.Sort(names)
 	b := make([]byte, 0, 1<<10+len(content)) // which HTTP/1.1 writes behind it
@@ -442,31 +452,67 @@ func (s *Session) compose(ctx context.Context, r *Request, content []byte) (o *o
 		}
 	}
 	raw = len(b)
-	add := func(name, v string) {
-		b = field(b, name, v)
+	for _, f := range added {
+		b = field(b, f.name, f.value)
 		if s.Route.HTTP2 { // which is written from the fields
-			o.header[name] = []string{v}
+			o.header[f.name] = append(o.header[f.name], f.value)
 		}
-	}
-	switch {
-	case up.Header != nil:
-		name, value, err := up.Header(ctx)
-		if err != nil {
-			return nil, 0, fmt.Errorf("%w: %w", errNotSent, err)
-		}
-		add(http.CanonicalHeaderKey(name), value)
-	case s.basic != "":
-		add("Authorization", s.basic)
-	}
-	jwt, err := s.assertion()
-	if err != nil {
-		return nil, 0, fmt.Errorf("%w: %w", errNotSent, err)
-	}
-	if jwt != "" {
-		add(IdentityField, jwt)
 	}
 	o.head = b
 	return o, raw, nil
+}
+
+// addition is a field that the gateway adds to requests.
+type addition struct {
+	name, value string
+	more        bool // behind those of that name that the agent sends
+}
+
+// added is what the gateway adds to each request. The first time it is noted
+// which fields those are.
+func (s *Session) added(ctx context.Context, header func(context.Context) (name, value string, err error)) ([]addition, error) {
+	list := make([]addition, 0, 3)
+	switch {
+	case header != nil:
+		name, value, err := header(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if strings.ContainsAny(value, "\r\n\x00") {
+			return nil, errors.New("the upstream's credential holds a line break")
+		}
+		list = append(list, addition{name: http.CanonicalHeaderKey(name), value: value})
+	case s.basic != "":
+		list = append(list, addition{name: "Authorization", value: s.basic})
+	}
+	jwt, err := s.assertion()
+	if err != nil {
+		return nil, err
+	}
+	if jwt != "" {
+		list = append(list, addition{name: IdentityField, value: jwt})
+	}
+	list = append(list, addition{name: "Via", value: via, more: true})
+	if s.told.Swap(true) {
+		return list, nil
+	}
+	names := make([]string, len(list))
+	for i, f := range list {
+		names[i] = f.name
+	}
+	return list, s.Note(ctx, protocol.Note{Kind: "setup", Gateway: true, Detail: "to each request: Host, " + strings.Join(names, ", ")})
+}
+
+// via says that a gateway stands between (RFC 9110 section 7.6.3).
+const via = "1.1 exhibit"
+
+// replaced reports whether an agent's field gives way to one of the gateway's,
+// also under a spelling that servers take for the same.
+func replaced(name string, added []addition) bool {
+	if strings.IndexByte(name, '_') >= 0 {
+		name = textproto.CanonicalMIMEHeaderKey(strings.ReplaceAll(name, "_", "-"))
+	}
+	return slices.ContainsFunc(added, func(f addition) bool { return f.name == name && !f.more })
 }
 
 // basicOf is what a session with a user's name proves itself with (RFC 7617).

@@ -94,6 +94,10 @@ type Session interface {
 	// with at most one pipeline segment. An error means that nothing may be
 	// forwarded and the session must end; it is a *Refusal.
 	Begin(context.Context, ...*evidence.Command) ([]Exchange, error)
+	// May says whether policy would allow checks now, as far as that can be told
+	// without a command's facts. It is not recorded: it is advice on what to show
+	// an agent, and never in place of Begin.
+	May(checks ...evidence.Check) bool
 	// Note accounts for frames that belong to no command. It returns when the
 	// record survives the process.
 	Note(context.Context, Note) error

@@ -242,6 +242,18 @@ func (s *Session) ask(registry *decision.Registry, shape *evidence.Shape, now ti
 	})}
 }
 
+// May implements protocol.Session.
+func (s *Session) May(checks ...evidence.Check) bool {
+	if s.Cause() != nil {
+		return false
+	}
+	registry, _ := s.gate.Recorder.State()
+	d := registry.Decide(decision.Request{
+		Agent: s.agent, Resource: s.resource, Time: s.gate.Now().UnixMicro(), Checks: checks, Session: s.facts,
+	})
+	return d.Effect == evidence.Allow
+}
+
 // begun makes the recorded commands of a batch exchanges; nil is a batch that
 // could not be recorded.
 func (s *Session) begun(b *batch) []protocol.Exchange {

@@ -277,6 +277,29 @@ func TestACommandIsOnRecordBeforeItMayPass(t *testing.T) {
 	}
 }
 
+func TestWhatMayBeShownIsAskedWithoutARecord(t *testing.T) {
+	f := newFixture(t, session.Limits{})
+	s := f.open(t)
+	before := len(f.records)
+	ask := func(action, object string) bool { return s.May(evidence.Check{Action: action, Object: object}) }
+	if !ask("postgres:select", "public.t") || ask("postgres:select", "secret.keys") || ask("postgres:drop", "public.t") {
+		t.Error("the answers are not those of policy")
+	}
+	if s.May(evidence.Check{Action: "postgres:select", Object: "public.t"}, evidence.Check{Action: "postgres:drop", Object: "public.t"}) {
+		t.Error("one of the checks is refused")
+	}
+	if len(f.records) != before {
+		t.Errorf("%d records", len(f.records)-before)
+	}
+	f.control(t, evidence.GrantRemove, evidence.RevokeBody{ID: f.grant.String(), By: evidence.By{Person: evidence.Person{ID: "alice@example.com"}, Via: "test"}})
+	if ask("postgres:select", "public.t") {
+		t.Error("the grant is gone")
+	}
+	if err := s.Close(protocol.SessionEnd{Reason: "test"}); err != nil || ask("postgres:select", "public.t") {
+		t.Errorf("after the session's end: %v", err)
+	}
+}
+
 func TestARefusedCommandEndsWithItsIntentAndTakesTheRestAlong(t *testing.T) {
 	f := newFixture(t, session.Limits{})
 	s := f.open(t)

@@ -157,6 +157,38 @@ func TestWhatTheServiceGetsIsWhatIsOnRecord(t *testing.T) {
 	}
 }
 
+// What the gateway sends in its own name takes the place of what an agent sends
+// under it, however that is spelt.
+func TestFieldsOfTheGatewayReplaceTheAgents(t *testing.T) {
+	var got stdhttp.Header
+	service := stdhttp.HandlerFunc(func(_ stdhttp.ResponseWriter, r *stdhttp.Request) { got = r.Header })
+	for _, http2 := range []bool{false, true} {
+		g := startGateway(t, service, http.Resource{Route: httpgate.Route{HTTP2: http2}})
+		g.Upstream.Header = func(context.Context) (string, string, error) { return "X-API-key", "the gateway's", nil }
+		if err := g.agent(1).ask("GET", "/things/1", "", "X-Api-Key", "the agent's", "X_api_key", "another", "Via", "1.0 before"); err != nil {
+			t.Fatal(err)
+		}
+		if key := got["X-Api-Key"]; len(key) != 1 || key[0] != "the gateway's" || got["X_api_key"] != nil {
+			t.Errorf("HTTP/2 %v: the service got %v", http2, got)
+		}
+		if v := strings.Join(got["Via"], ", "); v != "1.0 before, 1.1 exhibit" {
+			t.Errorf("HTTP/2 %v: Via is %q", http2, v)
+		}
+		x := g.last()
+		if strings.Contains(strings.ToLower(string(x.Raw)), "api") {
+			t.Errorf("HTTP/2 %v: sealed is %q", http2, x.Raw)
+		}
+		notes := fmt.Sprint(g.Sessions()[0].Notes())
+		if !strings.Contains(notes, "to each request: Host, X-Api-Key, Via") {
+			t.Errorf("HTTP/2 %v: noted is %s", http2, notes)
+		}
+		g.Upstream.Header = func(context.Context) (string, string, error) { return "X-Api-Key", "a\r\nX-Admin: 1", nil }
+		if got, err := g.agent(1).do("GET", "/things/1", ""); err != nil || got.Status != stdhttp.StatusBadGateway {
+			t.Errorf("HTTP/2 %v: a credential with a line break: %+v, %v", http2, got, err)
+		}
+	}
+}
+
 func TestTheServiceIsVerifiedAndSeesACertificate(t *testing.T) {
 	up := httptest.NewUnstartedServer(stdhttp.HandlerFunc(func(w stdhttp.ResponseWriter, r *stdhttp.Request) {
 		fmt.Fprint(w, r.TLS.PeerCertificates[0].Subject.CommonName)

@@ -16,6 +16,10 @@ import (
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
 )
 
+// PathServer is the path of commands that a server asks of an agent, in
+// protocols that know such: nothing of them goes upstream.
+const PathServer = "server"
+
 // Token is the secret that a Gate takes, unless it is told otherwise.
 const Token = "prototest-token-9f31c2"
 
@@ -137,7 +141,7 @@ func (s *Session) Begin(_ context.Context, cmds ...*evidence.Command) ([]protoco
 	out := make([]protocol.Exchange, len(cmds))
 	refused := false
 	for i, c := range cmds {
-		if c.Frames <= 0 || c.Bytes <= 0 {
+		if c.Frames <= 0 || c.Bytes <= 0 && c.Path != PathServer && c.Verb != evidence.VerbSession {
 			s.fault("a command of %d frames and %d bytes", c.Frames, c.Bytes)
 		}
 		x := &Exchange{Command: *c, s: s, pos: s.position(len(s.exchanges) + 1), decision: evidence.Decision{Effect: evidence.Allow}}
@@ -161,6 +165,14 @@ func (s *Session) Begin(_ context.Context, cmds ...*evidence.Command) ([]protoco
 		out[i] = x
 	}
 	return out, nil
+}
+
+// May implements protocol.Session, by what Decide says of such a command.
+func (s *Session) May(checks ...evidence.Check) bool {
+	if s.gate.Decide == nil {
+		return true
+	}
+	return s.gate.Decide(&evidence.Command{Shape: &evidence.Shape{Checks: checks}}).Effect == evidence.Allow
 }
 
 // open checks that the session is; s.mu is held.

@@ -1,0 +1,144 @@
+package e2e
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/exhibit-gateway/exhibit/internal/pgserver"
+)
+
+// A server of MCP that the gateway starts: a person reviews its tools, an agent
+// calls what its role allows, and all of it is in a pack that passes.
+func TestToolsOfAServer(t *testing.T) {
+	address, err := pgserver.FreeAddr()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := filepath.Join(t.TempDir(), "everything-server")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", server, "github.com/modelcontextprotocol/go-sdk/conformance/everything-server").CombinedOutput(); err != nil {
+		t.Fatalf("building the server: %v\n%s", err, out)
+	}
+	key := filepath.Join(t.TempDir(), "api-key")
+	if err := os.WriteFile(key, []byte("api-key-canary\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, func(c string) string {
+		c = strings.Replace(c, "\nlisteners:\n", "\nlisteners:\n  - {name: tools, protocol: mcp, address: '"+address+"'}\n", 1)
+		return strings.Replace(c, "\nresources:\n", `
+resources:
+  - name: everything
+    protocol: mcp
+    mcp:
+      prefix: /everything
+      command: [`+server+`]
+      env: {API_KEY: {file: `+key+`}}
+      # accepted
+`, 1)
+	})
+	w.must("grant", "add", "--agent", "bot", "--role", "writer", "--resource", "everything", "--for", "1h")
+
+	names := func(cs *mcp.ClientSession) (names []string) {
+		tools, err := cs.ListTools(t.Context(), nil)
+		w.ok(err)
+		for _, tool := range tools.Tools {
+			names = append(names, tool.Name)
+		}
+		return names
+	}
+	cs := w.mcp(address, "--ticket", "T-1")
+	if got := names(cs); len(got) > 0 {
+		t.Errorf("before anybody has accepted a tool the agent sees %v", got)
+	}
+	if got := w.callTool(cs, "test_simple_text"); !strings.Contains(got, "nobody has accepted this tool yet") {
+		t.Errorf("a held tool: %s", got)
+	}
+
+	reviewed := w.must("mcp", "tools", "everything")
+	lines := regexp.MustCompile(`(?m)^  (test_simple_text|test_error_handling): [0-9a-f]{64}$`).FindAllString(reviewed, -1)
+	if len(lines) != 2 {
+		t.Fatalf("exhibit mcp tools says\n%s", reviewed)
+	}
+	w.edit(func(c string) string {
+		return strings.Replace(c, "      # accepted\n", "      tools:\n      "+strings.Join(lines, "\n      ")+"\n", 1)
+	})
+	w.must("reload")
+	if got := names(cs); !slices.Equal(got, []string{"test_error_handling", "test_simple_text"}) {
+		t.Errorf("once two are accepted the agent sees %v", got)
+	}
+	if got := w.callTool(cs, "test_simple_text"); !strings.Contains(got, "simple text response") {
+		t.Errorf("an accepted tool: %s", got)
+	}
+	plain := w.mcp(address)
+	if got := w.callTool(plain, "test_simple_text"); !strings.Contains(got, "refused by the access gateway") {
+		t.Errorf("without a ticket: %s", got)
+	}
+	if got := w.must("explain", "--agent", "bot", "--resource", "everything", "--ticket", "T-1", "tools/call test_simple_text"); !strings.Contains(got, "mcp:call test_simple_text") {
+		t.Errorf("explained: %s", got)
+	}
+
+	var seen []string
+	for _, c := range w.did("--agent", "bot") {
+		if strings.HasPrefix(c.Text, "tools/call") {
+			seen = append(seen, c.Text+" "+c.Decision+" "+c.Outcome)
+		}
+		for _, secret := range []string{literalSecret, "api-key-canary"} {
+			if strings.Contains(fmt.Sprint(c), secret) {
+				t.Errorf("the secret %s shows in %+v", secret, c)
+			}
+		}
+	}
+	if want := []string{"tools/call test_simple_text deny skipped", "tools/call test_simple_text allow ok", "tools/call test_simple_text deny denied"}; !slices.Equal(seen, want) {
+		t.Errorf("on record: %q", seen)
+	}
+	w.ok(cs.Close())
+	w.ok(plain.Close())
+	w.stop(15) // so that sessions end, with their totals
+	w.start()
+	w.passes()
+	log, err := os.ReadFile(w.path("gateway.log"))
+	w.ok(err)
+	if strings.Contains(string(log), "api-key-canary") || strings.Contains(string(log), literalSecret) {
+		t.Error("a secret is in the log")
+	}
+}
+
+// mcp connects a client as bot.
+func (w *world) mcp(address string, token ...string) *mcp.ClientSession {
+	w.t.Helper()
+	cs, err := mcp.NewClient(&mcp.Implementation{Name: "e2e", Version: "1"}, nil).Connect(w.t.Context(), &mcp.StreamableClientTransport{
+		Endpoint: "http://" + address + "/everything", HTTPClient: &http.Client{Transport: bearer(w.token("bot", token...))},
+	}, nil)
+	w.ok(err)
+	w.t.Cleanup(func() { _ = cs.Close() })
+	return cs
+}
+
+// callTool returns the text that a tool answers with.
+func (w *world) callTool(cs *mcp.ClientSession, name string) (text string) {
+	w.t.Helper()
+	res, err := cs.CallTool(w.t.Context(), &mcp.CallToolParams{Name: name, Arguments: map[string]any{}, Meta: mcp.Meta{"note": literalSecret}})
+	w.ok(err)
+	for _, c := range res.Content {
+		if t, ok := c.(*mcp.TextContent); ok {
+			text += t.Text
+		}
+	}
+	return text
+}
+
+type bearer string
+
+func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("Authorization", "Bearer "+string(b))
+	return http.DefaultTransport.RoundTrip(r)
+}

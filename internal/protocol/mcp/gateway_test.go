@@ -1,0 +1,193 @@
+package mcp_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/httpgate"
+	"github.com/exhibit-gateway/exhibit/internal/protocol"
+	"github.com/exhibit-gateway/exhibit/internal/protocol/mcp"
+	"github.com/exhibit-gateway/exhibit/internal/protocol/prototest"
+)
+
+// gateway is a Protocol before a server, and the gate that it asks.
+type gateway struct {
+	*prototest.Gate
+	t       *testing.T
+	address string
+	url     string
+	version string // that clients ask for; "" is the newest
+
+	mu      sync.Mutex
+	imports []evidence.ImportBody
+}
+
+// startGateway starts a gateway before a server at an address; "" is one that
+// the resource says how to start.
+func startGateway(t *testing.T, upstream string, r mcp.Resource) *gateway {
+	t.Helper()
+	return startGatewayLogging(t, upstream, r, slog.DiscardHandler)
+}
+
+// lockedBuffer is a buffer that many may write to.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  *bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func startGatewayLogging(t *testing.T, upstream string, r mcp.Resource, log slog.Handler) *gateway {
+	t.Helper()
+	g := &gateway{Gate: &prototest.Gate{Upstream: protocol.Upstream{Address: upstream}}, t: t}
+	r.Resource, r.Prefix, r.Endpoint = "svc", "/svc", "/mcp"
+	p := mcp.New(mcp.Config{
+		Resources:   func() []mcp.Resource { return []mcp.Resource{r} },
+		Definitions: mcp.NewDefinitions(mcp.DefinitionsConfig{Record: g.record, Logger: slog.New(log)}),
+		Issuer:      func() string { return "https://issuer.example" },
+		Limits:      httpgate.Limits{Idle: time.Minute}, Logger: slog.New(log),
+	})
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.address = l.Addr().String()
+	g.url = "http://" + g.address + "/svc"
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				if err := p.Serve(ctx, c, g.Gate); err != nil {
+					t.Logf("serve: %v", err)
+				}
+			})
+		}
+	})
+	t.Cleanup(func() {
+		for _, s := range g.Sessions() {
+			s.Kill(context.Canceled)
+			if _, err := s.Wait(10 * time.Second); err != nil {
+				t.Error(err)
+			}
+			for _, f := range s.Faults() {
+				t.Errorf("session %s: %s", s.ID(), f)
+			}
+			if t.Failed() {
+				t.Logf("session %s\n%s", s.ID(), trace(s))
+			}
+		}
+		l.Close()
+		cancel()
+		wg.Wait()
+	})
+	return g
+}
+
+func (g *gateway) record(_ context.Context, _ string, b evidence.ImportBody) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.imports = append(g.imports, b)
+	return nil
+}
+
+// client is an HTTP client that shows a token.
+func (g *gateway) client() *http.Client { return &http.Client{Transport: bearer(prototest.Token)} }
+
+type bearer string
+
+func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("Authorization", "Bearer "+string(b))
+	return http.DefaultTransport.RoundTrip(r)
+}
+
+// agent is a client that says each byte itself.
+func (g *gateway) agent() *agent {
+	g.t.Helper()
+	conn, err := new(net.Dialer).DialContext(context.Background(), "tcp", g.address)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	a := newAgent(conn, prototest.Token)
+	g.t.Cleanup(func() { a.Close(); conn.Close() })
+	return a
+}
+
+// line writes a command as a line.
+func line(x *prototest.Exchange) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s %q", x.Path, x.Verb, x.Text)
+	for _, c := range x.Checks {
+		fmt.Fprintf(&b, " %s[%s]", c.Action, c.Object)
+	}
+	outcome := "open"
+	if o := x.Outcome(); o != nil {
+		outcome = strings.TrimSpace(string(o.Class) + " " + o.Code)
+	}
+	return b.String() + ": " + outcome
+}
+
+// trace is what a session did, a line for each command.
+func trace(s *prototest.Session) string {
+	var b strings.Builder
+	for _, x := range s.Exchanges() {
+		b.WriteString(line(x) + "\n")
+	}
+	for _, n := range s.Notes() {
+		fmt.Fprintf(&b, "note %s %s\n", n.Kind, n.Detail)
+	}
+	for _, a := range s.Alerts() {
+		fmt.Fprintf(&b, "alert %s: %s\n", a.Rule, a.Text)
+	}
+	return b.String()
+}
+
+// has waits for a command that is written like want, which may end in "*".
+func (g *gateway) has(want string) {
+	g.t.Helper()
+	prefix, any := strings.CutSuffix(want, "*")
+	for range 300 {
+		for _, s := range g.Sessions() {
+			if slices.ContainsFunc(s.Exchanges(), func(x *prototest.Exchange) bool {
+				l := line(x)
+				return l == want || any && strings.HasPrefix(l, prefix)
+			}) {
+				return
+			}
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	g.t.Errorf("there is no command %s", want)
+}
+
+// refuse decides that commands with one of the actions, or on one of the
+// objects, are denied.
+func refuse(what ...string) func(*evidence.Command) evidence.Decision {
+	return func(c *evidence.Command) evidence.Decision {
+		for _, k := range c.Checks {
+			if slices.Contains(what, k.Action) || slices.Contains(what, k.Object) {
+				return evidence.Decision{Effect: evidence.Deny, Reason: "not here", Rules: []string{"test"}}
+			}
+		}
+		return evidence.Decision{Effect: evidence.Allow}
+	}
+}

@@ -1,0 +1,144 @@
+package mcp
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/exhibit-gateway/exhibit/internal/httpgate"
+	"github.com/exhibit-gateway/exhibit/internal/protocol"
+)
+
+// Resource is a server behind the gateway.
+type Resource struct {
+	httpgate.Route
+	Hosts    []string // in lower case, without port, whose requests are meant for it
+	Endpoint string   // the path that messages go to upstream
+
+	Command *Command // starts the server; nil is one that is reached over HTTP
+
+	Tools            map[string]string // digests of accepted definitions, by the tools' names
+	AcceptAll        bool              // accept whatever the server defines
+	TrustAnnotations bool              // a tool that says it only reads is a read
+	Match            []string          // JSON pointers (RFC 6901) into arguments; policy sees their values
+	Message          int               // bytes of one message, either way; 8 MiB
+}
+
+// DefaultMessage bounds a message.
+const DefaultMessage = 8 << 20
+
+// Config is what a Protocol needs.
+type Config struct {
+	Listener    string
+	Resources   func() []Resource // in force now
+	Definitions *Definitions
+	Issuer      func() string // the URL of who issues tokens to agents; "" is none to be found by a client
+	Assert      func(id protocol.Identity, session, audience string) (jwt string, until time.Time, err error)
+	Keys        func() []byte
+	Limits      httpgate.Limits
+	Logger      *slog.Logger
+}
+
+// Protocol is MCP on one listener.
+type Protocol struct {
+	cfg    Config
+	log    *slog.Logger
+	server *httpgate.Server
+	shapes shapes
+}
+
+var _ protocol.Protocol = (*Protocol)(nil)
+
+// New returns the Protocol of a listener.
+func New(c Config) *Protocol {
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.Issuer == nil {
+		c.Issuer = func() string { return "" }
+	}
+	p := &Protocol{cfg: c, log: c.Logger}
+	p.server = httpgate.New(httpgate.Config{
+		Protocol: Name, Listener: c.Listener, Handler: handler{p}, Route: p.route, Open: p.open,
+		Assert: c.Assert, Keys: c.Keys, Limits: c.Limits, Logger: c.Logger,
+	})
+	return p
+}
+
+// Name implements protocol.Protocol.
+func (p *Protocol) Name() string { return Name }
+
+// Serve implements protocol.Protocol.
+func (p *Protocol) Serve(ctx context.Context, agent net.Conn, g protocol.Gate) error {
+	return p.server.Serve(ctx, agent, g)
+}
+
+// route finds the resource that a request is meant for.
+func (p *Protocol) route(host, path string) (httpgate.Route, bool) {
+	r := find(p.cfg.Resources(), host, path)
+	if r == nil {
+		return httpgate.Route{}, false
+	}
+	return r.Route, true
+}
+
+// find finds a resource by host and, among those of one host, by the longest
+// prefix.
+func find(resources []Resource, host, path string) *Resource {
+	var best *Resource
+	for i := range resources {
+		r := &resources[i]
+		named := slices.Contains(r.Hosts, host)
+		rest, below := strings.CutPrefix(path, r.Prefix)
+		if len(r.Hosts) > 0 && !named || !below || rest != "" && rest[0] != '/' {
+			continue
+		}
+		if best == nil || named && len(best.Hosts) == 0 || named == (len(best.Hosts) > 0) && len(r.Prefix) > len(best.Prefix) {
+			best = r
+		}
+	}
+	return best
+}
+
+// resource finds a resource by its name.
+func (p *Protocol) resource(name string) *Resource {
+	for _, r := range p.cfg.Resources() {
+		if r.Resource == name {
+			if r.Message <= 0 {
+				r.Message = DefaultMessage
+			}
+			return &r
+		}
+	}
+	return nil
+}
+
+// handler keeps Serve of httpgate apart from that of protocol.
+type handler struct{ *Protocol }
+
+// Refuse implements httpgate.Handler.
+func (p *Protocol) Refuse(w http.ResponseWriter, r *http.Request, f *httpgate.Failure) {
+	if f.Status == http.StatusUnauthorized {
+		w.Header().Set("Www-Authenticate", `Bearer resource_metadata="`+p.metadataURL(r)+`"`)
+	}
+	httpgate.Problem(w, f)
+}
+
+// Serve implements httpgate.Handler.
+func (h handler) Serve(w http.ResponseWriter, r *httpgate.Request, s *httpgate.Session) {
+	p := h.Protocol
+	res := p.resource(s.Route.Resource)
+	if res == nil { // a reload took it away since
+		p.Refuse(w, r.Request, &httpgate.Failure{Status: http.StatusForbidden, Reason: "the resource is not configured any more", Hint: "ask the gateway's operator"})
+		return
+	}
+	ctx, cancel := s.Context(r.Request)
+	defer cancel()
+	t := &turn{p: p, w: w, r: r, s: s, res: res, ctx: ctx}
+	t.part = s.Part(partOf).(*part)
+	t.serve()
+}
