@@ -101,7 +101,6 @@ func startSite(ctx context.Context, dir string, p plan) (*site, error) {
 	}
 	s.direct, err = startNginx(ctx, dir, "direct", s.nginx, addr, http2, fmt.Sprintf(`	server {
 		listen %s; listen %s http2; root %s;
-		http2_max_requests 1000000000;
 		location = %s { default_type application/json; return 200 '{"id":"1"}'; }
 	}
 `, addr, http2, filepath.Join(dir, "www"), postPath))

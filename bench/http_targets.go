@@ -40,7 +40,6 @@ func startNginxProxy(ctx context.Context, dir string, s *site, _ options) (*targ
 	t, err := startNginx(ctx, dir, "nginx", s.nginx, addr, http2, fmt.Sprintf(`	upstream site { server %s; keepalive 512; keepalive_requests 1000000000; keepalive_timeout 1h; }
 	server {
 		listen %s; listen %s http2;
-		http2_max_requests 1000000000;
 		location / { proxy_pass http://site; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_max_temp_file_size 0; }
 	}
 `, s.direct.conn.addr, addr, http2))

@@ -289,7 +289,7 @@ Written by %smake bench%s on %s (%d CPUs, %s, took %s); do not edit. Every line 
 	for _, t := range r.Tables {
 		t.markdown(&b)
 	}
-	b.WriteString(method)
+	b.WriteString(evidenceMethod)
 	return b.String()
 }
 
@@ -313,7 +313,7 @@ func (t *table) markdown(b *strings.Builder) {
 	b.WriteString(strings.Join(versions, "; ") + ".\n\nWhat is compared:\n\n" + t.method)
 }
 
-const method = `
+const evidenceMethod = `
 ## Evidence
 
 Stored evidence: growth of the data directory (blocks, log, wrapped keys; neither the journal, which is a buffer, nor partial tiles, which go once the full ones are there) over a fixed number of commands, divided by them. Verification: exhibit-verify on a pack of all that the run recorded.

@@ -152,11 +152,12 @@ type Chain struct {
 	n       uint64            // ordinal of the last record
 
 	// Scratch, so that a record costs no garbage.
-	entries []Entry
-	ciphers []byte
-	head    []byte
-	buf     []byte
-	ends    []int
+	entries  []Entry
+	ciphers  []byte
+	head     []byte
+	buf      []byte
+	ends     []int
+	payloads [][]byte
 }
 
 // Key is the slot of the chain's secret.
@@ -271,20 +272,21 @@ func (r *Recorder) place(c *Chain, version uint64, drafts []*evidence.Draft) (jo
 	r.seq += uint64(len(drafts))
 	c.session = session
 	if next.Version != state.Version {
-		r.state.Store(&next)
+		changed := next // which few records are: the others cost no garbage
+		r.state.Store(&changed)
 	}
 	return lsn, false, nil
 }
 
 func (r *Recorder) send(c *Chain, reserved bool) (journal.LSN, error) {
-	var few [8][]byte
-	payloads, start := few[:0], 0
+	start := 0
+	c.payloads = c.payloads[:0]
 	for _, end := range c.ends {
-		payloads = append(payloads, c.buf[start:end])
+		c.payloads = append(c.payloads, c.buf[start:end])
 		start = end
 	}
 	if reserved {
-		return r.journal.AppendReserved(payloads...)
+		return r.journal.AppendReserved(c.payloads...)
 	}
-	return r.journal.Append(payloads...)
+	return r.journal.Append(c.payloads...)
 }
