@@ -259,6 +259,13 @@ func (c *conversation) enter(x *call) error {
 	return nil
 }
 
+// begin gives a request its command, by which others may end it from now on.
+func (c *conversation) begin(x *call, ex protocol.Exchange) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	x.ex = ex
+}
+
 // leave takes out a request. Unanswered ones keep their id from being used again
 // for a while: a late answer must not be taken for that to another request.
 func (c *conversation) leave(x *call, answered bool) {
@@ -276,11 +283,14 @@ func (c *conversation) leave(x *call, answered bool) {
 	}
 }
 
-// running returns the request of an id that is in flight.
+// running returns the request of an id that is in flight and has begun.
 func (c *conversation) running(key string) *call {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.inFlight[key]
+	if x := c.inFlight[key]; x != nil && x.ex != nil {
+		return x
+	}
+	return nil
 }
 
 // isGone reports whether an id is that of a request which nobody waits for.

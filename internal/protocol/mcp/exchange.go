@@ -38,7 +38,7 @@ func (t *turn) call(c *conversation, m *message) {
 		}
 		return
 	}
-	x.ex = ex
+	c.begin(x, ex)
 	rep, err := out.send(t.ctx)
 	if err != nil {
 		t.unanswered(c, m, x, err)
@@ -164,7 +164,7 @@ func (t *turn) cancelled(c *conversation, m *message) {
 		return
 	}
 	x := c.running(idKey(id))
-	if x == nil || x.ex == nil {
+	if x == nil {
 		return
 	}
 	if _, err := x.end(t.ctx, evidence.Outcome{Class: evidence.Cancelled}); err != nil {
@@ -268,6 +268,9 @@ func (t *turn) plain(c *conversation, action string) (*reply, *call) {
 	rep, err := out.send(t.ctx)
 	if err != nil {
 		o, f := t.s.Unanswered(ex, err)
+		if t.r.Method == http.MethodGet && t.ctx.Err() != nil { // nothing was done or left undone
+			o.Class = evidence.Cancelled
+		}
 		if err := ex.End(context.WithoutCancel(t.ctx), o); err != nil {
 			f = httpgate.Refused(err)
 		}
@@ -355,6 +358,9 @@ func (f *flow) run(rep *reply) {
 		if err != nil {
 			f.ended(err)
 			return
+		}
+		if len(e.data) > 0 && f.answered {
+			continue // the command has ended, and nothing more belongs to it
 		}
 		if len(e.data) > 0 {
 			out, ok := f.inspect(e.data)

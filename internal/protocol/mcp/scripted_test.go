@@ -294,7 +294,7 @@ func TestAStreamMayBeTakenUpWhereItBrokeOff(t *testing.T) {
 			w.Header().Set("Content-Type", "text/event-stream")
 			fmt.Fprint(w, "id: e1\nretry: 10\ndata: \n\n")
 			return true
-		case r.Method == "GET" && r.Header.Get("Last-Event-Id") == "e1":
+		case r.Method == http.MethodGet && r.Header.Get("Last-Event-Id") == "e1":
 			w.Header().Set("Content-Type", "text/event-stream")
 			fmt.Fprint(w, "id: e2\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{\"content\":[]}}\n\n")
 			return true
@@ -424,7 +424,7 @@ func TestPagesOfOthersReachNothing(t *testing.T) {
 			t.Errorf("%q: %+v, %v", origin, got, err)
 		}
 	}
-	r, err := http.NewRequestWithContext(t.Context(), "POST", g.url, strings.NewReader(ask(1, "ping", "{}")))
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, g.url, strings.NewReader(ask(1, "ping", "{}")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -434,6 +434,44 @@ func TestPagesOfOthersReachNothing(t *testing.T) {
 		t.Errorf("rebound: %v, %v", resp, err)
 	}
 	resp.Body.Close()
+}
+
+func TestAfterItsAnswerARequestHasNothingMoreToSay(t *testing.T) {
+	s := &script{tools: toolA}
+	s.answer = func(w http.ResponseWriter, _ *http.Request, id, method string) bool {
+		if method != "tools/call" {
+			return false
+		}
+		w.Header().Set("Content-Type", "text/event-stream")
+		for _, m := range []string{`"method":"notifications/message"`, `"id":` + id + `,"result":{"n":1}`, `"id":` + id + `,"result":{"n":2}`, `"method":"notifications/message"`, `"id":"q","method":"ping"`} {
+			fmt.Fprintf(w, "data: {\"jsonrpc\":\"2.0\",%s}\n\n", m)
+		}
+		return true
+	}
+	g := startGateway(t, s.start(t), mcp.Resource{AcceptAll: true})
+	got := g.agent().must(t, ask(1, "tools/call", `{"name":"a"}`))
+	if strings.Count(got, "notifications/message") != 1 || !strings.Contains(got, `"n":1`) || strings.Contains(got, `"n":2`) || strings.Contains(got, "ping") {
+		t.Errorf("the agent sees %s", got)
+	}
+	g.has(`call write "tools/call a" mcp:call[a]: ok`)
+}
+
+func TestAStreamThatNeverBeganIsNoDoubt(t *testing.T) {
+	s := &script{tools: toolA}
+	s.answer = func(_ http.ResponseWriter, r *http.Request, _, _ string) bool {
+		if r.Method != http.MethodGet {
+			return false
+		}
+		<-r.Context().Done()
+		return true
+	}
+	g := startGateway(t, s.start(t), mcp.Resource{AcceptAll: true})
+	a := g.agent()
+	a.client.Timeout = 100 * time.Millisecond
+	if got, err := a.do("GET", "/svc", ""); err == nil {
+		t.Fatalf("%+v", got)
+	}
+	g.has(`http session "GET" mcp:listen[]: cancelled`)
 }
 
 func TestARequestWhoseAgentLeavesIsInDoubt(t *testing.T) {
