@@ -19,6 +19,7 @@ type part struct {
 	mu     sync.Mutex
 	of     map[string]*conversation // by Mcp-Session-Id; "" is requests that need none
 	closed bool
+	last   []did // the newest requests
 
 	starting sync.Mutex     // one process at a time
 	closing  chan struct{}  // closed with the session
@@ -74,6 +75,33 @@ func newConversation(id string) *conversation {
 		id: id, used: time.Now(), inFlight: make(map[string]*call), asked: make(map[string]asked),
 		known: known{at: make(map[string]time.Time)},
 	}
+}
+
+// did is a request of the agent's, as the agent is told of it.
+type did struct {
+	ID      string `json:"id" jsonschema:"on record"`
+	Request string `json:"request"`
+	Outcome string `json:"outcome"`
+}
+
+// maxDid bounds what is told of a session.
+const maxDid = 100
+
+// remember keeps a request that has ended.
+func (p *part) remember(d did) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.last) == maxDid {
+		p.last = append(p.last[:0:0], p.last[1:]...)
+	}
+	p.last = append(p.last, d)
+}
+
+// recent returns the newest requests.
+func (p *part) recent() []did {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]did{}, p.last...)
 }
 
 // Close implements io.Closer: it ends the processes.
@@ -195,6 +223,8 @@ type call struct {
 	ex     protocol.Exchange
 	once   sync.Once
 	over   chan struct{} // closed with the end
+	ended  func(did)     // told of it; may be nil
+	text   string        // of the command
 }
 
 func newCall(ex protocol.Exchange) *call { return &call{ex: ex, over: make(chan struct{})} }
@@ -206,6 +236,9 @@ func (x *call) end(ctx context.Context, o evidence.Outcome) (first bool, err err
 		first = true
 		err = x.ex.End(context.WithoutCancel(ctx), o)
 		close(x.over)
+		if x.ended != nil {
+			x.ended(did{x.ex.Position().String(), x.text, strings.TrimSpace(string(o.Class) + " " + o.Code)})
+		}
 	})
 	return first, err
 }

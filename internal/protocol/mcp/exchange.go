@@ -30,6 +30,7 @@ func (t *turn) call(c *conversation, m *message) {
 		t.skip(m, m.raw, http.StatusBadRequest, err)
 		return
 	}
+	x.ended, x.text = t.part.remember, u.shape.Text
 	out, ex := t.pass(c, m, u, evidence.Position{})
 	if ex == nil {
 		c.leave(x, true)
@@ -81,6 +82,7 @@ func (t *turn) pass(c *conversation, m *message, u understood, of evidence.Posit
 		t.fail(m, httpgate.Refused(err))
 		return nil, nil
 	}
+	t.part.remember(did{exchanges[0].Position().String(), u.shape.Text, "refused: " + reasons[u.held]})
 	t.deny(m, &httpgate.Failure{
 		Reason: "refused by the access gateway: " + reasons[u.held], Hint: hintHeld(u.held), ID: exchanges[0].Position().String(),
 	})
