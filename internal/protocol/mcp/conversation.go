@@ -386,7 +386,7 @@ func (c *conversation) learned(method string, list []entry, all bool) {
 			k.tools = make(map[string]*Tool)
 		}
 		for _, e := range list {
-			if e.tool.held != heldName && len(k.tools) < maxListed {
+			if e.tool.unfit != heldName && len(k.tools) < maxListed {
 				k.tools[e.tool.Name] = e.tool
 			}
 		}
@@ -430,7 +430,7 @@ func (c *conversation) tool(name string) *Tool {
 	if t := c.known.tools[name]; t != nil {
 		return t
 	}
-	return &Tool{held: heldUnknown}
+	return &Tool{unfit: heldUnknown}
 }
 
 // prompt returns the name of a prompt that the server lists, or "?".

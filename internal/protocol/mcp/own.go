@@ -90,7 +90,7 @@ func (t *turn) whatMayIDo() mayDo {
 		}
 	}
 	slices.Sort(m.Requests)
-	for _, tool := range sorted(t.p.cfg.Definitions.known(t.res)) {
+	for _, tool := range sorted(t.p.cfg.Definitions.known(t.res.Resource)) {
 		if t.shown("tools", &entry{name: tool.Name, tool: tool}) {
 			m.Tools = append(m.Tools, tool.Name)
 		}

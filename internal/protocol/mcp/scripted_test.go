@@ -137,6 +137,22 @@ func TestToolsThatNobodyHasAcceptedAreHeld(t *testing.T) {
 	}
 }
 
+func TestWhatIsAcceptedCountsForTheNextCall(t *testing.T) {
+	s := &script{tools: toolA}
+	g := startGateway(t, s.start(t), mcp.Resource{Tools: map[string]string{"a": digestOf(t, toolA)}})
+	a := g.agent()
+	for i, accepted := range []bool{true, false, true} {
+		r := *g.resource.Load()
+		if r.Tools = nil; accepted {
+			r.Tools = map[string]string{"a": digestOf(t, toolA)}
+		}
+		g.resource.Store(&r)
+		if got := a.must(t, ask(i, "tools/call", `{"name":"a"}`)); strings.Contains(got, "isError") == accepted {
+			t.Errorf("accepted: %v; %s", accepted, got)
+		}
+	}
+}
+
 // digestOf is the digest under which a definition is accepted.
 func digestOf(t *testing.T, def string) string {
 	t.Helper()
