@@ -40,6 +40,7 @@ const (
 type conversation struct {
 	id   string
 	proc *process // the server, if the gateway has started it
+	bye  func()   // tells the server that it is over; may be nil
 
 	mu       sync.Mutex
 	used     time.Time
@@ -120,8 +121,11 @@ func (p *part) Close() error {
 }
 
 func (c *conversation) close() {
-	if c.proc != nil {
+	switch {
+	case c.proc != nil:
 		c.proc.stop()
+	case c.bye != nil:
+		c.bye()
 	}
 }
 
@@ -202,7 +206,7 @@ func (p *part) processes() (n int) {
 	return n
 }
 
-// remove forgets a conversation that has ended.
+// remove forgets a conversation that has ended, as its server knows.
 func (p *part) remove(c *conversation) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -212,7 +216,9 @@ func (p *part) remove(c *conversation) {
 	if p.of[c.id] == c {
 		delete(p.of, c.id)
 	}
-	p.ending.Go(c.close)
+	if c.proc != nil {
+		p.ending.Go(c.close)
+	}
 }
 
 // call is a request of the agent's on its way.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/httpgate"
@@ -130,11 +131,33 @@ func (t *turn) begun(c *conversation, rep *reply) (*conversation, error) {
 		rep.header.Del(sessionField)
 		return c, errors.New("its id is not one of the protocol")
 	}
+	made.bye = t.farewell(made)
 	if err := t.part.add(made); err != nil {
 		rep.header.Del(sessionField)
 		return c, err
 	}
 	return made, nil
+}
+
+// byeTimeout bounds how long a server may take to end a session.
+const byeTimeout = 500 * time.Millisecond
+
+// farewell returns what ends a session of the server, once nobody can use it any
+// more: the gateway's ends without the agent having ended it.
+func (t *turn) farewell(c *conversation) func() {
+	s, r := t.s, &httpgate.Request{Path: t.res.Endpoint}
+	return func() {
+		ctx, cancel := context.WithTimeout(context.Background(), byeTimeout)
+		defer cancel()
+		r.Request = &http.Request{Method: http.MethodDelete, Header: http.Header{sessionField: {c.id}}, ProtoMajor: 1, ProtoMinor: 1}
+		out, f := s.Compose(ctx, r, nil)
+		if f != nil || s.Note(ctx, protocol.Note{Kind: "close", Gateway: true, Frames: 1, Bytes: out.Bytes()}) != nil {
+			return // the server's session ends when it is idle
+		}
+		if resp, err := s.Send(ctx, out); err == nil {
+			resp.Body.Close()
+		}
+	}
 }
 
 // unanswered ends a request of which nothing came back.

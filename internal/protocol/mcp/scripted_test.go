@@ -302,6 +302,28 @@ func TestAnIdThatIsInFlightIsNotTakenAgain(t *testing.T) {
 	}
 }
 
+func TestASessionOfTheServerEndsWithThatOfTheGateway(t *testing.T) {
+	for _, byAgent := range []bool{true, false} {
+		s := &script{tools: toolA}
+		g := startGateway(t, s.start(t), mcp.Resource{AcceptAll: true})
+		a := g.agent()
+		a.must(t, ask(0, "initialize", "{}"))
+		if byAgent {
+			if got, err := a.do("DELETE", "/svc", "", "Mcp-Session-Id", "session-1"); err != nil || got.status != http.StatusOK {
+				t.Fatalf("%+v, %v", got, err)
+			}
+		}
+		g.Sessions()[0].Kill(fmt.Errorf("the agent was retired"))
+		if _, err := g.Sessions()[0].Wait(5 * time.Second); err != nil {
+			t.Fatal(err)
+		}
+		got := s.received()
+		if got[len(got)-1] != "DELETE " || len(got) != 2 || s.headers[1].Get("Mcp-Session-Id") != "session-1" {
+			t.Errorf("by the agent: %v; the server got %q", byAgent, got)
+		}
+	}
+}
+
 func TestAStreamMayBeTakenUpWhereItBrokeOff(t *testing.T) {
 	s := &script{tools: toolA}
 	s.answer = func(w http.ResponseWriter, r *http.Request, id, method string) bool {
