@@ -126,6 +126,9 @@ func (t *turn) begun(c *conversation, rep *reply) (*conversation, error) {
 	if len(ids) == 0 || rep.status != http.StatusOK {
 		return c, nil
 	}
+	if ids[0] == c.id {
+		return c, nil
+	}
 	made := newConversation(ids[0])
 	if len(ids) > 1 || !validSession(made.id) {
 		rep.header.Del(sessionField)
@@ -450,6 +453,9 @@ func (f *flow) begin200(rep *reply, stream bool) {
 		return
 	}
 	f.head = true
+	if rep.header.Get(sessionField) != f.c.id { // of no session that was made here
+		rep.header.Del(sessionField)
+	}
 	copyFields(f.w.Header(), rep.header)
 	f.w.WriteHeader(rep.status)
 	if stream {

@@ -324,6 +324,30 @@ func TestASessionOfTheServerEndsWithThatOfTheGateway(t *testing.T) {
 	}
 }
 
+func TestOnlyAnInitializeMakesASession(t *testing.T) {
+	s := &script{tools: toolA}
+	s.answer = func(w http.ResponseWriter, _ *http.Request, _, method string) bool {
+		if method == "ping" {
+			w.Header().Set("Mcp-Session-Id", "session-of-another")
+		}
+		return false
+	}
+	g := startGateway(t, s.start(t), mcp.Resource{AcceptAll: true})
+	a := g.agent()
+	for i, fields := range [][]string{nil, {"Mcp-Session-Id", "session-1"}} {
+		if got, err := a.do("POST", "/svc", ask(1, "ping", "{}"), fields...); err != nil || got.status != http.StatusOK || got.header.Get("Mcp-Session-Id") != "" {
+			t.Errorf("%+v, %v", got, err)
+		}
+		if i == 0 {
+			a.must(t, ask(0, "initialize", "{}"))
+		}
+	}
+	// The same one again is still that one.
+	if got, err := a.do("POST", "/svc", ask(0, "initialize", "{}"), "Mcp-Session-Id", "session-1"); err != nil || got.header.Get("Mcp-Session-Id") != "session-1" {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
 func TestAStreamMayBeTakenUpWhereItBrokeOff(t *testing.T) {
 	s := &script{tools: toolA}
 	s.answer = func(w http.ResponseWriter, r *http.Request, id, method string) bool {
