@@ -64,7 +64,8 @@ func (a *app) mcpTools(ctx context.Context, c *config.Config, resource string) e
 	}
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
-	tools, err := mcp.Fetch(ctx, serverOf(c.Resources[i]), target)
+	server := serverOf(c.Resources[i])
+	tools, err := mcp.Fetch(ctx, server, target)
 	if err != nil {
 		return hinted{fmt.Errorf("asking %s for its tools: %w", resource, err), "exhibit doctor tells whether it can be reached"}
 	}
@@ -75,7 +76,7 @@ func (a *app) mcpTools(ctx context.Context, c *config.Config, resource string) e
 	var b strings.Builder
 	fmt.Fprintf(&b, "# %s of %s\ntools:\n", count(len(tools), "tool"), resource)
 	for _, t := range tools {
-		state := cmp.Or(t.Held(), "accepted")
+		state := cmp.Or(t.Held(&server), "accepted")
 		fmt.Fprintf(&b, "  # %s: %s\n", state, workpaper.Visible(string(t.Definition)))
 		if t.Digest == "" {
 			fmt.Fprintf(&b, "  # its name is %q: it can't be accepted\n", t.Name)

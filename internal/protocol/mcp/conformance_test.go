@@ -3,6 +3,7 @@ package mcp_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"net"
 	"net/http"
@@ -30,8 +31,14 @@ func TestConformanceIsThatOfTheServer(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", server, "github.com/modelcontextprotocol/go-sdk/conformance/everything-server").CombinedOutput(); err != nil {
 		t.Fatalf("building the server: %v\n%s", err, out)
 	}
+	for _, mode := range []string{"stateful", "stateless"} {
+		t.Run(mode, func(t *testing.T) { conform(t, node, modules, server, mode == "stateless") })
+	}
+}
+
+func conform(t *testing.T, node, modules, server string, stateless bool) {
 	address := freeAddress(t)
-	up := exec.CommandContext(t.Context(), server, "-http="+address, "-stateless=false")
+	up := exec.CommandContext(t.Context(), server, "-http="+address, fmt.Sprintf("-stateless=%t", stateless))
 	if err := up.Start(); err != nil {
 		t.Fatal(err)
 	}

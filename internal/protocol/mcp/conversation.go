@@ -19,6 +19,7 @@ type part struct {
 	mu     sync.Mutex
 	of     map[string]*conversation // by Mcp-Session-Id; "" is requests that need none
 	closed bool
+	last   []did // the newest requests
 
 	starting sync.Mutex     // one process at a time
 	closing  chan struct{}  // closed with the session
@@ -39,6 +40,7 @@ const (
 type conversation struct {
 	id   string
 	proc *process // the server, if the gateway has started it
+	bye  func()   // tells the server that it is over; may be nil
 
 	mu       sync.Mutex
 	used     time.Time
@@ -76,6 +78,33 @@ func newConversation(id string) *conversation {
 	}
 }
 
+// did is a request of the agent's, as the agent is told of it.
+type did struct {
+	ID      string `json:"id" jsonschema:"on record"`
+	Request string `json:"request"`
+	Outcome string `json:"outcome"`
+}
+
+// maxDid bounds what is told of a session.
+const maxDid = 100
+
+// remember keeps a request that has ended.
+func (p *part) remember(d did) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.last) == maxDid {
+		p.last = append(p.last[:0:0], p.last[1:]...)
+	}
+	p.last = append(p.last, d)
+}
+
+// recent returns the newest requests.
+func (p *part) recent() []did {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]did{}, p.last...)
+}
+
 // Close implements io.Closer: it ends the processes.
 func (p *part) Close() error {
 	p.mu.Lock()
@@ -92,8 +121,11 @@ func (p *part) Close() error {
 }
 
 func (c *conversation) close() {
-	if c.proc != nil {
+	switch {
+	case c.proc != nil:
 		c.proc.stop()
+	case c.bye != nil:
+		c.bye()
 	}
 }
 
@@ -174,7 +206,7 @@ func (p *part) processes() (n int) {
 	return n
 }
 
-// remove forgets a conversation that has ended.
+// remove forgets a conversation that has ended, as its server knows.
 func (p *part) remove(c *conversation) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -184,7 +216,9 @@ func (p *part) remove(c *conversation) {
 	if p.of[c.id] == c {
 		delete(p.of, c.id)
 	}
-	p.ending.Go(c.close)
+	if c.proc != nil {
+		p.ending.Go(c.close)
+	}
 }
 
 // call is a request of the agent's on its way.
@@ -195,6 +229,8 @@ type call struct {
 	ex     protocol.Exchange
 	once   sync.Once
 	over   chan struct{} // closed with the end
+	ended  func(did)     // told of it; may be nil
+	text   string        // of the command
 }
 
 func newCall(ex protocol.Exchange) *call { return &call{ex: ex, over: make(chan struct{})} }
@@ -206,6 +242,9 @@ func (x *call) end(ctx context.Context, o evidence.Outcome) (first bool, err err
 		first = true
 		err = x.ex.End(context.WithoutCancel(ctx), o)
 		close(x.over)
+		if x.ended != nil {
+			x.ended(did{x.ex.Position().String(), x.text, strings.TrimSpace(string(o.Class) + " " + o.Code)})
+		}
 	})
 	return first, err
 }
@@ -259,6 +298,13 @@ func (c *conversation) enter(x *call) error {
 	return nil
 }
 
+// begin gives a request its command, by which others may end it from now on.
+func (c *conversation) begin(x *call, ex protocol.Exchange) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	x.ex = ex
+}
+
 // leave takes out a request. Unanswered ones keep their id from being used again
 // for a while: a late answer must not be taken for that to another request.
 func (c *conversation) leave(x *call, answered bool) {
@@ -276,11 +322,14 @@ func (c *conversation) leave(x *call, answered bool) {
 	}
 }
 
-// running returns the request of an id that is in flight.
+// running returns the request of an id that is in flight and has begun.
 func (c *conversation) running(key string) *call {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.inFlight[key]
+	if x := c.inFlight[key]; x != nil && x.ex != nil {
+		return x
+	}
+	return nil
 }
 
 // isGone reports whether an id is that of a request which nobody waits for.
@@ -343,7 +392,7 @@ func (c *conversation) learned(method string, list []entry, all bool) {
 			k.tools = make(map[string]*Tool)
 		}
 		for _, e := range list {
-			if e.tool.held != heldName && len(k.tools) < maxListed {
+			if e.tool.unfit != heldName && len(k.tools) < maxListed {
 				k.tools[e.tool.Name] = e.tool
 			}
 		}
@@ -387,7 +436,7 @@ func (c *conversation) tool(name string) *Tool {
 	if t := c.known.tools[name]; t != nil {
 		return t
 	}
-	return &Tool{held: heldUnknown}
+	return &Tool{unfit: heldUnknown}
 }
 
 // prompt returns the name of a prompt that the server lists, or "?".

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/httpgate"
@@ -30,6 +31,7 @@ func (t *turn) call(c *conversation, m *message) {
 		t.skip(m, m.raw, http.StatusBadRequest, err)
 		return
 	}
+	x.ended, x.text = t.part.remember, u.shape.Text
 	out, ex := t.pass(c, m, u, evidence.Position{})
 	if ex == nil {
 		c.leave(x, true)
@@ -38,7 +40,7 @@ func (t *turn) call(c *conversation, m *message) {
 		}
 		return
 	}
-	x.ex = ex
+	c.begin(x, ex)
 	rep, err := out.send(t.ctx)
 	if err != nil {
 		t.unanswered(c, m, x, err)
@@ -81,6 +83,7 @@ func (t *turn) pass(c *conversation, m *message, u understood, of evidence.Posit
 		t.fail(m, httpgate.Refused(err))
 		return nil, nil
 	}
+	t.part.remember(did{exchanges[0].Position().String(), u.shape.Text, "refused: " + reasons[u.held]})
 	t.deny(m, &httpgate.Failure{
 		Reason: "refused by the access gateway: " + reasons[u.held], Hint: hintHeld(u.held), ID: exchanges[0].Position().String(),
 	})
@@ -123,16 +126,41 @@ func (t *turn) begun(c *conversation, rep *reply) (*conversation, error) {
 	if len(ids) == 0 || rep.status != http.StatusOK {
 		return c, nil
 	}
+	if ids[0] == c.id {
+		return c, nil
+	}
 	made := newConversation(ids[0])
 	if len(ids) > 1 || !validSession(made.id) {
 		rep.header.Del(sessionField)
 		return c, errors.New("its id is not one of the protocol")
 	}
+	made.bye = t.farewell(made)
 	if err := t.part.add(made); err != nil {
 		rep.header.Del(sessionField)
 		return c, err
 	}
 	return made, nil
+}
+
+// byeTimeout bounds how long a server may take to end a session.
+const byeTimeout = 500 * time.Millisecond
+
+// farewell returns what ends a session of the server, once nobody can use it any
+// more: the gateway's ends without the agent having ended it.
+func (t *turn) farewell(c *conversation) func() {
+	s, r := t.s, &httpgate.Request{Path: t.res.Endpoint}
+	return func() {
+		ctx, cancel := context.WithTimeout(context.Background(), byeTimeout)
+		defer cancel()
+		r.Request = &http.Request{Method: http.MethodDelete, Header: http.Header{sessionField: {c.id}}, ProtoMajor: 1, ProtoMinor: 1}
+		out, f := s.Compose(ctx, r, nil)
+		if f != nil || s.Note(ctx, protocol.Note{Kind: "close", Gateway: true, Frames: 1, Bytes: out.Bytes()}) != nil {
+			return // the server's session ends when it is idle
+		}
+		if resp, err := s.Send(ctx, out); err == nil {
+			resp.Body.Close()
+		}
+	}
 }
 
 // unanswered ends a request of which nothing came back.
@@ -164,7 +192,7 @@ func (t *turn) cancelled(c *conversation, m *message) {
 		return
 	}
 	x := c.running(idKey(id))
-	if x == nil || x.ex == nil {
+	if x == nil {
 		return
 	}
 	if _, err := x.end(t.ctx, evidence.Outcome{Class: evidence.Cancelled}); err != nil {
@@ -268,6 +296,9 @@ func (t *turn) plain(c *conversation, action string) (*reply, *call) {
 	rep, err := out.send(t.ctx)
 	if err != nil {
 		o, f := t.s.Unanswered(ex, err)
+		if t.r.Method == http.MethodGet && t.ctx.Err() != nil { // nothing was done or left undone
+			o.Class = evidence.Cancelled
+		}
 		if err := ex.End(context.WithoutCancel(t.ctx), o); err != nil {
 			f = httpgate.Refused(err)
 		}
@@ -356,6 +387,9 @@ func (f *flow) run(rep *reply) {
 			f.ended(err)
 			return
 		}
+		if len(e.data) > 0 && f.answered {
+			continue // the command has ended, and nothing more belongs to it
+		}
 		if len(e.data) > 0 {
 			out, ok := f.inspect(e.data)
 			if !ok {
@@ -419,6 +453,9 @@ func (f *flow) begin200(rep *reply, stream bool) {
 		return
 	}
 	f.head = true
+	if rep.header.Get(sessionField) != f.c.id { // of no session that was made here
+		rep.header.Del(sessionField)
+	}
 	copyFields(f.w.Header(), rep.header)
 	f.w.WriteHeader(rep.status)
 	if stream {

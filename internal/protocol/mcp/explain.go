@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
@@ -42,30 +43,20 @@ func (d *Definitions) understand(res *Resource, asked string) (*evidence.Shape, 
 	}
 	c := newConversation("")
 	c.known.prompts, c.known.resources = map[string]bool{name: true}, map[string]bool{name: true}
-	c.known.tools = d.known(res)
+	c.known.tools = d.known(res.Resource)
 	u, err := new(shapes).understand(res, c, m)
 	return u.shape, err
 }
 
-// known are the tools that a server was last seen to list, accepted or held as
-// the resource says now.
-func (d *Definitions) known(res *Resource) map[string]*Tool {
+// known are the tools that a server was last seen to list.
+func (d *Definitions) known(resource string) map[string]*Tool {
 	d.mu.Lock()
-	c := d.of[res.Resource]
+	c := d.of[resource]
 	d.mu.Unlock()
 	if c == nil {
 		return nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	tools := make(map[string]*Tool, len(c.tools))
-	for name, t := range c.tools {
-		now := *t
-		if now.held == heldNew || now.held == heldChanged {
-			now.held = ""
-		}
-		now.accept(res)
-		tools[name] = &now
-	}
-	return tools
+	return maps.Clone(c.tools)
 }

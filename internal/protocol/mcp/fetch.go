@@ -50,7 +50,6 @@ func Fetch(ctx context.Context, res Resource, up protocol.Upstream) ([]*Tool, er
 			return nil, err
 		}
 		for _, e := range list {
-			e.tool.accept(&res)
 			tools = append(tools, e.tool)
 		}
 		if !more || len(tools) > maxListed {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,6 +28,8 @@ type gateway struct {
 	address string
 	url     string
 	version string // that clients ask for; "" is the newest
+
+	resource atomic.Pointer[mcp.Resource]
 
 	mu      sync.Mutex
 	imports []evidence.ImportBody
@@ -55,8 +58,9 @@ func startGatewayLogging(t *testing.T, upstream string, r mcp.Resource, log slog
 	t.Helper()
 	g := &gateway{Gate: &prototest.Gate{Upstream: protocol.Upstream{Address: upstream}}, t: t}
 	r.Resource, r.Prefix, r.Endpoint = "svc", "/svc", "/mcp"
+	g.resource.Store(&r)
 	p := mcp.New(mcp.Config{
-		Resources:   func() []mcp.Resource { return []mcp.Resource{r} },
+		Resources:   func() []mcp.Resource { return []mcp.Resource{*g.resource.Load()} },
 		Definitions: mcp.NewDefinitions(mcp.DefinitionsConfig{Record: g.record, Logger: slog.New(log)}),
 		Issuer:      func() string { return "https://issuer.example" },
 		Limits:      httpgate.Limits{Idle: time.Minute}, Logger: slog.New(log),

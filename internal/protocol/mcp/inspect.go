@@ -153,19 +153,18 @@ func (f *flow) list(x *call, m *message) (out []byte, alert string, err error) {
 	return cut(m.raw, span, list, func(e *entry) bool { return f.shown(key, e) }), alert, nil
 }
 
-// tools puts listed tools on record and finds out which are held.
+// tools puts listed tools on record.
 func (t *turn) tools(list []entry, all bool) (alert string, err error) {
 	tools := make([]*Tool, 0, len(list))
 	seen := make(map[string]bool)
 	for _, e := range list {
-		e.tool.accept(t.res)
-		if seen[e.name] && e.tool.held != heldName { // two of one name
-			e.tool.held = heldUnread
+		if seen[e.name] && e.tool.unfit == "" { // two of one name
+			e.tool.unfit = heldUnread
 		}
 		seen[e.name] = true
 		tools = append(tools, e.tool)
 	}
-	return t.p.cfg.Definitions.listed(context.WithoutCancel(t.ctx), t.res.Resource, tools, all)
+	return t.p.cfg.Definitions.listed(context.WithoutCancel(t.ctx), t.res, tools, all)
 }
 
 // ask decides on what the server asks of the agent. What policy refuses the

@@ -71,10 +71,12 @@ func (t *turn) shown(key string, e *entry) bool {
 		return false
 	case e.tool == nil:
 		return t.s.May(evidence.Check{Action: actionsOf[key], Object: e.name})
-	case e.tool.held != "":
+	case e.tool.Held(t.res) != "":
 		return false
 	}
-	u, err := t.p.shapes.call(&Resource{TrustAnnotations: t.res.TrustAnnotations}, e.tool, &message{method: "tools/call"})
+	plain := *t.res // arguments aren't known
+	plain.Match = nil
+	u, err := t.p.shapes.call(&plain, e.tool, &message{method: "tools/call"})
 	return err == nil && t.s.May(u.shape.Checks...)
 }
 

@@ -48,6 +48,7 @@ type Protocol struct {
 	cfg    Config
 	log    *slog.Logger
 	server *httpgate.Server
+	own    http.Handler
 	shapes shapes
 }
 
@@ -61,7 +62,7 @@ func New(c Config) *Protocol {
 	if c.Issuer == nil {
 		c.Issuer = func() string { return "" }
 	}
-	p := &Protocol{cfg: c, log: c.Logger}
+	p := &Protocol{cfg: c, log: c.Logger, own: newOwn()}
 	p.server = httpgate.New(httpgate.Config{
 		Protocol: Name, Listener: c.Listener, Handler: handler{p}, Route: p.route, Open: p.open,
 		Assert: c.Assert, Keys: c.Keys, Limits: c.Limits, Logger: c.Logger,

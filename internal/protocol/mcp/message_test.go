@@ -153,13 +153,13 @@ func TestDigestsAreOfWhatAModelIsShown(t *testing.T) {
 		`{"name":"a","title":"t","description":"d","inputSchema":{"type":"object","b":1.0,"a":[]}}`:                        false,
 		`{"name":"a","description":"d","inputSchema":{"type":"object","b":1.0,"a":[]},"annotations":{}}`:                   false,
 	} {
-		if two := toolOf([]byte(def)); (two.Digest == one.Digest) != same || two.held != "" {
+		if two := toolOf([]byte(def)); (two.Digest == one.Digest) != same || two.unfit != "" {
 			t.Errorf("%s: %+v", def, two)
 		}
 	}
 	for _, name := range []string{"", "a b", "a\u202eb", "re\u0430d", "\uff41", "a\u200b", "a\x00", "a\u0301", strings.Repeat("a", 129)} {
 		def := append(append([]byte(`{"inputSchema":{},"name":`), encode(name)...), '}')
-		if tool := toolOf(def); tool.held != heldName || tool.Digest != "" {
+		if tool := toolOf(def); tool.unfit != heldName || tool.Digest != "" {
 			t.Errorf("%q is taken for a name", name)
 		}
 	}

@@ -149,8 +149,8 @@ func TestWhatAPersonReviewsIsWhatTheGatewaySees(t *testing.T) {
 				if tool.Name == "echo" {
 					want = "changed"
 				}
-				if !strings.Contains(string(g.imports[0].Data), tool.Digest) || tool.Held() != want {
-					t.Errorf("%+v is %s, and on record is %s", tool, tool.Held(), g.imports[0].Data)
+				if !strings.Contains(string(g.imports[0].Data), tool.Digest) || tool.Held(&r) != want {
+					t.Errorf("%+v is %s, and on record is %s", tool, tool.Held(&r), g.imports[0].Data)
 				}
 			}
 		})

@@ -137,6 +137,22 @@ func TestToolsThatNobodyHasAcceptedAreHeld(t *testing.T) {
 	}
 }
 
+func TestWhatIsAcceptedCountsForTheNextCall(t *testing.T) {
+	s := &script{tools: toolA}
+	g := startGateway(t, s.start(t), mcp.Resource{Tools: map[string]string{"a": digestOf(t, toolA)}})
+	a := g.agent()
+	for i, accepted := range []bool{true, false, true} {
+		r := *g.resource.Load()
+		if r.Tools = nil; accepted {
+			r.Tools = map[string]string{"a": digestOf(t, toolA)}
+		}
+		g.resource.Store(&r)
+		if got := a.must(t, ask(i, "tools/call", `{"name":"a"}`)); strings.Contains(got, "isError") == accepted {
+			t.Errorf("accepted: %v; %s", accepted, got)
+		}
+	}
+}
+
 // digestOf is the digest under which a definition is accepted.
 func digestOf(t *testing.T, def string) string {
 	t.Helper()
@@ -286,6 +302,52 @@ func TestAnIdThatIsInFlightIsNotTakenAgain(t *testing.T) {
 	}
 }
 
+func TestASessionOfTheServerEndsWithThatOfTheGateway(t *testing.T) {
+	for _, byAgent := range []bool{true, false} {
+		s := &script{tools: toolA}
+		g := startGateway(t, s.start(t), mcp.Resource{AcceptAll: true})
+		a := g.agent()
+		a.must(t, ask(0, "initialize", "{}"))
+		if byAgent {
+			if got, err := a.do("DELETE", "/svc", "", "Mcp-Session-Id", "session-1"); err != nil || got.status != http.StatusOK {
+				t.Fatalf("%+v, %v", got, err)
+			}
+		}
+		g.Sessions()[0].Kill(fmt.Errorf("the agent was retired"))
+		if _, err := g.Sessions()[0].Wait(5 * time.Second); err != nil {
+			t.Fatal(err)
+		}
+		got := s.received()
+		if got[len(got)-1] != "DELETE " || len(got) != 2 || s.headers[1].Get("Mcp-Session-Id") != "session-1" {
+			t.Errorf("by the agent: %v; the server got %q", byAgent, got)
+		}
+	}
+}
+
+func TestOnlyAnInitializeMakesASession(t *testing.T) {
+	s := &script{tools: toolA}
+	s.answer = func(w http.ResponseWriter, _ *http.Request, _, method string) bool {
+		if method == "ping" {
+			w.Header().Set("Mcp-Session-Id", "session-of-another")
+		}
+		return false
+	}
+	g := startGateway(t, s.start(t), mcp.Resource{AcceptAll: true})
+	a := g.agent()
+	for i, fields := range [][]string{nil, {"Mcp-Session-Id", "session-1"}} {
+		if got, err := a.do("POST", "/svc", ask(1, "ping", "{}"), fields...); err != nil || got.status != http.StatusOK || got.header.Get("Mcp-Session-Id") != "" {
+			t.Errorf("%+v, %v", got, err)
+		}
+		if i == 0 {
+			a.must(t, ask(0, "initialize", "{}"))
+		}
+	}
+	// The same one again is still that one.
+	if got, err := a.do("POST", "/svc", ask(0, "initialize", "{}"), "Mcp-Session-Id", "session-1"); err != nil || got.header.Get("Mcp-Session-Id") != "session-1" {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
 func TestAStreamMayBeTakenUpWhereItBrokeOff(t *testing.T) {
 	s := &script{tools: toolA}
 	s.answer = func(w http.ResponseWriter, r *http.Request, id, method string) bool {
@@ -294,7 +356,7 @@ func TestAStreamMayBeTakenUpWhereItBrokeOff(t *testing.T) {
 			w.Header().Set("Content-Type", "text/event-stream")
 			fmt.Fprint(w, "id: e1\nretry: 10\ndata: \n\n")
 			return true
-		case r.Method == "GET" && r.Header.Get("Last-Event-Id") == "e1":
+		case r.Method == http.MethodGet && r.Header.Get("Last-Event-Id") == "e1":
 			w.Header().Set("Content-Type", "text/event-stream")
 			fmt.Fprint(w, "id: e2\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{\"content\":[]}}\n\n")
 			return true
@@ -424,7 +486,7 @@ func TestPagesOfOthersReachNothing(t *testing.T) {
 			t.Errorf("%q: %+v, %v", origin, got, err)
 		}
 	}
-	r, err := http.NewRequestWithContext(t.Context(), "POST", g.url, strings.NewReader(ask(1, "ping", "{}")))
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, g.url, strings.NewReader(ask(1, "ping", "{}")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -434,6 +496,44 @@ func TestPagesOfOthersReachNothing(t *testing.T) {
 		t.Errorf("rebound: %v, %v", resp, err)
 	}
 	resp.Body.Close()
+}
+
+func TestAfterItsAnswerARequestHasNothingMoreToSay(t *testing.T) {
+	s := &script{tools: toolA}
+	s.answer = func(w http.ResponseWriter, _ *http.Request, id, method string) bool {
+		if method != "tools/call" {
+			return false
+		}
+		w.Header().Set("Content-Type", "text/event-stream")
+		for _, m := range []string{`"method":"notifications/message"`, `"id":` + id + `,"result":{"n":1}`, `"id":` + id + `,"result":{"n":2}`, `"method":"notifications/message"`, `"id":"q","method":"ping"`} {
+			fmt.Fprintf(w, "data: {\"jsonrpc\":\"2.0\",%s}\n\n", m)
+		}
+		return true
+	}
+	g := startGateway(t, s.start(t), mcp.Resource{AcceptAll: true})
+	got := g.agent().must(t, ask(1, "tools/call", `{"name":"a"}`))
+	if strings.Count(got, "notifications/message") != 1 || !strings.Contains(got, `"n":1`) || strings.Contains(got, `"n":2`) || strings.Contains(got, "ping") {
+		t.Errorf("the agent sees %s", got)
+	}
+	g.has(`call write "tools/call a" mcp:call[a]: ok`)
+}
+
+func TestAStreamThatNeverBeganIsNoDoubt(t *testing.T) {
+	s := &script{tools: toolA}
+	s.answer = func(_ http.ResponseWriter, r *http.Request, _, _ string) bool {
+		if r.Method != http.MethodGet {
+			return false
+		}
+		<-r.Context().Done()
+		return true
+	}
+	g := startGateway(t, s.start(t), mcp.Resource{AcceptAll: true})
+	a := g.agent()
+	a.client.Timeout = 100 * time.Millisecond
+	if got, err := a.do("GET", "/svc", ""); err == nil {
+		t.Fatalf("%+v", got)
+	}
+	g.has(`http session "GET" mcp:listen[]: cancelled`)
 }
 
 func TestARequestWhoseAgentLeavesIsInDoubt(t *testing.T) {

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 }
 
 type text struct {
-	Text string `json:"text"`
+	Text string `json:"text,omitempty"`
 }
 
 func say(s string) *sdk.CallToolResult {
@@ -360,5 +360,41 @@ func TestAServerThatEndsLeavesItsCommandInDoubt(t *testing.T) {
 				t.Error("a new session has no server")
 			}
 		})
+	}
+}
+
+func TestTheGatewayTellsAnAgentAboutItself(t *testing.T) {
+	g := startGateway(t, (&script{tools: toolA + "," + toolB}).start(t), mcp.Resource{AcceptAll: true})
+	g.Decide = refuse("b", "mcp:sampling")
+	a := g.agent()
+	a.must(t, ask(1, "tools/call", `{"name":"a"}`))
+	a.must(t, ask(2, "tools/call", `{"name":"b"}`))
+	g.url += mcp.OwnPath
+	before := len(g.Sessions()[0].Exchanges())
+	for _, version := range []string{"2025-11-25", "2026-07-28"} {
+		g.version = version
+		cs := connect(t, g, nil)
+		for tool, want := range map[string][]string{
+			"whoami":        {`"agent":"agent-1"`, `"ticket":"T-1"`, `"resource":"svc"`, `"session":"test.1.0"`},
+			"what_may_i_do": {`"tools":["a"]`, `"call"`, `"list"`},
+			"what_did_i_do": {`"outcome":"ok","request":"tools/call a"`, `"outcome":"refused: not here","request":"tools/call b"`, `"id":"test.1.`},
+			"how_to_ask":    {"for a grant for agent-1"},
+		} {
+			got := call(t, cs, tool, "")
+			for _, w := range want {
+				if !strings.Contains(got, w) {
+					t.Errorf("%s: %s says %s, without %s", version, tool, got, w)
+				}
+			}
+			if strings.Contains(got, "sampling") {
+				t.Errorf("%s says %s", tool, got)
+			}
+		}
+	}
+	if got, err := g.agent().do("POST", "/svc"+mcp.OwnPath, ask(1, "ping", "{}"), "Authorization", "Bearer x"); err != nil || got.status != http.StatusUnauthorized {
+		t.Errorf("without a token: %+v, %v", got, err)
+	}
+	if after := len(g.Sessions()[0].Exchanges()); after != before {
+		t.Errorf("%d commands", after-before)
 	}
 }

@@ -114,13 +114,13 @@ func (c *shapes) understand(res *Resource, conv *conversation, m *message) (unde
 
 // call is the shape of a tool's call.
 func (c *shapes) call(res *Resource, t *Tool, m *message) (understood, error) {
-	k := shapeKey{path: pathCall, method: m.method, object: t.Name, actions: Name + ":call", held: t.held}
-	if t.held != "" {
+	k := shapeKey{path: pathCall, method: m.method, object: t.Name, actions: Name + ":call", held: t.Held(res)}
+	if k.held != "" {
 		k.actions += " " + Name + ":held"
 		if k.object == "" {
 			k.object = "?"
 		}
-		return understood{c.of(k), t.held}, nil
+		return understood{c.of(k), k.held}, nil
 	}
 	if res.TrustAnnotations && t.readOnly {
 		k.actions = Name + ":call_read"

@@ -24,11 +24,8 @@ type Tool struct {
 	Definition json.RawMessage `json:"definition,omitempty"`
 
 	readOnly bool   // says its definition
-	held     string // why it is neither shown nor called; "" is accepted
+	unfit    string // why nobody can accept it; "" is nothing
 }
-
-// Held is why a tool is neither shown nor called; "" is one that is accepted.
-func (t *Tool) Held() string { return t.held }
 
 // Why a tool is held.
 const (
@@ -69,14 +66,14 @@ func toolOf(def []byte) *Tool {
 	name, err := member(def, "name")
 	t := &Tool{Name: text(name)}
 	if err != nil || !validName(t.Name) {
-		t.held = heldName
+		t.unfit = heldName
 		return t
 	}
 	d := json.NewDecoder(bytes.NewReader(def))
 	d.UseNumber()
 	var m map[string]any
 	if d.Decode(&m) != nil {
-		t.held = heldUnread
+		t.unfit = heldUnread
 		return t
 	}
 	delete(m, "_meta")
@@ -93,17 +90,20 @@ func toolOf(def []byte) *Tool {
 // encode is the JSON of what was read from JSON.
 func encode(v any) []byte { return evidence.EncodeBody(v) }
 
-// accept says whether t is accepted.
-func (t *Tool) accept(res *Resource) {
-	if t.held != "" || res.AcceptAll {
-		return
-	}
-	switch accepted := res.Tools[t.Name]; {
+// Held is why a resource's tool is neither shown nor called; "" is one that is
+// accepted. It is asked each time: what is accepted changes with the
+// configuration.
+func (t *Tool) Held(res *Resource) string {
+	accepted := res.Tools[t.Name]
+	switch {
+	case t.unfit != "" || res.AcceptAll:
+		return t.unfit
 	case accepted == "":
-		t.held = heldNew
+		return heldNew
 	case accepted != t.Digest:
-		t.held = heldChanged
+		return heldChanged
 	}
+	return ""
 }
 
 // reasons tell an agent why a tool is held.
@@ -163,7 +163,8 @@ const (
 // listed puts on record what a server lists: all of it, or a part that is added
 // to what is known. It returns what a person must know of, "" if nothing is
 // new.
-func (d *Definitions) listed(ctx context.Context, resource string, tools []*Tool, all bool) (alert string, err error) {
+func (d *Definitions) listed(ctx context.Context, res *Resource, tools []*Tool, all bool) (alert string, err error) {
+	resource := res.Resource
 	d.mu.Lock()
 	c := d.of[resource]
 	if c == nil {
@@ -189,7 +190,7 @@ func (d *Definitions) listed(ctx context.Context, resource string, tools []*Tool
 		return "", err
 	}
 	c.tools = known
-	return c.alert(resource, tools), nil
+	return c.alert(res, tools), nil
 }
 
 // record records definitions that differ from those on record; c.mu is held.
@@ -223,15 +224,16 @@ func sorted(tools map[string]*Tool) []*Tool {
 }
 
 // alert says which tools are held, if that was not said before; c.mu is held.
-func (c *catalogue) alert(resource string, tools []*Tool) string {
+func (c *catalogue) alert(res *Resource, tools []*Tool) string {
 	var held []string
 	for _, t := range tools {
-		if t.held != "" {
-			name := t.Name
-			if t.held == heldName {
-				name = "(unreadable)"
-			}
-			held = append(held, name+" ("+t.held+")")
+		why := t.Held(res)
+		name := t.Name
+		if why == heldName {
+			name = "(unreadable)"
+		}
+		if why != "" {
+			held = append(held, name+" ("+why+")")
 		}
 	}
 	slices.Sort(held)
@@ -245,5 +247,5 @@ func (c *catalogue) alert(resource string, tools []*Tool) string {
 	if len(held) > 8 {
 		held, more = held[:8], fmt.Sprintf(" and %d more", len(held)-8)
 	}
-	return "tools of " + resource + " are held until somebody accepts them: " + strings.Join(held, ", ") + more
+	return "tools of " + res.Resource + " are held until somebody accepts them: " + strings.Join(held, ", ") + more
 }

@@ -34,6 +34,10 @@ func partOf() io.Closer { return newPart() }
 const sessionField = "Mcp-Session-Id"
 
 func (t *turn) serve() {
+	if t.r.Path == OwnPath {
+		t.own()
+		return
+	}
 	if t.r.Path != "/" || t.r.Query != "" {
 		t.skip(nil, nil, http.StatusNotFound, errors.New("a resource has one address, and no query"))
 		return
@@ -225,6 +229,7 @@ func (t *turn) begin(m *message, cmd *evidence.Command) protocol.Exchange {
 		return nil
 	}
 	if ex := exchanges[0]; ex.Decision().Effect != evidence.Allow {
+		t.part.remember(did{ex.Position().String(), cmd.Text, "refused: " + ex.Decision().Reason})
 		t.deny(m, httpgate.Denial(ex))
 		return nil
 	}
