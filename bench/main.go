@@ -26,6 +26,7 @@ import (
 func main() {
 	var o options
 	relay := flag.String("relay", "", "be the relay, and nothing else: `listen=upstream`")
+	tool := flag.String("tool", "", "be the server of MCP, and nothing else: `listen=`")
 	reverse := flag.String("reverse", "", "be the reverse proxy, and nothing else: `listen=upstream`")
 	flag.BoolVar(&o.quick, "quick", false, "fewer, shorter rounds: under three minutes, for a first impression")
 	flag.StringVar(&o.out, "out", "", "write the figures as JSON to this `file`")
@@ -44,6 +45,8 @@ func main() {
 		err = runRelay(ctx, *relay)
 	case *reverse != "":
 		err = runReverse(ctx, *reverse)
+	case *tool != "":
+		err = runTool(ctx, *tool)
 	default:
 		err = run(ctx, o)
 	}

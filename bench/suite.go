@@ -25,7 +25,7 @@ type suite struct {
 }
 
 // suites are the tables, in the order of the report: a line for each.
-func suites() []suite { return []suite{postgresSuite, httpSuite} }
+func suites() []suite { return []suite{postgresSuite, httpSuite, mcpSuite} }
 
 // bed is what a suite has started.
 type bed struct {
