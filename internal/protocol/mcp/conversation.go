@@ -231,6 +231,8 @@ type call struct {
 	over   chan struct{} // closed with the end
 	ended  func(did)     // told of it; may be nil
 	text   string        // of the command
+
+	cancelled bool // the agent says so; under the conversation's mu
 }
 
 func newCall(ex protocol.Exchange) *call { return &call{ex: ex, over: make(chan struct{})} }
@@ -303,6 +305,28 @@ func (c *conversation) begin(x *call, ex protocol.Exchange) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	x.ex = ex
+}
+
+// cancelling returns the request that a notification says is cancelled; nil when
+// there is none, or it says something else.
+func (c *conversation) cancelling(m *message) *call {
+	id, err := member(m.params, "requestId")
+	if m.method != "notifications/cancelled" || err != nil || id == nil {
+		return nil
+	}
+	x := c.running(idKey(id))
+	if x != nil {
+		c.mu.Lock()
+		x.cancelled = true
+		c.mu.Unlock()
+	}
+	return x
+}
+
+func (c *conversation) isCancelled(x *call) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return x.cancelled
 }
 
 // leave takes out a request. Unanswered ones keep their id from being used again

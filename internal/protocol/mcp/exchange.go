@@ -180,21 +180,14 @@ func (t *turn) notify(c *conversation, m *message) {
 		t.skip(m, m.raw, http.StatusBadRequest, err)
 		return
 	}
-	if t.oneWay(c, m, u, evidence.Position{}) && m.method == "notifications/cancelled" {
-		t.cancelled(c, m)
+	x := c.cancelling(m) // its answer may end before the server has taken this
+	if taken := t.oneWay(c, m, u, evidence.Position{}); x != nil && taken {
+		t.cancelled(c, x)
 	}
 }
 
-// cancelled ends the request that the agent doesn't wait for any more.
-func (t *turn) cancelled(c *conversation, m *message) {
-	id, err := member(m.params, "requestId")
-	if err != nil || id == nil {
-		return
-	}
-	x := c.running(idKey(id))
-	if x == nil {
-		return
-	}
+// cancelled ends a request that the agent doesn't wait for any more.
+func (t *turn) cancelled(c *conversation, x *call) {
 	if _, err := x.end(t.ctx, evidence.Outcome{Class: evidence.Cancelled}); err != nil {
 		t.p.log.Error("the outcome of a command cannot be recorded", "command", x.ex.Position().String(), "cause", err)
 	}
@@ -316,7 +309,7 @@ type flow struct {
 	x       *call    // its command
 	listens bool
 
-	head     bool // the agent has seen the status
+	told     bool // the agent has seen the status
 	reply    int  // bytes to the agent
 	resumes  bool // events have ids by which the stream can be taken up again
 	answered bool
@@ -340,7 +333,7 @@ func (f *flow) status(rep *reply) bool {
 	if !f.observe(f.x, body) || !f.done(f.x, o) {
 		return false
 	}
-	f.begin200(rep, false)
+	f.tellStatus(rep, false)
 	f.turn.write(body)
 	return o.Class == evidence.OK
 }
@@ -380,7 +373,7 @@ func (f *flow) run(rep *reply) {
 		f.single(rep)
 		return
 	}
-	f.begin200(rep, true)
+	f.tellStatus(rep, true)
 	for {
 		e, err := rep.next()
 		if err != nil {
@@ -441,18 +434,18 @@ func (f *flow) single(rep *reply) {
 	if body == nil && len(e.data) > 0 { // it was cancelled meanwhile
 		body = []byte{}
 	}
-	f.begin200(rep, false)
+	f.tellStatus(rep, false)
 	if len(body) > 0 {
 		f.turn.write(body)
 	}
 }
 
-// begin200 tells the agent the status, and flushes it when a stream follows.
-func (f *flow) begin200(rep *reply, stream bool) {
-	if f.head {
+// tellStatus tells the agent the status, and flushes it when a stream follows.
+func (f *flow) tellStatus(rep *reply, stream bool) {
+	if f.told {
 		return
 	}
-	f.head = true
+	f.told = true
 	if rep.header.Get(sessionField) != f.c.id { // of no session that was made here
 		rep.header.Del(sessionField)
 	}
@@ -496,7 +489,7 @@ func (f *flow) unrecorded(err error) {
 // seen already.
 func (f *flow) tell(failure *httpgate.Failure) {
 	switch {
-	case !f.head:
+	case !f.told:
 		f.fail(f.m, failure)
 	case f.m != nil && f.m.id != nil && !f.answered:
 		p := &problem{code: codeInternal, message: failure.Reason, hint: failure.Hint, command: failure.ID}
@@ -525,7 +518,7 @@ func (f *flow) stop() {
 		return
 	}
 	b := append([]byte(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":`), f.m.id...)
-	if err := f.own(append(b, "}}"...), "cancel"); err != nil {
+	if err := f.tellServer(append(b, "}}"...), "cancel"); err != nil {
 		f.p.log.Warn("a server cannot be told that a request is cancelled", "resource", f.res.Resource, "cause", err)
 	}
 }
@@ -550,7 +543,7 @@ func (f *flow) ended(err error) {
 		f.c.leave(f.x, false)
 		f.done(f.x, evidence.Outcome{Class: evidence.Cancelled, Detail: "the agent left before the answer"})
 	case f.c.running(f.x.key) == nil && f.c.isGone(f.x.key): // cancelled
-	case gone && f.c.running(f.x.key) == f.x:
+	case (gone || f.c.isCancelled(f.x)) && f.c.running(f.x.key) == f.x:
 		f.part.abandon(f.ctx, f.c, f.x, httpgate.Lost(errors.New("the agent left before the answer")), func(err error) {
 			f.p.log.Error("the outcome of a command cannot be recorded", "command", f.x.ex.Position().String(), "cause", err)
 		})

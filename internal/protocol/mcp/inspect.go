@@ -224,7 +224,7 @@ func knownAsk(method string) string {
 // the server's loss.
 func (f *flow) refuse(m *message, reason, command string) {
 	p := &problem{code: codeDenied, message: reason, command: command}
-	if err := f.own(p.response(m.id), "denial"); err != nil {
+	if err := f.tellServer(p.response(m.id), "denial"); err != nil {
 		f.p.log.Warn("a server cannot be told that what it asked is refused", "resource", f.res.Resource, "cause", err)
 	}
 }
@@ -232,8 +232,8 @@ func (f *flow) refuse(m *message, reason, command string) {
 // ownTimeout bounds how long a message of the gateway's own may take.
 const ownTimeout = 10 * time.Second
 
-// own sends a message of the gateway's own that has no answer.
-func (f *flow) own(content []byte, kind string) error {
+// tellServer sends a message of the gateway's own that has no answer.
+func (f *flow) tellServer(content []byte, kind string) error {
 	out, failure := f.packet(f.c, http.MethodPost, content, &ownMessage{})
 	if failure != nil {
 		return errUnsent

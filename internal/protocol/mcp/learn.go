@@ -73,12 +73,12 @@ func (t *turn) take(c *conversation, method string, list []entry, ex protocol.Ex
 	return nil
 }
 
-// own numbers the gateway's own requests.
-var own atomic.Uint64
+// ownIDs numbers the gateway's own requests.
+var ownIDs atomic.Uint64
 
 // page asks for one page of a list; nil is one that the server doesn't give.
 func (t *turn) page(c *conversation, m *message, method, cursor string) (result []byte, ex protocol.Exchange, f *httpgate.Failure) {
-	id := encode("exhibit-" + strconv.FormatUint(own.Add(1), 10))
+	id := encode("exhibit-" + strconv.FormatUint(ownIDs.Add(1), 10))
 	content := ownRequest(id, method, cursor, m)
 	out, f := t.packet(c, http.MethodPost, content, &ownMessage{method})
 	if f != nil {
@@ -100,11 +100,11 @@ func (t *turn) page(c *conversation, m *message, method, cursor string) (result 
 		result, err = t.pageOf(rep, id, ex)
 	}
 	o := evidence.Outcome{Class: evidence.OK}
-	var own *serverError
+	var said *serverError
 	switch {
-	case errors.As(err, &own):
-		o = evidence.Outcome{Class: evidence.Failed, Code: own.code}
-		if own.code == codeNoMethod {
+	case errors.As(err, &said):
+		o = evidence.Outcome{Class: evidence.Failed, Code: said.code}
+		if said.code == codeNoMethod {
 			result = []byte("{}") // it has no such things
 		}
 	case err != nil:

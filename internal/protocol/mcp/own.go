@@ -30,8 +30,8 @@ func newOwn() http.Handler {
 	}, &sdk.StreamableHTTPOptions{Stateless: true, JSONResponse: true, PropagateRequestCancellation: true})
 }
 
-// own serves a request to the gateway itself.
-func (t *turn) own() {
+// serveOwn serves a request to the gateway itself.
+func (t *turn) serveOwn() {
 	t.p.own.ServeHTTP(t.w, t.r.WithContext(context.WithValue(t.ctx, turnKey{}, t)))
 }
 

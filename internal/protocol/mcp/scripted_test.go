@@ -498,6 +498,39 @@ func TestPagesOfOthersReachNothing(t *testing.T) {
 	resp.Body.Close()
 }
 
+func TestAServerMayEndACancelledRequestBeforeItHasSaidSo(t *testing.T) {
+	s := &script{tools: toolA}
+	arrived, cancelled, seen := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	s.answer = func(w http.ResponseWriter, _ *http.Request, _, method string) bool {
+		switch method {
+		case "tools/call":
+			w.Header().Set("Content-Type", "text/event-stream")
+			w.(http.Flusher).Flush()
+			close(arrived)
+			<-cancelled
+			return true
+		case "notifications/cancelled":
+			close(cancelled)
+			<-seen
+		}
+		return false
+	}
+	g := startGateway(t, s.start(t), mcp.Resource{AcceptAll: true})
+	a, b := g.agent(), g.agent()
+	a.must(t, ask(0, "initialize", "{}"))
+	go func() {
+		defer close(seen)
+		if got, err := a.do("POST", "/svc", ask(1, "tools/call", `{"name":"a"}`), "Mcp-Session-Id", "session-1"); err != nil || got.body != "" {
+			t.Errorf("%+v, %v", got, err)
+		}
+	}()
+	<-arrived
+	if got, err := b.do("POST", "/svc", `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}`, "Mcp-Session-Id", "session-1"); err != nil || got.status != http.StatusAccepted {
+		t.Errorf("%+v, %v", got, err)
+	}
+	g.has(`call write "tools/call a" mcp:call[a]: cancelled`)
+}
+
 func TestAfterItsAnswerARequestHasNothingMoreToSay(t *testing.T) {
 	s := &script{tools: toolA}
 	s.answer = func(w http.ResponseWriter, _ *http.Request, id, method string) bool {

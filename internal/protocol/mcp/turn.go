@@ -35,7 +35,7 @@ const sessionField = "Mcp-Session-Id"
 
 func (t *turn) serve() {
 	if t.r.Path == OwnPath {
-		t.own()
+		t.serveOwn()
 		return
 	}
 	if t.r.Path != "/" || t.r.Query != "" {
