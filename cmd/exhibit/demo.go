@@ -15,8 +15,8 @@ func newDemo(a *app) *cobra.Command {
 		Use: "demo", Short: "Play a day of two agents on a real PostgreSQL", GroupID: groupGateway, Args: exactly(),
 		Long: `Starts a PostgreSQL and a gateway in a folder of their own and works as two agents
 would: reads, a write under a ticket, a prepared statement, COPY, a forbidden
-DROP inside a transaction, requests to a service over HTTP, a failed login, and
-kill -9 of the gateway under a running statement. Then it asks the three questions, makes a pack, verifies it,
+DROP inside a transaction, requests to a service over HTTP, a tool of an MCP
+server, a failed login, and kill -9 of the gateway under a running statement. Then it asks the three questions, makes a pack, verifies it,
 alters it and shows the verifier finding that.
 
 It needs PostgreSQL's server, psql, pgbench and curl (Debian: apt-get install

@@ -42,6 +42,8 @@ type day struct {
 	listen  string // where agents connect
 	web     string // and over HTTP
 	billing *billing
+	tools   string // and those of MCP
+	desk    *desk
 	gateway *exec.Cmd
 	broken  []string // what didn't hold
 	act     int
@@ -55,7 +57,7 @@ func Run(ctx context.Context, c Config) (err error) {
 	}
 	defer func() { err = errors.Join(err, d.end()) }()
 	for _, act := range []func(context.Context) error{
-		d.rights, d.reads, d.writes, d.prepared, d.copies, d.forbidden, d.services, d.stranger, d.crash, d.questions, d.evidence,
+		d.rights, d.reads, d.writes, d.prepared, d.copies, d.forbidden, d.services, d.mcpTools, d.stranger, d.crash, d.questions, d.evidence,
 	} {
 		if err := act(ctx); err != nil {
 			return err
@@ -105,7 +107,13 @@ func (d *day) prepare(ctx context.Context) error {
 	if d.web, err = pgserver.FreeAddr(); err != nil {
 		return err
 	}
-	if err := d.addBilling(); err != nil {
+	if d.desk, err = startDesk(ctx); err != nil {
+		return fmt.Errorf("starting an MCP server: %w", err)
+	}
+	if d.tools, err = pgserver.FreeAddr(); err != nil {
+		return err
+	}
+	if err := errors.Join(d.addBilling(), d.addDesk()); err != nil {
 		return err
 	}
 	return d.serve(ctx)
@@ -118,11 +126,7 @@ func (d *day) ownMetrics() error {
 	if err != nil {
 		return err
 	}
-	text, err := os.ReadFile(d.path("exhibit.yaml"))
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(d.path("exhibit.yaml"), bytes.Replace(text, []byte("127.0.0.1:9464"), []byte(addr), 1), 0o644)
+	return d.configure(func(text []byte) []byte { return bytes.Replace(text, []byte("127.0.0.1:9464"), []byte(addr), 1) })
 }
 
 // rights registers two agents, each with an owner, a key and a grant.
@@ -312,6 +316,9 @@ func (d *day) end() error {
 	}
 	if d.billing != nil {
 		errs = append(errs, d.billing.Close())
+	}
+	if d.desk != nil {
+		errs = append(errs, d.desk.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -74,11 +74,8 @@ func (d *day) addBilling() error {
 	if err := os.WriteFile(d.path("billing.key"), []byte(billingKey+"\n"), 0o600); err != nil {
 		return err
 	}
-	text, err := os.ReadFile(d.path("exhibit.yaml"))
-	if err != nil {
-		return err
-	}
-	more := fmt.Sprintf(`
+	return d.configure(func(text []byte) []byte {
+		return bytes.Replace(text, []byte("\nresources:\n"), fmt.Appendf(nil, `
   - {name: web, protocol: http, address: '%s'}
 
 resources:
@@ -86,11 +83,21 @@ resources:
     protocol: http
     upstream: {address: '%s', header: {name: X-Api-Key, value: {file: billing.key}}}
     http: {prefix: /billing, identity: true, routes: ['GET /invoices/{id}', 'DELETE /invoices/{id}']}
-`, d.web, d.billing.address)
-	if !bytes.Contains(text, []byte("\nresources:\n")) {
-		return errors.New("the configuration has no resources")
+`, d.web, d.billing.address), 1)
+	})
+}
+
+// configure changes the configuration.
+func (d *day) configure(change func(text []byte) []byte) error {
+	text, err := os.ReadFile(d.path("exhibit.yaml"))
+	if err != nil {
+		return err
 	}
-	return os.WriteFile(d.path("exhibit.yaml"), bytes.Replace(text, []byte("\nresources:\n"), []byte(more), 1), 0o644)
+	changed := change(bytes.Clone(text))
+	if bytes.Equal(changed, text) {
+		return errors.New("the configuration isn't the one that the demo knows")
+	}
+	return os.WriteFile(d.path("exhibit.yaml"), changed, 0o644)
 }
 
 // services reaches a service over HTTP, with curl.
@@ -110,15 +117,21 @@ func (d *day) services(ctx context.Context) error {
 	return nil
 }
 
-// curl asks the gateway as the reporter. The token stands in a file, so that
-// none is shown.
+// curl asks the service as the reporter.
 func (d *day) curl(ctx context.Context, path string, args ...string) (string, error) {
-	token, err := d.token(ctx, "reporter", "")
+	return d.curlAs(ctx, "reporter", "", "http://"+d.web+path, args...)
+}
+
+// curlAs asks the gateway as an agent. The token stands in a file, so that none
+// is shown.
+func (d *day) curlAs(ctx context.Context, agent, ticket, url string, args ...string) (string, error) {
+	token, err := d.token(ctx, agent, ticket)
 	if err != nil {
 		return "", err
 	}
-	if err := os.WriteFile(d.path("reporter.header"), []byte("Authorization: Bearer "+token+"\n"), 0o600); err != nil {
+	header := d.path(agent + ".header")
+	if err := os.WriteFile(header, []byte("Authorization: Bearer "+token+"\n"), 0o600); err != nil {
 		return "", err
 	}
-	return d.run(ctx, nil, append([]string{"curl", "-sS", "--fail-with-body", "-H", "@" + d.path("reporter.header"), "http://" + d.web + path}, args...)...)
+	return d.run(ctx, nil, append([]string{"curl", "-sS", "--fail-with-body", "-H", "@" + header, url}, args...)...)
 }
