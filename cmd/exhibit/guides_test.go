@@ -37,3 +37,31 @@ func TestRulesOfTheGuides(t *testing.T) {
 		t.Errorf("%d rules were found", n)
 	}
 }
+
+// The guide to policy names each action of HTTP in its class; the one to MCP
+// those of MCP.
+func TestTheGuidesNameEachAction(t *testing.T) {
+	text, err := os.ReadFile("../../docs/guides/policy.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := make(map[string]string)
+	for line := range strings.Lines(string(text)) {
+		if cells := strings.Split(line, "|"); len(cells) > 4 {
+			rows[strings.Trim(cells[1], " `")] += cells[3]
+		}
+	}
+	mcpGuide, err := os.ReadFile("../../docs/guides/mcp.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for action, classes := range actions {
+		protocol, name, _ := strings.Cut(action, ":")
+		switch {
+		case protocol == "http" && !strings.Contains(rows[classes[0]], "`"+name+"`"):
+			t.Errorf("%s is missing in class %s", action, classes[0])
+		case protocol == "mcp" && !strings.Contains(string(mcpGuide), "`"+action+"`"):
+			t.Errorf("%s is missing", action)
+		}
+	}
+}
