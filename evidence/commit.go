@@ -71,8 +71,8 @@ func partHash(tag byte, salt Salt, part []byte) Hash {
 		return sha256.Sum256(append(b, part...))
 	}
 	h := sha256.New()
-	h.Write(b)    //nolint:errcheck // a hash takes everything
-	h.Write(part) //nolint:errcheck // as above
+	h.Write(b)   
+	h.Write(part)
 	return Hash(h.Sum(stack[:0]))
 }
 
