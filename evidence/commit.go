@@ -71,7 +71,7 @@ func partHash(tag byte, salt Salt, part []byte) Hash {
 		return sha256.Sum256(append(b, part...))
 	}
 	h := sha256.New()
-	h.Write(b)   
+	h.Write(b)
 	h.Write(part)
 	return Hash(h.Sum(stack[:0]))
 }

@@ -104,8 +104,12 @@ func (t *turn) page(c *conversation, m *message, method, cursor string) (result 
 	switch {
 	case errors.As(err, &said):
 		o = evidence.Outcome{Class: evidence.Failed, Code: said.code}
-		if said.code == codeNoMethod {
-			result = []byte("{}") // it has no such things
+		result = []byte("{}") // it has no such things
+		if said.code != codeNoMethod {
+			result, f = nil, &httpgate.Failure{
+				Status: http.StatusBadGateway, Reason: "what the resource offers cannot be read: it answers with the error " + said.code,
+				Hint: "ask in another revision of the protocol, or the gateway's operator",
+			}
 		}
 	case err != nil:
 		o, f = t.s.Unanswered(ex, err)
