@@ -320,14 +320,16 @@ func (f *flow) status(rep *reply) bool {
 	if f.refusedByServer(rep) {
 		return false
 	}
-	e, err := rep.next()
-	if err != nil && !errors.Is(err, io.EOF) {
-		f.broken(err)
-		return false
-	}
 	var body []byte
-	if e != nil {
-		body = e.data
+	if rep.status >= 300 { // otherwise there is nothing to say
+		e, err := rep.next()
+		if err != nil && !errors.Is(err, io.EOF) {
+			f.broken(err)
+			return false
+		}
+		if e != nil {
+			body = e.data
+		}
 	}
 	o := outcomeOf(rep.status)
 	if !f.observe(f.x, body) || !f.done(f.x, o) {
@@ -422,7 +424,7 @@ func (f *flow) single(rep *reply) {
 			return
 		}
 		body = out
-	case rep.status == http.StatusOK && !f.listens: // what the agent can't read alike isn't passed on
+	case rep.status < 300: // what isn't read here isn't passed on
 		f.broken(fmt.Errorf("the server's answer is none: %w", errors.Join(perr, errMessage)))
 		return
 	default:

@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -251,18 +250,49 @@ func (f *flow) tellServer(content []byte, kind string) error {
 	return nil
 }
 
-// input decides on what a result asks of the agent before there is a final one.
+// input decides on what an answer asks of the agent before there is a final one.
 // It returns the error that the agent gets in its place.
 func (f *flow) input(x *call, m *message) *problem {
-	requests, err := member(m.result, "inputRequests")
+	asked, actions, err := inputOf(m)
 	if err != nil {
 		return &problem{code: codeInternal, message: "the server's answer cannot be read"}
 	}
-	if requests == nil {
+	if len(actions) == 0 {
 		return nil
 	}
-	var actions []string
-	err = members(requests, func(_ string, v []byte) error {
+	shape := f.p.shapes.of(shapeKey{path: pathServer, actions: strings.Join(actions, " ")})
+	exchanges, err := f.s.Begin(f.ctx, &evidence.Command{Shape: shape, Raw: asked, Frames: 1, Of: x.ex.Position()})
+	if err != nil {
+		return &problem{code: codeInternal, message: err.Error()}
+	}
+	ex := exchanges[0]
+	if d := ex.Decision(); d.Effect != evidence.Allow {
+		return &problem{code: codeDenied, message: "the access gateway refuses what the server asks for: " + d.Reason, command: ex.Position().String(), rules: d.Rules}
+	}
+	if err := ex.End(context.WithoutCancel(f.ctx), evidence.Outcome{Class: evidence.OK}); err != nil {
+		return &problem{code: codeInternal, message: err.Error()}
+	}
+	return nil
+}
+
+// codeElicitation is the error by which a server says that the agent's user must
+// go to a page first.
+const codeElicitation = "-32042"
+
+// inputOf returns what an answer asks of the agent, and the actions of that,
+// sorted.
+func inputOf(m *message) (asked []byte, actions []string, err error) {
+	if m.fail != nil {
+		code, err := member(m.fail, "code")
+		if err == nil && string(code) == codeElicitation {
+			return m.fail, []string{Name + ":elicitation"}, nil
+		}
+		return nil, nil, err
+	}
+	if asked, err = member(m.result, "inputRequests"); err != nil {
+		return nil, nil, err
+	}
+	err = members(asked, func(_ string, v []byte) error {
 		method, err := member(v, "method")
 		if err != nil {
 			return err
@@ -276,24 +306,6 @@ func (f *flow) input(x *call, m *message) *problem {
 		}
 		return nil
 	})
-	if err != nil {
-		return &problem{code: codeInternal, message: "the server's answer cannot be read"}
-	}
-	if len(actions) == 0 {
-		return nil
-	}
 	slices.Sort(actions)
-	shape := f.p.shapes.of(shapeKey{path: pathServer, actions: strings.Join(actions, " ")})
-	exchanges, err := f.s.Begin(f.ctx, &evidence.Command{Shape: shape, Raw: requests, Frames: 1, Of: x.ex.Position()})
-	if err != nil {
-		return &problem{code: codeInternal, message: err.Error()}
-	}
-	ex := exchanges[0]
-	if d := ex.Decision(); d.Effect != evidence.Allow {
-		return &problem{code: codeDenied, message: "the access gateway refuses what the server asks for: " + d.Reason, command: ex.Position().String(), rules: d.Rules}
-	}
-	if err := ex.End(context.WithoutCancel(f.ctx), evidence.Outcome{Class: evidence.OK, Code: strconv.Itoa(len(actions))}); err != nil {
-		return &problem{code: codeInternal, message: err.Error()}
-	}
-	return nil
+	return asked, actions, err
 }

@@ -405,6 +405,65 @@ func TestWhatTheServerSaysWrongIsNotPassedOn(t *testing.T) {
 	}
 }
 
+func TestAnAnswerByAnotherStatusIsReadLikeAny(t *testing.T) {
+	for status, shown := range map[int]bool{200: false, 201: false, 203: false, 400: true} {
+		s := &script{}
+		s.answer = func(w http.ResponseWriter, r *http.Request, id, _ string) bool {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(status)
+			if r.Method == http.MethodPost && id == "" {
+				fmt.Fprint(w, "unread")
+				return true
+			}
+			fmt.Fprintf(w, `{"jsonrpc":"2.0","id":1,"result":{"tools":[%s]},"note":1,"note":2}`, toolA)
+			return true
+		}
+		g := startGateway(t, s.start(t), mcp.Resource{})
+		a := g.agent()
+		for method, content := range map[string]string{"POST": ask(1, "tools/list", "{}"), "GET": ""} {
+			got, err := a.do(method, "/svc", content)
+			if err != nil || strings.Contains(got.body, "does a") != shown {
+				t.Errorf("%s, %d: %+v, %v", method, status, got, err)
+			}
+		}
+		if got, err := a.do("POST", "/svc", `{"jsonrpc":"2.0","method":"notifications/initialized"}`); err != nil || got.status != status || strings.Contains(got.body, "unread") != shown {
+			t.Errorf("a notification, %d: %+v, %v", status, got, err)
+		}
+	}
+}
+
+func TestWhatAnAnswerAsksOfTheAgentIsDecided(t *testing.T) {
+	for name, c := range map[string]struct{ answer, action string }{
+		"a page":        {`"error":{"code":-32042,"message":"x","data":{"elicitations":[{"url":"https://evil.example"}]}}`, "mcp:elicitation"},
+		"input":         {`"result":{"resultType":"input_required","inputRequests":{"a":{"method":"sampling/createMessage","params":{}}}}`, "mcp:sampling"},
+		"unknown input": {`"result":{"resultType":"input_required","inputRequests":{"a":{"method":"x/y"}}}`, "mcp:opaque"},
+		"hidden input":  {`"result":{"resultType":"input_required","inputrequests":{"a":{"method":"roots/list"}}}`, ""},
+	} {
+		for _, allowed := range []bool{true, false} {
+			s := &script{tools: toolA}
+			s.answer = func(w http.ResponseWriter, _ *http.Request, id, method string) bool {
+				if method != "tools/call" {
+					return false
+				}
+				w.Header().Set("Content-Type", "application/json")
+				fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,%s}`, id, c.answer)
+				return true
+			}
+			g := startGateway(t, s.start(t), mcp.Resource{AcceptAll: true})
+			if !allowed && c.action != "" {
+				g.Decide = refuse(c.action)
+			}
+			got := g.agent().must(t, ask(1, "tools/call", `{"name":"a"}`))
+			if strings.Contains(got, c.answer) != (allowed && c.action != "") {
+				t.Errorf("%s, allowed: %v; the agent sees %s", name, allowed, got)
+			}
+			if !allowed && c.action != "" {
+				g.has(`call write "tools/call a" mcp:call[a]: error input_denied`)
+			}
+		}
+	}
+}
+
 func TestAServerThatRefusesTheGatewayAsksNothingOfTheAgent(t *testing.T) {
 	s := &script{tools: toolA}
 	s.answer = func(w http.ResponseWriter, _ *http.Request, _, method string) bool {
