@@ -28,8 +28,10 @@ import (
 	"github.com/exhibit-gateway/exhibit/internal/policy"
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/grammar"
+	"github.com/exhibit-gateway/exhibit/internal/seal"
 	"github.com/exhibit-gateway/exhibit/internal/session"
 	"github.com/exhibit-gateway/exhibit/internal/upstream"
+	"github.com/exhibit-gateway/exhibit/ledger"
 )
 
 func newServe(a *app) *cobra.Command {
@@ -120,6 +122,10 @@ func settingsOf(c *config.Config, live *atomic.Pointer[inForce]) (gateway.Settin
 		Listening: []string{c.Admin.Socket, c.Admin.HTTPS.Address, c.Metrics.Address},
 		InForce:   func() { live.Store(&inForce{c, services}) },
 	}
+	if s.Witnesses, err = witnessesOf(c.Log); err != nil {
+		return gateway.Settings{}, err
+	}
+	s.Quorum = c.Log.Quorum
 	for _, p := range c.People {
 		s.People = append(s.People, p.Evidence())
 	}
@@ -134,6 +140,18 @@ func settingsOf(c *config.Config, live *atomic.Pointer[inForce]) (gateway.Settin
 		s.Resources = append(s.Resources, gateway.Resource{Resource: r, Upstream: target.Upstream})
 	}
 	return s, nil
+}
+
+// witnessesOf are those that cosign the log.
+func witnessesOf(l config.Log) (list []seal.Witness, err error) {
+	for i, w := range l.Witnesses {
+		v, err := ledger.NewVerifier(w.Key)
+		if err != nil {
+			return nil, hinted{fmt.Errorf("log.witnesses[%d].key: %w", i, err), "nothing was put in force"}
+		}
+		list = append(list, seal.Witness{URL: w.URL, Key: v})
+	}
+	return list, nil
 }
 
 // targetOf is the upstream of a resource.

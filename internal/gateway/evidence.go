@@ -33,6 +33,17 @@ func (g *Gateway) LogStatus(context.Context) (api.LogStatus, error) {
 	if st.Err != nil {
 		s.Problem = st.Err.Error()
 	}
+	s.Quorum, s.Witnessed = st.Witnessed.Quorum, st.Witnessed.Size
+	for _, w := range st.Witnessed.Witnesses {
+		out := api.Witness{Name: w.Name, URL: w.URL, Blocks: w.Size, Behind: w.Behind, Cosigned: w.Cosigned.UTC(), Since: w.Since.UTC()}
+		if w.Err != nil {
+			out.Problem = w.Err.Error()
+		}
+		s.Witnesses = append(s.Witnesses, out)
+	}
+	if st.Witnessed.Err != nil && s.Problem == "" {
+		s.Problem = "keeping the witnessed checkpoint: " + st.Witnessed.Err.Error()
+	}
 	return s, nil
 }
 
@@ -90,9 +101,10 @@ func (g *Gateway) CreatePack(ctx context.Context, r api.PackRequest, by evidence
 	}
 	sum := sha256.New()
 	count := &counter{w: io.MultiWriter(w, sum)}
+	exporter := &exporter{g: g}
 	res, err := pack.Create(ctx, pack.Source{
 		Archive: g.archive, Log: os.DirFS(filepath.Join(g.opened.Data, logDir)),
-		Seeds: g.keys, Signer: g.material.signer, Gateway: exporter{g},
+		Seeds: g.keys, Signer: g.material.signer, Gateway: exporter,
 	}, pack.Params{
 		From: from, To: to, By: by, Purpose: r.Purpose, Organisation: g.live.Load().Organisation,
 		Generator: verify.Generator{Version: g.opened.Version, Binary: g.opened.Binary},
@@ -105,6 +117,7 @@ func (g *Gateway) CreatePack(ctx context.Context, r api.PackRequest, by evidence
 	}
 	m := res.Manifest
 	return api.Pack{
+		Cosignatures: exporter.cosignatures, Unwitnessed: exporter.unwitnessed,
 		From: m.Range.First.String(), To: m.Range.Last.String(), Records: m.Range.Records,
 		Blocks: m.Range.LastBlock - m.Range.FirstBlock + 1, Bytes: count.n, Digest: hex.EncodeToString(sum.Sum(nil)),
 	}, nil
@@ -162,14 +175,38 @@ func (g *Gateway) headAt(ctx context.Context, pos evidence.Position) (h evidence
 	return h, nil
 }
 
-// exporter records a pack and waits until its record is in the log.
-type exporter struct{ g *Gateway }
+// exporter records a pack and waits until its record is in the log, and the log
+// with the witnesses.
+type exporter struct {
+	g            *Gateway
+	cosignatures int
+	unwitnessed  string // why there is no quorum of them
+}
 
-func (e exporter) Export(ctx context.Context, b evidence.ReadBody) error {
+func (e *exporter) Export(ctx context.Context, b evidence.ReadBody) error {
 	if err := e.g.record(ctx, evidence.Power, evidence.PackExport, b); err != nil {
 		return err
 	}
 	return e.g.sealer.Flush(ctx)
+}
+
+// packWitnessing is how long a pack waits for witnesses.
+const packWitnessing = 10 * time.Second
+
+// Checkpoint returns the plain checkpoint rather than none: evidence that only
+// its operator vouches for is better than no evidence, and says that it is.
+func (e *exporter) Checkpoint(ctx context.Context) ([]byte, error) {
+	waiting, cancel := context.WithTimeout(ctx, packWitnessing)
+	defer cancel()
+	cp, err := e.g.sealer.Witnessed(waiting)
+	if err != nil {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		e.unwitnessed = err.Error()
+	}
+	e.cosignatures = len(cp.Cosignatures)
+	return cp.Note, nil
 }
 
 type counter struct {
