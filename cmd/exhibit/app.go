@@ -38,7 +38,7 @@ var verbs = []func(*app) *cobra.Command{
 	newAgent, newEnroll, newCredential, newGrant,
 	newConnect, newRun, newToken, newCertificate,
 	newWho, newAllowed, newDid, newExplain, newSessions,
-	newLog, newPack, newVerify,
+	newLog, newBackup, newRestore, newPack, newVerify,
 	newConfig, newPolicy, newOpenAPI, newVersion,
 }
 

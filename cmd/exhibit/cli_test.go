@@ -418,6 +418,8 @@ func (g *memory) LogStatus(context.Context) (api.LogStatus, error) {
 	return api.LogStatus{Origin: "example.com/gw1", Blocks: 7, Published: noon, Position: "gw1.1.9", UnsealedBytes: 120, UnsealedAge: 0.5}, nil
 }
 
+func (g *memory) Flush(ctx context.Context) (api.LogStatus, error) { return g.LogStatus(ctx) }
+
 func (g *memory) Fsck(context.Context, func(api.Progress)) (api.FsckReport, error) {
 	return api.FsckReport{Blocks: 7, Records: 120, Bytes: 9000, Root: "r", Problems: []api.Finding{{Where: "block 3", Message: "its digest differs"}}}, nil
 }

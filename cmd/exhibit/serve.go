@@ -35,7 +35,8 @@ import (
 )
 
 func newServe(a *app) *cobra.Command {
-	return &cobra.Command{
+	var known string
+	c := &cobra.Command{
 		Use: "serve", Short: "Run the gateway", GroupID: groupGateway, Args: exactly(),
 		Long: `Runs the gateway until it is interrupted (SIGINT, SIGTERM), and then ends in
 good order: sessions are ended, everything is on record and sealed. SIGHUP reads
@@ -45,13 +46,15 @@ The log goes to standard error, one JSON object a line. It holds no secret and
 nothing that agents sent; what they did is in the evidence.`,
 		Example: `  exhibit serve --config /etc/exhibit/exhibit.yaml`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.serve(cmd.Context(), slog.New(slog.NewJSONHandler(a.err, nil)))
+			return a.serve(cmd.Context(), known, slog.New(slog.NewJSONHandler(a.err, nil)))
 		},
 	}
+	c.Flags().StringVar(&known, "known", "", knownUsage)
+	return c
 }
 
 // serve joins the packages into a running gateway.
-func (a *app) serve(ctx context.Context, log *slog.Logger) (err error) {
+func (a *app) serve(ctx context.Context, known string, log *slog.Logger) (err error) {
 	file, err := a.configPath()
 	if err != nil {
 		return err
@@ -66,6 +69,9 @@ func (a *app) serve(ctx context.Context, log *slog.Logger) (err error) {
 	}
 	settings, err := load()
 	if err != nil {
+		return err
+	}
+	if settings.Known, err = knownOf(known); err != nil {
 		return err
 	}
 	g, err := gateway.Open(ctx, settings, load, log)

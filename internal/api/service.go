@@ -318,6 +318,8 @@ type Explanation struct {
 // Log is the gateway's transparency log.
 type Log interface {
 	LogStatus(ctx context.Context) (LogStatus, error)
+	// Flush returns when everything recorded before is sealed.
+	Flush(ctx context.Context) (LogStatus, error)
 	// Fsck re-derives everything that the archive and the log hold. What is
 	// wrong is in the report; the error is for what kept it from looking.
 	Fsck(ctx context.Context, progress func(Progress)) (FsckReport, error)

@@ -18,6 +18,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/internal/journal"
 	"github.com/exhibit-gateway/exhibit/internal/pack"
 	"github.com/exhibit-gateway/exhibit/internal/seal"
+	"github.com/exhibit-gateway/exhibit/ledger"
 	"github.com/exhibit-gateway/exhibit/verify"
 )
 
@@ -47,30 +48,39 @@ func (g *Gateway) LogStatus(context.Context) (api.LogStatus, error) {
 	return s, nil
 }
 
+// Flush implements api.Log.
+func (g *Gateway) Flush(ctx context.Context) (api.LogStatus, error) {
+	if err := g.sealer.Flush(ctx); err != nil {
+		return api.LogStatus{}, err
+	}
+	return g.LogStatus(ctx)
+}
+
 // Fsck implements api.Log.
 func (g *Gateway) Fsck(ctx context.Context, progress func(api.Progress)) (api.FsckReport, error) {
 	if err := g.sealer.Flush(ctx); err != nil {
 		return api.FsckReport{}, err
 	}
-	return fsck(ctx, g.opened.Data, g.material.verifier, progress)
+	return fsck(ctx, g.opened.Data, g.material.verifier, nil, progress)
 }
 
-// Fsck checks the log of a data directory that no gateway need be running on.
-func Fsck(ctx context.Context, data string, progress func(api.Progress)) (api.FsckReport, error) {
-	m, err := readMaterial(data)
+// Fsck checks the log of a data directory that no gateway need be running on,
+// also against checkpoints that somebody kept.
+func Fsck(ctx context.Context, data string, known []ledger.Checkpoint, progress func(api.Progress)) (api.FsckReport, error) {
+	verifier, err := readVerifier(data)
 	if err != nil {
 		return api.FsckReport{}, err
 	}
-	return fsck(ctx, data, m.verifier, progress)
+	return fsck(ctx, data, verifier, known, progress)
 }
 
-func fsck(ctx context.Context, data, verifier string, progress func(api.Progress)) (api.FsckReport, error) {
+func fsck(ctx context.Context, data, verifier string, known []ledger.Checkpoint, progress func(api.Progress)) (api.FsckReport, error) {
 	v, err := note.NewVerifier(verifier)
 	if err != nil {
 		return api.FsckReport{}, fmt.Errorf("the log's verifier key: %w", err)
 	}
 	r, err := seal.Fsck{
-		Log: v, Archive: os.DirFS(filepath.Join(data, archiveDir)), Tree: os.DirFS(filepath.Join(data, logDir)),
+		Log: v, Archive: os.DirFS(filepath.Join(data, archiveDir)), Tree: os.DirFS(filepath.Join(data, logDir)), Known: known,
 		Progress: func(done, total uint64) {
 			if progress != nil {
 				progress(api.Progress{Stage: "checking blocks", Done: done, Total: total})
