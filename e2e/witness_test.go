@@ -31,7 +31,7 @@ const witnessName = "witness.e2e.example"
 
 func newLitewitness(t *testing.T) *litewitness {
 	t.Helper()
-	needs(t, "sqlite3", "ssh-agent", "ssh-add", "ssh-keygen")
+	needs(t, "curl", "sqlite3", "ssh-agent", "ssh-add", "ssh-keygen")
 	dir, err := os.MkdirTemp("", "exhibit-wit-") //nolint:usetesting // the path of a socket must be short
 	if err != nil {
 		t.Fatal(err)
@@ -219,6 +219,10 @@ func TestAWitnessOutsideTheOperatorsHands(t *testing.T) {
 	w.until(20*time.Second, "the log is cosigned", func() bool { s := w.witnessed(); return s.Witnessed > 0 && s.Witnesses[0].Problem == "" })
 	if out := w.must("doctor"); !strings.Contains(out, "witness "+witnessName+": answers") {
 		t.Errorf("doctor:\n%s", out)
+	}
+
+	if out, err := w.run("curl", "-s", "http://"+w.ops+"/metrics"); err != nil || !strings.Contains(out, `exhibit_witness_failing_seconds{witness="`+witnessName+`"} 0`) {
+		t.Errorf("metrics: %v\n%s", err, out)
 	}
 
 	// A pack holds the cosigned checkpoint, and the verifier demands it.

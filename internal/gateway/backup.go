@@ -273,8 +273,8 @@ type RestoreParams struct {
 type Restored struct {
 	BackupInfo
 
-	Keys bool // were restored, too
-	Fsck api.FsckReport
+	Keys bool           `json:"keys"` // were restored, too
+	Fsck api.FsckReport `json:"fsck"`
 }
 
 // Restore makes a data folder of a backup: beside it, checked from end to end,
@@ -285,7 +285,9 @@ func Restore(ctx context.Context, p RestoreParams, from io.Reader) (Restored, er
 		return r, fmt.Errorf("restoring: %s is not empty: a log is never written over", p.Data)
 	}
 	part := strings.TrimSuffix(p.Data, "/") + ".restoring"
-	if err := os.Mkdir(part, 0o700); err != nil {
+	if err := os.Mkdir(part, 0o700); errors.Is(err, fs.ErrExist) {
+		return r, fmt.Errorf("restoring: %s is there: another restore is under way, or left it when it was interrupted; remove it then", part)
+	} else if err != nil {
 		return r, fmt.Errorf("restoring: %w", err)
 	}
 	err := restore(ctx, p, part, from, &r)

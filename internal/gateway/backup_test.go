@@ -154,11 +154,19 @@ func TestAnOlderCopyIsRecognised(t *testing.T) {
 	if _, err := os.Stat(data); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("something is left: %v", err)
 	}
+	foreign := ledger.Checkpoint{Origin: "elsewhere.example/gw9", Size: 99}
+	p.Known = []ledger.Checkpoint{foreign}
+	if _, err := Restore(t.Context(), p, bytes.NewReader(old)); !errors.Is(err, ErrBackup) || !strings.Contains(err.Error(), "none of the known") {
+		t.Errorf("held against another log only: %v", err)
+	}
 	p.Known = nil
 	if _, err := Restore(t.Context(), p, bytes.NewReader(old)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.reopened(data, known); !errors.Is(err, seal.ErrDiverged) || !strings.Contains(err.Error(), "restore a newer one") {
+	if _, err := w.reopened(data, foreign); err == nil {
+		t.Error("opened, held against another log only")
+	}
+	if _, err := w.reopened(data, foreign, known); !errors.Is(err, seal.ErrDiverged) || !strings.Contains(err.Error(), "restore a newer one") {
 		t.Errorf("opened: %v", err)
 	}
 	report, err := Fsck(t.Context(), data, []ledger.Checkpoint{known}, nil)

@@ -131,8 +131,12 @@ func (k *checker) known() {
 	if !k.signed {
 		return
 	}
+	list, err := ofLog(k.report.Checkpoint.Origin, k.Known)
+	if err != nil {
+		k.found("known checkpoints", err.Error(), hintKnown)
+	}
 	tree := ledger.NewTree(k.report.Checkpoint, k.Tree)
-	for _, known := range k.Known {
+	for _, known := range list {
 		if err := checkKnown(tree, known, "a known checkpoint"); err != nil {
 			k.found(fmt.Sprintf("known checkpoint of %d blocks", known.Size), err.Error(), hintKnown)
 		}

@@ -179,7 +179,11 @@ func Open(ctx context.Context, cfg Config, j Journal, a Archive, k Keys) (*Seale
 // compare holds the log against what others know of it.
 func (s *Sealer) compare(ctx context.Context) error {
 	tree := ledger.NewTree(s.sealed.checkpoint, s.tree.FS())
-	for _, known := range s.cfg.Known {
+	list, err := ofLog(s.cfg.Origin, s.cfg.Known)
+	if err != nil {
+		return err
+	}
+	for _, known := range list {
 		if err := checkKnown(tree, known, "a known checkpoint"); err != nil {
 			return err
 		}

@@ -171,9 +171,23 @@ func (w *witnesses) readKept(log note.Verifier, tree *ledger.Tree) error {
 	return nil
 }
 
+// ofLog are those of the checkpoints that somebody kept that are of a log: the
+// same person may follow others. None at all is a mistake, not a pass.
+func ofLog(origin string, known []ledger.Checkpoint) (list []ledger.Checkpoint, err error) {
+	for _, cp := range known {
+		if cp.Origin == origin {
+			list = append(list, cp)
+		}
+	}
+	if len(known) > 0 && len(list) == 0 {
+		return nil, fmt.Errorf("none of the known checkpoints is of log %s; name a file that has one", origin)
+	}
+	return list, nil
+}
+
 // checkKnown checks that a tree grew from a checkpoint that somebody kept.
 func checkKnown(tree *ledger.Tree, known ledger.Checkpoint, what string) error {
-	if known.Origin == tree.Checkpoint.Origin && known.Size > tree.Checkpoint.Size {
+	if known.Size > tree.Checkpoint.Size {
 		return fmt.Errorf("%w: the log has %d blocks, and %s has %d: this data folder is an old copy; restore a newer one",
 			ErrDiverged, tree.Checkpoint.Size, what, known.Size)
 	}
