@@ -138,6 +138,27 @@ func (t *Tree) RootAt(size uint64) (evidence.Hash, error) {
 	return evidence.Hash(root), nil
 }
 
+// ConsistencyProof returns the hashes that prove to who knows the root of the
+// tree's first old leaves that it grew from them (RFC 6962 section 2.1.2). Who
+// knows nothing, or the whole tree, needs none.
+func (t *Tree) ConsistencyProof(old uint64) ([]evidence.Hash, error) {
+	if old > t.Checkpoint.Size {
+		return nil, fmt.Errorf("%w: %d leaves of a tree of %d", ErrProof, old, t.Checkpoint.Size)
+	}
+	if old == 0 || old == t.Checkpoint.Size {
+		return nil, nil
+	}
+	hashes, err := tlog.ProveTree(int64(t.Checkpoint.Size), int64(old), t.reader())
+	if err != nil {
+		return nil, proofError(err)
+	}
+	proof := make([]evidence.Hash, len(hashes))
+	for i, h := range hashes {
+		proof[i] = evidence.Hash(h)
+	}
+	return proof, nil
+}
+
 // proofError tells a proof that fails from tiles that could not be read. A
 // tile that isn't there proves nothing.
 func proofError(err error) error {

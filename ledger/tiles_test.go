@@ -97,6 +97,12 @@ func TestTreeProvesLeavesAndGrowth(t *testing.T) {
 			if err := tree.CheckConsistency(forked); !errors.Is(err, ledger.ErrProof) {
 				t.Errorf("a fork at %d leaves: %v", old.Size, err)
 			}
+			if err := proves(tree, old, cp); err != nil {
+				t.Errorf("proof from %d to %d leaves: %v", old.Size, cp.Size, err)
+			}
+			if err := proves(tree, forked, cp); err == nil && old.Size > 0 {
+				t.Errorf("a fork at %d leaves is proven consistent", old.Size)
+			}
 		}
 		known = append(known, cp)
 		for _, i := range []uint64{0, cp.Size / 2, cp.Size - 1} {
@@ -122,6 +128,27 @@ func TestTreeProvesLeavesAndGrowth(t *testing.T) {
 		if l != tt.headers[300+i].Hash() {
 			t.Fatalf("leaf %d differs", 300+i)
 		}
+	}
+}
+
+// proves checks a proof as a witness does, who has no tiles.
+func proves(tree *ledger.Tree, old, cp ledger.Checkpoint) error {
+	hashes, err := tree.ConsistencyProof(old.Size)
+	if err != nil || old.Size == 0 {
+		return err
+	}
+	proof := make(tlog.TreeProof, len(hashes))
+	for i, h := range hashes {
+		proof[i] = tlog.Hash(h)
+	}
+	return tlog.CheckTree(proof, int64(cp.Size), tlog.Hash(cp.Root), int64(old.Size), tlog.Hash(old.Root))
+}
+
+func TestNoProofOfAnOlderTree(t *testing.T) {
+	tt := &testTree{t: t, tiles: fstest.MapFS{}}
+	cp := tt.grow(3)
+	if _, err := ledger.NewTree(cp, tt.tiles).ConsistencyProof(4); !errors.Is(err, ledger.ErrProof) {
+		t.Errorf("3 leaves prove that they grew from 4: %v", err)
 	}
 }
 

@@ -83,6 +83,7 @@ caddy) module github.com/caddyserver/caddy/v2 github.com/caddyserver/caddy/v2/cm
 golangci-lint) module github.com/golangci/golangci-lint/v2 github.com/golangci/golangci-lint/v2/cmd/golangci-lint v2.15.0 ;;
 govulncheck) module golang.org/x/vuln golang.org/x/vuln/cmd/govulncheck v1.9.0 ;;
 grpcurl) module github.com/fullstorydev/grpcurl github.com/fullstorydev/grpcurl/cmd/grpcurl v1.9.4 ;;
+litewitness) module filippo.io/torchwood filippo.io/torchwood/cmd/litewitness v0.9.0 ;;
 h2spec) module github.com/summerwind/h2spec github.com/summerwind/h2spec/cmd/h2spec v2.2.1+incompatible ;;
 postgres-18)
 	[ "$(uname -sm)" = "Linux x86_64" ] || fail "this PostgreSQL 18 is for Linux on x86-64" "hint: let EXHIBIT_PG18 name a folder whose bin has initdb and postgres"
@@ -95,7 +96,7 @@ mcp-clients)
 	fetch "$(sha256sum <internal/protocol/mcp/testdata/node/package-lock.json)" mcp_clients
 	;;
 *)
-	echo "usage: scripts/tool.sh caddy|golangci-lint|govulncheck|grpcurl|h2spec|postgres-18|pg-dump-18|node-clients|mcp-clients" >&2
+	echo "usage: scripts/tool.sh caddy|golangci-lint|govulncheck|grpcurl|h2spec|litewitness|postgres-18|pg-dump-18|node-clients|mcp-clients" >&2
 	exit 2
 	;;
 esac

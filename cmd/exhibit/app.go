@@ -38,7 +38,7 @@ var verbs = []func(*app) *cobra.Command{
 	newAgent, newEnroll, newCredential, newGrant,
 	newConnect, newRun, newToken, newCertificate,
 	newWho, newAllowed, newDid, newExplain, newSessions,
-	newLog, newPack, newVerify,
+	newLog, newBackup, newRestore, newPack, newVerify,
 	newConfig, newPolicy, newMCP, newOpenAPI, newVersion,
 }
 
@@ -429,6 +429,9 @@ func version() string {
 func count(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
+	}
+	if strings.HasSuffix(what, "s") {
+		return fmt.Sprintf("%d %ses", n, what)
 	}
 	return fmt.Sprintf("%d %ss", n, what)
 }

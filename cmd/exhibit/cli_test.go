@@ -415,8 +415,14 @@ func (g *memory) Explain(_ context.Context, q api.Explain, _ evidence.By) (api.E
 }
 
 func (g *memory) LogStatus(context.Context) (api.LogStatus, error) {
-	return api.LogStatus{Origin: "example.com/gw1", Blocks: 7, Published: noon, Position: "gw1.1.9", UnsealedBytes: 120, UnsealedAge: 0.5}, nil
+	return api.LogStatus{Origin: "example.com/gw1", Blocks: 7, Published: noon, Position: "gw1.1.9", UnsealedBytes: 120, UnsealedAge: 0.5,
+		Quorum: 1, Witnessed: 7, Witnesses: []api.Witness{
+			{Name: "one.example", Blocks: 7, Cosigned: noon},
+			{Name: "two.example", Blocks: 1, Behind: 6, Problem: "it answers with 500", Since: noon},
+		}}, nil
 }
+
+func (g *memory) Flush(ctx context.Context) (api.LogStatus, error) { return g.LogStatus(ctx) }
 
 func (g *memory) Fsck(context.Context, func(api.Progress)) (api.FsckReport, error) {
 	return api.FsckReport{Blocks: 7, Records: 120, Bytes: 9000, Root: "r", Problems: []api.Finding{{Where: "block 3", Message: "its digest differs"}}}, nil

@@ -129,7 +129,29 @@ func (d *doctor) examine(ctx context.Context, a *app) {
 	for _, r := range c.Resources {
 		d.upstream(ctx, r)
 	}
+	d.witnesses(ctx, c)
 	d.addresses(ctx, c)
+}
+
+// witnesses checks that those that cosign the log answer. The gateway works
+// without, so that it is no failure.
+func (d *doctor) witnesses(ctx context.Context, c *config.Config) {
+	list, err := witnessesOf(c.Log)
+	if err != nil {
+		d.fail("witnesses", err.Error(), "the witness's operator gives you its verifier key")
+		return
+	}
+	if len(list) == 0 {
+		d.warn("witnesses", "none: against yourself the evidence holds only for what an auditor keeps", "add witnesses of other parties under log.witnesses")
+	}
+	for _, w := range list {
+		check := "witness " + w.Key.Name()
+		if err := w.Reach(ctx); err != nil {
+			d.warn(check, err.Error(), "see log.witnesses; until it answers nothing new is cosigned")
+			continue
+		}
+		d.ok(check, "answers at %s", w.URL)
+	}
 }
 
 func (d *doctor) config(err error) {

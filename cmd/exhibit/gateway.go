@@ -124,7 +124,7 @@ func (a *app) document(d api.Document, err error) error {
 func newLog(a *app) *cobra.Command {
 	status := &cobra.Command{
 		Use: "status", Short: "How far the log is", Args: exactly(),
-		Long: "Shows the log's size and what waits to be sealed. Exits with 1 when something\nkeeps records from being sealed.",
+		Long: "Shows the log's size and what waits to be sealed. Exits with 1 when something\nkeeps records from being sealed; a witness that lags is shown and is no failure.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.ask(func(c *api.Client) error {
 				s, err := c.LogStatus(cmd.Context())
@@ -132,9 +132,10 @@ func newLog(a *app) *cobra.Command {
 					return err
 				}
 				age := time.Duration(s.UnsealedAge * float64(time.Second)).Round(time.Millisecond)
-				err = a.fields(s, "origin", s.Origin, "key", s.Key, "blocks", fmt.Sprint(s.Blocks), "root", s.Root,
+				pairs := []string{"origin", s.Origin, "key", s.Key, "blocks", fmt.Sprint(s.Blocks), "root", s.Root,
 					"published", stamp(s.Published), "newest record", s.Position, "newest sealed", s.Sealed,
-					"unsealed bytes", fmt.Sprint(s.UnsealedBytes), "unsealed for", age.String(), "problem", s.Problem)
+					"unsealed bytes", fmt.Sprint(s.UnsealedBytes), "unsealed for", age.String(), "problem", s.Problem}
+				err = a.fields(s, append(pairs, witnessFields(s)...)...)
 				if err == nil && s.Problem != "" {
 					return errSilent
 				}
@@ -143,6 +144,25 @@ func newLog(a *app) *cobra.Command {
 		},
 	}
 	return group(groupEvidence, "log", "Look after the log", status, newFsck(a))
+}
+
+// witnessFields are a line about the quorum and one for each witness.
+func witnessFields(s api.LogStatus) (pairs []string) {
+	if len(s.Witnesses) == 0 {
+		return []string{"witnesses", "none: operator-only integrity"}
+	}
+	pairs = []string{"witnessed", fmt.Sprintf("%d of %d blocks, by a quorum of %d of %d", s.Witnessed, s.Blocks, s.Quorum, len(s.Witnesses))}
+	for _, w := range s.Witnesses {
+		text := fmt.Sprintf("has seen %s, %d behind", count(int(w.Blocks), "block"), w.Behind)
+		switch {
+		case w.Problem != "":
+			text += fmt.Sprintf("; not cosigning since %s: %s", stamp(w.Since), w.Problem)
+		case !w.Cosigned.IsZero():
+			text += "; cosigned " + stamp(w.Cosigned)
+		}
+		pairs = append(pairs, "witness "+w.Name, text)
+	}
+	return pairs
 }
 
 func (a *app) fsckReport(r api.FsckReport) error {

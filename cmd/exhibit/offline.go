@@ -32,18 +32,23 @@ func newVerify(a *app) *cobra.Command {
 
 func newFsck(a *app) *cobra.Command {
 	var offline bool
+	var known string
 	c := &cobra.Command{
 		Use: "fsck", Short: "Re-derive everything in the archive and the log", Args: exactly(),
 		Long: `Reads every block of the archive and derives the log from it again: digests,
 record hashes, sequences, tree and checkpoint. Exits with 1 when anything differs.
 
 With --offline the data folder is read without a gateway. That needs the right to
-read it, and can be done while the gateway runs.`,
+read it, and can be done while the gateway runs. --known holds the log against
+checkpoints that somebody kept, for example an auditor.`,
 		Example: `  exhibit log fsck
-  exhibit log fsck --offline --data /var/lib/exhibit`,
+  exhibit log fsck --offline --data /var/lib/exhibit --known trust.json`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			progress, done := a.tracker()
-			report, err := a.fsck(cmd.Context(), offline, progress)
+			if known != "" && !offline {
+				return usagef("--known goes with --offline")
+			}
+			report, err := a.fsck(cmd.Context(), offline, known, progress)
 			done()
 			if err != nil {
 				return err
@@ -51,11 +56,12 @@ read it, and can be done while the gateway runs.`,
 			return a.fsckReport(report)
 		},
 	}
+	c.Flags().StringVar(&known, "known", "", knownUsage)
 	c.Flags().BoolVar(&offline, "offline", false, "read the data folder instead of asking the gateway")
 	return c
 }
 
-func (a *app) fsck(ctx context.Context, offline bool, progress func(api.Progress)) (report api.FsckReport, err error) {
+func (a *app) fsck(ctx context.Context, offline bool, knownFile string, progress func(api.Progress)) (report api.FsckReport, err error) {
 	if !offline {
 		err = a.ask(func(c *api.Client) error {
 			report, err = c.Fsck(ctx, progress)
@@ -71,7 +77,11 @@ func (a *app) fsck(ctx context.Context, offline bool, progress func(api.Progress
 		}
 		data = c.Data
 	}
-	report, err = gateway.Fsck(ctx, data, progress)
+	known, err := knownOf(knownFile)
+	if err != nil {
+		return report, err
+	}
+	report, err = gateway.Fsck(ctx, data, known, progress)
 	if errors.Is(err, gateway.ErrKeystore) {
 		err = hinted{err, "name the gateway's data folder with --data"}
 	}

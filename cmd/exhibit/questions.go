@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -221,6 +222,11 @@ func (a *app) createPack(cmd *cobra.Command, c *api.Client, r api.PackRequest, o
 	}
 	a.say("Wrote %s: %s to %s, %d records in %d blocks, %d bytes", output, p.From, p.To, p.Records, p.Blocks, p.Bytes)
 	a.say("SHA-256 %s", p.Digest)
+	if p.Cosignatures > 0 {
+		a.say("Its checkpoint is cosigned by %s", count(p.Cosignatures, "witness"))
+	} else {
+		a.say("Operator-only integrity, but for checkpoints that an auditor keeps: %s", cmp.Or(p.Unwitnessed, "no witness cosigned it"))
+	}
 	a.say("Check it: exhibit verify %s --trust trust.json", output)
 	return a.jsonOnly(p)
 }

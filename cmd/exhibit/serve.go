@@ -29,12 +29,15 @@ import (
 	"github.com/exhibit-gateway/exhibit/internal/policy"
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/grammar"
+	"github.com/exhibit-gateway/exhibit/internal/seal"
 	"github.com/exhibit-gateway/exhibit/internal/session"
 	"github.com/exhibit-gateway/exhibit/internal/upstream"
+	"github.com/exhibit-gateway/exhibit/ledger"
 )
 
 func newServe(a *app) *cobra.Command {
-	return &cobra.Command{
+	var known string
+	c := &cobra.Command{
 		Use: "serve", Short: "Run the gateway", GroupID: groupGateway, Args: exactly(),
 		Long: `Runs the gateway until it is interrupted (SIGINT, SIGTERM), and then ends in
 good order: sessions are ended, everything is on record and sealed. SIGHUP reads
@@ -44,13 +47,15 @@ The log goes to standard error, one JSON object a line. It holds no secret and
 nothing that agents sent; what they did is in the evidence.`,
 		Example: `  exhibit serve --config /etc/exhibit/exhibit.yaml`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.serve(cmd.Context(), slog.New(slog.NewJSONHandler(a.err, nil)))
+			return a.serve(cmd.Context(), known, slog.New(slog.NewJSONHandler(a.err, nil)))
 		},
 	}
+	c.Flags().StringVar(&known, "known", "", knownUsage)
+	return c
 }
 
 // serve joins the packages into a running gateway.
-func (a *app) serve(ctx context.Context, log *slog.Logger) (err error) {
+func (a *app) serve(ctx context.Context, known string, log *slog.Logger) (err error) {
 	file, err := a.configPath()
 	if err != nil {
 		return err
@@ -65,6 +70,9 @@ func (a *app) serve(ctx context.Context, log *slog.Logger) (err error) {
 	}
 	settings, err := load()
 	if err != nil {
+		return err
+	}
+	if settings.Known, err = knownOf(known); err != nil {
 		return err
 	}
 	g, err := gateway.Open(ctx, settings, load, log)
@@ -121,6 +129,10 @@ func settingsOf(c *config.Config, live *atomic.Pointer[inForce]) (gateway.Settin
 		Listening: []string{c.Admin.Socket, c.Admin.HTTPS.Address, c.Metrics.Address},
 		InForce:   func() { live.Store(&inForce{c, services, serversOf(c)}) },
 	}
+	if s.Witnesses, err = witnessesOf(c.Log); err != nil {
+		return gateway.Settings{}, err
+	}
+	s.Quorum = c.Log.Quorum
 	for _, p := range c.People {
 		s.People = append(s.People, p.Evidence())
 	}
@@ -149,6 +161,18 @@ func upstreamOf(r config.Resource) (func() (protocol.Upstream, error), error) {
 		return nil, err
 	}
 	return target.Upstream, nil
+}
+
+// witnessesOf are those that cosign the log.
+func witnessesOf(l config.Log) (list []seal.Witness, err error) {
+	for i, w := range l.Witnesses {
+		v, err := ledger.NewVerifier(w.Key)
+		if err != nil {
+			return nil, hinted{fmt.Errorf("log.witnesses[%d].key: %w", i, err), "nothing was put in force"}
+		}
+		list = append(list, seal.Witness{URL: w.URL, Key: v})
+	}
+	return list, nil
 }
 
 // targetOf is the upstream of a resource.

@@ -123,6 +123,7 @@ func (g *gateway) Explain(_ context.Context, q Explain, by evidence.By) (Explana
 	return ask[Explanation](g, q, by)
 }
 func (g *gateway) LogStatus(context.Context) (LogStatus, error) { return ask[LogStatus](g) }
+func (g *gateway) Flush(context.Context) (LogStatus, error)     { return ask[LogStatus](g) }
 func (g *gateway) Fsck(_ context.Context, progress func(Progress)) (FsckReport, error) {
 	progress(Progress{Stage: "blocks", Done: 1, Total: 2})
 	return ask[FsckReport](g)
@@ -292,10 +293,13 @@ func TestReading(t *testing.T) {
 	_, err := c.Agent(t.Context(), "x")
 	wantProblem(t, err, 404, `no agent "x"`, "agent list")
 
-	status := LogStatus{Origin: "example.com/gw1", Blocks: 7, Published: now}
+	status := LogStatus{Origin: "example.com/gw1", Blocks: 7, Published: now, Quorum: 1, Witnesses: []Witness{{Name: "witness.example.org", Blocks: 6, Behind: 1, Since: now}}}
 	g.answer = status
-	if got, err := c.LogStatus(t.Context()); err != nil || got != status {
+	if got, err := c.LogStatus(t.Context()); err != nil || !reflect.DeepEqual(got, status) {
 		t.Errorf("status: %+v, %v", got, err)
+	}
+	if got, err := c.Flush(t.Context()); err != nil || !reflect.DeepEqual(got, status) {
+		t.Errorf("flush: %+v, %v", got, err)
 	}
 	g.answer = nil
 	if got, err := c.Sessions(t.Context()); err != nil || got == nil || len(got) != 0 {

@@ -282,6 +282,11 @@ func (c *Client) LogStatus(ctx context.Context) (LogStatus, error) {
 	return call[LogStatus](ctx, c, http.MethodGet, "/v1/log", nil)
 }
 
+// Flush seals everything that was recorded.
+func (c *Client) Flush(ctx context.Context) (LogStatus, error) {
+	return call[LogStatus](ctx, c, http.MethodPost, "/v1/log/flush", struct{}{})
+}
+
 // Fsck re-derives everything in the archive and the log.
 func (c *Client) Fsck(ctx context.Context, progress func(Progress)) (FsckReport, error) {
 	e, err := c.events(ctx, http.MethodPost, "/v1/log/fsck", struct{}{}, func(e Event) error {

@@ -472,6 +472,11 @@ func (a *routes) registerLog() {
 			out, err := a.Services.Log.LogStatus(ctx)
 			return &body[LogStatus]{out}, err
 		})
+	handle(a, operation{id: "log-flush", method: "POST", path: "/v1/log/flush", tag: "log", summary: "Seal everything that was recorded"},
+		func(ctx context.Context, _ *struct{}) (*body[LogStatus], error) {
+			out, err := a.Services.Log.Flush(ctx)
+			return &body[LogStatus]{out}, err
+		})
 	stream(a, operation{id: "log-fsck", method: "POST", path: "/v1/log/fsck", tag: "log", summary: "Re-derive everything in the archive and the log"},
 		func(ctx context.Context, _ *struct{}, s *events) error {
 			report, err := a.Services.Log.Fsck(ctx, s.progress)

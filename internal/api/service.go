@@ -318,6 +318,8 @@ type Explanation struct {
 // Log is the gateway's transparency log.
 type Log interface {
 	LogStatus(ctx context.Context) (LogStatus, error)
+	// Flush returns when everything recorded before is sealed.
+	Flush(ctx context.Context) (LogStatus, error)
 	// Fsck re-derives everything that the archive and the log hold. What is
 	// wrong is in the report; the error is for what kept it from looking.
 	Fsck(ctx context.Context, progress func(Progress)) (FsckReport, error)
@@ -335,6 +337,21 @@ type LogStatus struct {
 	UnsealedBytes int64     `json:"unsealed_bytes"`
 	UnsealedAge   float64   `json:"unsealed_age_seconds" doc:"of the oldest record that waits"`
 	Problem       string    `json:"problem,omitempty" doc:"what keeps records from being sealed"`
+
+	Quorum    int       `json:"quorum,omitempty" doc:"cosignatures that a checkpoint needs"`
+	Witnessed uint64    `json:"witnessed,omitempty" doc:"blocks that a quorum of witnesses has cosigned"`
+	Witnesses []Witness `json:"witnesses,omitempty"`
+}
+
+// Witness is how far a witness has followed the log.
+type Witness struct {
+	Name     string    `json:"name" doc:"of its key"`
+	URL      string    `json:"url"`
+	Blocks   uint64    `json:"blocks" doc:"that it has seen"`
+	Behind   uint64    `json:"behind" doc:"blocks that it has not seen"`
+	Cosigned time.Time `json:"cosigned,omitzero" doc:"when it last did since the gateway's start"`
+	Problem  string    `json:"problem,omitempty" doc:"why it does not cosign"`
+	Since    time.Time `json:"since,omitzero" doc:"when it stopped"`
 }
 
 // FsckReport is what fsck found.
@@ -414,6 +431,9 @@ type Pack struct {
 	Blocks  uint64 `json:"blocks"`
 	Bytes   uint64 `json:"bytes"`
 	Digest  string `json:"digest" doc:"SHA-256 of its bytes, hex"`
+
+	Cosignatures int    `json:"cosignatures" doc:"of witnesses, under its checkpoint"`
+	Unwitnessed  string `json:"unwitnessed,omitempty" doc:"why it lacks a quorum of them"`
 }
 
 // Sessions are the live ones.

@@ -47,6 +47,16 @@ type Log struct {
 	// Origin names the log in its checkpoints (C2SP tlog-checkpoint): a URL
 	// without scheme, unique in the world and never changed.
 	Origin string `yaml:"origin"`
+
+	Witnesses []Witness `yaml:"witnesses"` // that cosign its checkpoints
+	Quorum    int       `yaml:"quorum"`    // cosignatures that a checkpoint needs; default: all of them
+}
+
+// Witness is a party outside the gateway that remembers what it has seen of the
+// log (C2SP tlog-witness).
+type Witness struct {
+	URL string `yaml:"url"` // to which /add-checkpoint is appended
+	Key string `yaml:"key"` // verifier key of its cosignatures (C2SP tlog-cosignature)
 }
 
 // Person is a human being who may act on the gateway, and how they are known:

@@ -30,7 +30,13 @@ func TestFull(t *testing.T) {
 		Gateway:      "gw-eu1",
 		Organisation: "Example Ltd: EU",
 		Data:         dir + "/state",
-		Log:          Log{Origin: "evidence.example.com/gw-eu1"},
+		Log: Log{
+			Origin: "evidence.example.com/gw-eu1", Quorum: 1,
+			Witnesses: []Witness{
+				{URL: "https://witness.example.org/prefix", Key: "witness.example.org+d4f1ee8e+BG1FNpEf7fnXh7+qRhMlpcs0BeV3PbLRFNZQjwEzpNQ4"},
+				{URL: "http://127.0.0.1:7380", Key: "local.example+5e6f7a8b+BGz4"},
+			},
+		},
 		People: []Person{
 			{ID: "alice@example.com", Name: "Alice Example", Email: "alice@example.com", UIDs: []uint32{1000, 1001}},
 			{ID: "spiffe://example.com/people/bob", Email: "bob@example.com"},

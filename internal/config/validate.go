@@ -95,6 +95,7 @@ func (c *Config) validate(d *decoder) {
 	if !validOrigin(c.Log.Origin) {
 		d.fail("log.origin", "log.origin must name this gateway's log: a URL without scheme, spaces or +", "for example origin: evidence.example.com/gw1; it is signed into every checkpoint, so choose it once")
 	}
+	c.validateWitnesses(d)
 	c.validatePeople(d)
 	for i, a := range c.Auditors {
 		if r, err := age.ParseRecipients(strings.NewReader(a)); err != nil || len(r) != 1 {
@@ -122,6 +123,38 @@ func (d *decoder) required(path, v, example string) {
 var origin = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?(/[A-Za-z0-9._~-]+)*$`)
 
 func validOrigin(s string) bool { return len(s) <= 200 && origin.MatchString(s) }
+
+// witnessKey is the form of a verifier key; whether the parts belong together is
+// found out when it is used.
+var witnessKey = regexp.MustCompile(`^[^+\s]+\+[0-9a-f]{8}\+[A-Za-z0-9+/]+=*$`)
+
+func (c *Config) validateWitnesses(d *decoder) {
+	urls, names := map[string]bool{}, map[string]bool{}
+	for i, w := range c.Log.Witnesses {
+		at := fmt.Sprintf("log.witnesses[%d]", i)
+		u, err := url.Parse(w.URL)
+		switch {
+		case err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" ||
+			u.Scheme != "https" && !(u.Scheme == "http" && Local(hostPort(u))):
+			d.fail(at+".url", "url must be an https URL without user or query", "the witness's operator gives it to you; /add-checkpoint is appended")
+		case urls[strings.TrimSuffix(w.URL, "/")]:
+			d.fail(at+".url", "two witnesses have this URL", "one party counts once")
+		default:
+			urls[strings.TrimSuffix(w.URL, "/")] = true
+		}
+		name, _, _ := strings.Cut(w.Key, "+")
+		switch {
+		case !witnessKey.MatchString(w.Key):
+			d.fail(at+".key", "key must be the witness's verifier key: name+0a1b2c3d+base64", "the witness's operator gives it to you; auditors get it from there too, not from you")
+		case names[name]:
+			d.fail(at+".key", fmt.Sprintf("two witnesses are named %s", name), "one party counts once")
+		}
+		names[name] = true
+	}
+	if n := len(c.Log.Witnesses); d.has("log.quorum") && (c.Log.Quorum < 1 || c.Log.Quorum > n) {
+		d.fail("log.quorum", fmt.Sprintf("quorum must lie between 1 and the number of witnesses, %d", n), "leave it out to need all of them")
+	}
+}
 
 func (c *Config) validatePeople(d *decoder) {
 	if len(c.People) == 0 {

@@ -13,6 +13,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/internal/api"
 	"github.com/exhibit-gateway/exhibit/internal/policy"
 	"github.com/exhibit-gateway/exhibit/internal/recorder"
+	"github.com/exhibit-gateway/exhibit/internal/seal"
 )
 
 // putInForce records the configuration and the policy of s where they differ
@@ -136,6 +137,9 @@ func restarts(old, s Settings) (keys []string) {
 	}
 	if old.Sealing != s.Sealing || old.Heartbeat != s.Heartbeat {
 		keys = append(keys, "sealing")
+	}
+	if old.Quorum != s.Quorum || !slices.EqualFunc(old.Witnesses, s.Witnesses, seal.Witness.Equal) {
+		keys = append(keys, "log")
 	}
 	if !slices.Equal(old.Auditors, s.Auditors) {
 		keys = append(keys, "auditors")

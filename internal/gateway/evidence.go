@@ -18,6 +18,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/internal/journal"
 	"github.com/exhibit-gateway/exhibit/internal/pack"
 	"github.com/exhibit-gateway/exhibit/internal/seal"
+	"github.com/exhibit-gateway/exhibit/ledger"
 	"github.com/exhibit-gateway/exhibit/verify"
 )
 
@@ -33,7 +34,26 @@ func (g *Gateway) LogStatus(context.Context) (api.LogStatus, error) {
 	if st.Err != nil {
 		s.Problem = st.Err.Error()
 	}
+	s.Quorum, s.Witnessed = st.Witnessed.Quorum, st.Witnessed.Size
+	for _, w := range st.Witnessed.Witnesses {
+		out := api.Witness{Name: w.Name, URL: w.URL, Blocks: w.Size, Behind: w.Behind, Cosigned: w.Cosigned.UTC(), Since: w.Since.UTC()}
+		if w.Err != nil {
+			out.Problem = w.Err.Error()
+		}
+		s.Witnesses = append(s.Witnesses, out)
+	}
+	if st.Witnessed.Err != nil && s.Problem == "" {
+		s.Problem = "keeping the witnessed checkpoint: " + st.Witnessed.Err.Error()
+	}
 	return s, nil
+}
+
+// Flush implements api.Log.
+func (g *Gateway) Flush(ctx context.Context) (api.LogStatus, error) {
+	if err := g.sealer.Flush(ctx); err != nil {
+		return api.LogStatus{}, err
+	}
+	return g.LogStatus(ctx)
 }
 
 // Fsck implements api.Log.
@@ -41,25 +61,26 @@ func (g *Gateway) Fsck(ctx context.Context, progress func(api.Progress)) (api.Fs
 	if err := g.sealer.Flush(ctx); err != nil {
 		return api.FsckReport{}, err
 	}
-	return fsck(ctx, g.opened.Data, g.material.verifier, progress)
+	return fsck(ctx, g.opened.Data, g.material.verifier, nil, progress)
 }
 
-// Fsck checks the log of a data directory that no gateway need be running on.
-func Fsck(ctx context.Context, data string, progress func(api.Progress)) (api.FsckReport, error) {
-	m, err := readMaterial(data)
+// Fsck checks the log of a data directory that no gateway need be running on,
+// also against checkpoints that somebody kept.
+func Fsck(ctx context.Context, data string, known []ledger.Checkpoint, progress func(api.Progress)) (api.FsckReport, error) {
+	verifier, err := readVerifier(data)
 	if err != nil {
 		return api.FsckReport{}, err
 	}
-	return fsck(ctx, data, m.verifier, progress)
+	return fsck(ctx, data, verifier, known, progress)
 }
 
-func fsck(ctx context.Context, data, verifier string, progress func(api.Progress)) (api.FsckReport, error) {
+func fsck(ctx context.Context, data, verifier string, known []ledger.Checkpoint, progress func(api.Progress)) (api.FsckReport, error) {
 	v, err := note.NewVerifier(verifier)
 	if err != nil {
 		return api.FsckReport{}, fmt.Errorf("the log's verifier key: %w", err)
 	}
 	r, err := seal.Fsck{
-		Log: v, Archive: os.DirFS(filepath.Join(data, archiveDir)), Tree: os.DirFS(filepath.Join(data, logDir)),
+		Log: v, Archive: os.DirFS(filepath.Join(data, archiveDir)), Tree: os.DirFS(filepath.Join(data, logDir)), Known: known,
 		Progress: func(done, total uint64) {
 			if progress != nil {
 				progress(api.Progress{Stage: "checking blocks", Done: done, Total: total})
@@ -90,9 +111,10 @@ func (g *Gateway) CreatePack(ctx context.Context, r api.PackRequest, by evidence
 	}
 	sum := sha256.New()
 	count := &counter{w: io.MultiWriter(w, sum)}
+	exporter := &exporter{g: g}
 	res, err := pack.Create(ctx, pack.Source{
 		Archive: g.archive, Log: os.DirFS(filepath.Join(g.opened.Data, logDir)),
-		Seeds: g.keys, Signer: g.material.signer, Gateway: exporter{g},
+		Seeds: g.keys, Signer: g.material.signer, Gateway: exporter,
 	}, pack.Params{
 		From: from, To: to, By: by, Purpose: r.Purpose, Organisation: g.live.Load().Organisation,
 		Generator: verify.Generator{Version: g.opened.Version, Binary: g.opened.Binary},
@@ -105,6 +127,7 @@ func (g *Gateway) CreatePack(ctx context.Context, r api.PackRequest, by evidence
 	}
 	m := res.Manifest
 	return api.Pack{
+		Cosignatures: exporter.cosignatures, Unwitnessed: exporter.unwitnessed,
 		From: m.Range.First.String(), To: m.Range.Last.String(), Records: m.Range.Records,
 		Blocks: m.Range.LastBlock - m.Range.FirstBlock + 1, Bytes: count.n, Digest: hex.EncodeToString(sum.Sum(nil)),
 	}, nil
@@ -162,14 +185,38 @@ func (g *Gateway) headAt(ctx context.Context, pos evidence.Position) (h evidence
 	return h, nil
 }
 
-// exporter records a pack and waits until its record is in the log.
-type exporter struct{ g *Gateway }
+// exporter records a pack and waits until its record is in the log, and the log
+// with the witnesses.
+type exporter struct {
+	g            *Gateway
+	cosignatures int
+	unwitnessed  string // why there is no quorum of them
+}
 
-func (e exporter) Export(ctx context.Context, b evidence.ReadBody) error {
+func (e *exporter) Export(ctx context.Context, b evidence.ReadBody) error {
 	if err := e.g.record(ctx, evidence.Power, evidence.PackExport, b); err != nil {
 		return err
 	}
 	return e.g.sealer.Flush(ctx)
+}
+
+// packWitnessing is how long a pack waits for witnesses.
+const packWitnessing = 10 * time.Second
+
+// Checkpoint returns the plain checkpoint rather than none: evidence that only
+// its operator vouches for is better than no evidence, and says that it is.
+func (e *exporter) Checkpoint(ctx context.Context) ([]byte, error) {
+	waiting, cancel := context.WithTimeout(ctx, packWitnessing)
+	defer cancel()
+	cp, err := e.g.sealer.Witnessed(waiting)
+	if err != nil {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		e.unwitnessed = err.Error()
+	}
+	e.cosignatures = len(cp.Cosignatures)
+	return cp.Note, nil
 }
 
 type counter struct {

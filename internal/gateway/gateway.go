@@ -33,6 +33,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/internal/recorder"
 	"github.com/exhibit-gateway/exhibit/internal/seal"
 	"github.com/exhibit-gateway/exhibit/internal/session"
+	"github.com/exhibit-gateway/exhibit/ledger"
 )
 
 // Settings are what a gateway is told. Config and Policy are the bodies of the
@@ -60,6 +61,9 @@ type Settings struct {
 	Grace     time.Duration // for sessions to end when the gateway stops
 	Heartbeat time.Duration // longest silence in the log
 	Sealing   Sealing
+	Witnesses []seal.Witness
+	Quorum    int                 // of them; 0 is all
+	Known     []ledger.Checkpoint // that somebody kept: the log must have grown from them
 }
 
 // The parts of a data directory, with the keystore (material.go).
@@ -68,6 +72,8 @@ const (
 	archiveDir = "archive"
 	logDir     = "log"
 	keysDir    = "keys"
+
+	witnessedFile = "witnessed" // the newest checkpoint with a quorum of cosignatures
 )
 
 // Sealing bounds how far the log may be behind the journal.
@@ -206,6 +212,8 @@ func (g *Gateway) openStores(ctx context.Context, s Settings) (err error) {
 		MaxBytes:         s.Sealing.BlockBytes,
 		MaxUnsealedAge:   s.Sealing.MaxUnsealedAge,
 		MaxUnsealedBytes: s.Sealing.MaxUnsealedBytes,
+		Witnessing:       seal.Witnessing{Witnesses: s.Witnesses, Quorum: s.Quorum, File: filepath.Join(s.Data, witnessedFile)},
+		Known:            s.Known,
 		Logger:           g.log,
 	}, g.journal, g.archive, g.keys)
 	if err != nil {

@@ -78,23 +78,31 @@ func Init(data, origin string) (verifier string, err error) {
 	return verifier, nil
 }
 
+// readVerifier reads the verifier key of the log, which is all that checking it
+// takes.
+func readVerifier(data string) (string, error) {
+	return readKey(filepath.Join(data, keystoreDirName), verifierFile)
+}
+
+func readKey(dir, name string) (string, error) {
+	path := filepath.Join(dir, name)
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w (`exhibit init` makes a gateway's keys)", ErrKeystore, err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return "", fmt.Errorf("%w: %s can be read by others (mode %04o): chmod 600 it", ErrKeystore, path, info.Mode().Perm())
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrKeystore, err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
 func readMaterial(data string) (*material, error) {
 	dir := filepath.Join(data, keystoreDirName)
-	read := func(name string) (string, error) {
-		path := filepath.Join(dir, name)
-		info, err := os.Stat(path)
-		if err != nil {
-			return "", fmt.Errorf("%w: %w (`exhibit init` makes a gateway's keys)", ErrKeystore, err)
-		}
-		if info.Mode().Perm()&0o077 != 0 {
-			return "", fmt.Errorf("%w: %s can be read by others (mode %04o): chmod 600 it", ErrKeystore, path, info.Mode().Perm())
-		}
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return "", fmt.Errorf("%w: %w", ErrKeystore, err)
-		}
-		return strings.TrimSpace(string(b)), nil
-	}
+	read := func(name string) (string, error) { return readKey(dir, name) }
 	logKey, err1 := read(logKeyFile)
 	verifier, err2 := read(verifierFile)
 	idText, err3 := read(identityFile)

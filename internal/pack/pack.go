@@ -39,6 +39,9 @@ type Gateway interface {
 	// Export records the body as pack.export and returns when it is in a
 	// published checkpoint with everything before it.
 	Export(context.Context, evidence.ReadBody) error
+	// Checkpoint returns the checkpoint to pack, of the export's at least: with
+	// the cosignatures of witnesses where they can be had in time.
+	Checkpoint(context.Context) ([]byte, error)
 }
 
 // Source is what a pack is made from.
@@ -94,7 +97,7 @@ func Create(ctx context.Context, src Source, p Params, w io.Writer) (*Result, er
 			return nil, fmt.Errorf("recording the export: %w", err)
 		}
 	}
-	checkpoint, err := fs.ReadFile(src.Log, ledger.CheckpointPath)
+	checkpoint, err := src.checkpoint(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("reading the checkpoint: %w", err)
 	}
@@ -113,6 +116,13 @@ func Create(ctx context.Context, src Source, p Params, w io.Writer) (*Result, er
 	}
 	res, err := m.make(ctx, cp, checkpoint)
 	return res, errors.Join(err, m.spools.close())
+}
+
+func (s *Source) checkpoint(ctx context.Context) ([]byte, error) {
+	if s.Gateway != nil {
+		return s.Gateway.Checkpoint(ctx)
+	}
+	return fs.ReadFile(s.Log, ledger.CheckpointPath)
 }
 
 // formatTime writes a bound of the period. No record is older than the epoch,

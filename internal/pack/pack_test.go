@@ -67,6 +67,10 @@ func (e *exporter) Export(_ context.Context, b evidence.ReadBody) error {
 	return e.err
 }
 
+func (e *exporter) Checkpoint(context.Context) ([]byte, error) {
+	return fs.ReadFile(e.g.Source().Log, ledger.CheckpointPath)
+}
+
 func TestPackUpToNowHoldsTheRecordOfItsMaking(t *testing.T) {
 	g, s := packtest.Shop()
 	s.Close()

@@ -16,9 +16,10 @@ import (
 // Fsck is a check of a log at rest or in use. It needs no key, trusts nothing
 // that it reads, and derives everything again from the blocks.
 type Fsck struct {
-	Log      note.Verifier // of the log's key
-	Archive  fs.FS         // blocks
-	Tree     fs.FS         // tiles and checkpoint
+	Log      note.Verifier       // of the log's key
+	Archive  fs.FS               // blocks
+	Tree     fs.FS               // tiles and checkpoint
+	Known    []ledger.Checkpoint // that somebody kept
 	Progress func(done, total uint64)
 }
 
@@ -46,6 +47,7 @@ const (
 	hintRestore  = "restore this file from a copy of the archive; the log proves whether the copy is right"
 	hintTiles    = "stop the gateway and move the log directory away: it is made anew from the archive and must lead to the same root. Keep what you moved"
 	hintKey      = "check that the verifier key is the one this log was begun with; if it is, treat the checkpoint as forged"
+	hintKnown    = "do not run a gateway on this log; look for the newest copy of it, and for who wrote another"
 	hintTampered = "the archive and the signed log disagree: treat the archive as altered, keep a copy as evidence, and restore it from elsewhere"
 	hintHistory  = "the signed log itself is not in order, which no crash explains: keep a copy of everything and ask who had the log's key"
 )
@@ -54,6 +56,7 @@ const (
 func (f Fsck) Run(ctx context.Context) (*Report, error) {
 	k := &checker{Fsck: f, report: &Report{}}
 	k.openCheckpoint()
+	k.known()
 	size := k.report.Checkpoint.Size
 	var prev *ledger.Header
 	for n := range size {
@@ -120,6 +123,23 @@ func (k *checker) openCheckpoint() {
 			return
 		}
 		k.report.Checkpoint.Size++
+	}
+}
+
+// known holds the log against what others have seen of it.
+func (k *checker) known() {
+	if !k.signed {
+		return
+	}
+	list, err := ofLog(k.report.Checkpoint.Origin, k.Known)
+	if err != nil {
+		k.found("known checkpoints", err.Error(), hintKnown)
+	}
+	tree := ledger.NewTree(k.report.Checkpoint, k.Tree)
+	for _, known := range list {
+		if err := checkKnown(tree, known, "a known checkpoint"); err != nil {
+			k.found(fmt.Sprintf("known checkpoint of %d blocks", known.Size), err.Error(), hintKnown)
+		}
 	}
 }
 

@@ -19,9 +19,28 @@ const (
 
 // Run seals until ctx is done, which is no error. What fails is tried again,
 // with pauses, for as long as it takes; only when journal, archive and log have
-// come apart does Run return an error, an ErrDiverged.
+// come apart, or witnesses know another history, does Run return an error, an
+// ErrDiverged. With it runs the asking of witnesses, which holds up nothing.
 func (s *Sealer) Run(ctx context.Context) error {
 	defer s.finish()
+	ctx, cancel := context.WithCancel(ctx)
+	asked := make(chan error, 1)
+	go func() {
+		err := s.outside.run(ctx)
+		if err != nil {
+			err = fmt.Errorf("asking witnesses: %w", err)
+			s.report(err)
+			cancel() // nothing more is to be sealed
+		}
+		asked <- err
+	}()
+	err := s.seal(ctx)
+	cancel()
+	return errors.Join(err, <-asked)
+}
+
+// seal is Run without the witnesses.
+func (s *Sealer) seal(ctx context.Context) error {
 	pause := time.Duration(0)
 	for {
 		select {
@@ -32,7 +51,7 @@ func (s *Sealer) Run(ctx context.Context) error {
 		}
 		err := s.step(ctx)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // an attempt that was cut short says nothing
 		}
 		s.report(err)
 		switch {
@@ -116,12 +135,17 @@ func (s *Sealer) report(err error) {
 	defer s.mu.Unlock()
 	was := s.failure.err
 	switch {
+	case s.failure.final:
+		return
 	case err == nil && was == nil:
 		return
 	case err == nil:
 		s.failure = failure{}
 		s.cfg.Logger.Info("sealing goes on")
 		return
+	case errors.Is(err, ErrDiverged):
+		s.failure.since = time.Now()
+		s.cfg.Logger.Error("sealing stops: the log is not the one that it should be", "cause", err)
 	case was == nil:
 		s.failure.since = time.Now()
 		s.cfg.Logger.Error("sealing failed and will be tried again; sessions go on until too much waits", "cause", err)
@@ -180,6 +204,8 @@ type Status struct {
 
 	Err   error     // of the last attempt; nil when all is well
 	Since time.Time // Err, or others before it, has been failing
+
+	Witnessed WitnessedStatus
 }
 
 // Status says how far the log is.
@@ -196,6 +222,7 @@ func (s *Sealer) Status() Status {
 		UnsealedAge:   s.age(end),
 		Err:           s.failure.err,
 		Since:         s.failure.since,
+		Witnessed:     s.outside.state(s.sealed.checkpoint.Size),
 	}
 }
 

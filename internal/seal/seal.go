@@ -51,14 +51,16 @@ type Keys interface {
 
 // Config says how to seal. Zero values mean the defaults.
 type Config struct {
-	Dir              string        // of the tree's tiles and checkpoint
-	Origin           string        // name of the log; empty means the signer's
-	Signer           note.Signer   // the log's key, Ed25519
-	Interval         time.Duration // a block is cut this long after its first record; 1 s
-	MaxBytes         int           // or once it holds this much of the journal; 4 MiB, at most 16 MiB
-	MaxUnsealedAge   time.Duration // Ready fails when a record waits longer; 1 h
-	MaxUnsealedBytes int64         // or when more of the journal waits; 1 GiB
-	Logger           *slog.Logger  // slog.Default
+	Dir              string              // of the tree's tiles and checkpoint
+	Origin           string              // name of the log; empty means the signer's
+	Signer           note.Signer         // the log's key, Ed25519
+	Interval         time.Duration       // a block is cut this long after its first record; 1 s
+	MaxBytes         int                 // or once it holds this much of the journal; 4 MiB, at most 16 MiB
+	MaxUnsealedAge   time.Duration       // Ready fails when a record waits longer; 1 h
+	MaxUnsealedBytes int64               // or when more of the journal waits; 1 GiB
+	Witnessing       Witnessing          // none by default
+	Known            []ledger.Checkpoint // that somebody kept: Open refuses a log that didn't grow from them
+	Logger           *slog.Logger        // slog.Default
 
 	testingOnlyTree func(merkleTree) merkleTree // wraps the tree to make it fail
 }
@@ -83,7 +85,7 @@ func (c Config) withDefaults() (Config, error) {
 	case c.Interval < 0 || c.MaxUnsealedAge < 0 || c.MaxUnsealedBytes < 0:
 		return c, errors.New("negative time or size")
 	}
-	return c, nil
+	return c, c.Witnessing.check()
 }
 
 func setDefault[T comparable](v *T, d T) {
@@ -104,6 +106,7 @@ type Sealer struct {
 	archive Archive
 	keys    Keys
 	tree    merkleTree
+	outside *witnesses
 
 	// Owned by the goroutine in Run, and by Open before it.
 	batch batch       // records read and not yet cut
@@ -162,10 +165,49 @@ func Open(ctx context.Context, cfg Config, j Journal, a Archive, k Keys) (*Seale
 		cfg: cfg, journal: j, archive: a, keys: k, tree: tree,
 		changed: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
-	if err := s.recover(ctx); err != nil {
+	s.outside = newWitnesses(cfg.Witnessing, cfg.Logger, func() ledger.Checkpoint { return s.state().checkpoint }, s.prove)
+	err = s.recover(ctx)
+	if err == nil {
+		err = s.compare(ctx)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the log: %w", err), tree.Close())
 	}
 	return s, nil
+}
+
+// compare holds the log against what others know of it.
+func (s *Sealer) compare(ctx context.Context) error {
+	tree := ledger.NewTree(s.sealed.checkpoint, s.tree.FS())
+	list, err := ofLog(s.cfg.Origin, s.cfg.Known)
+	if err != nil {
+		return err
+	}
+	for _, known := range list {
+		if err := checkKnown(tree, known, "a known checkpoint"); err != nil {
+			return err
+		}
+	}
+	return s.outside.open(ctx, resigner{s.cfg.Signer}, tree)
+}
+
+func (s *Sealer) prove(cp ledger.Checkpoint, old uint64) ([]evidence.Hash, error) {
+	return ledger.NewTree(cp, s.tree.FS()).ConsistencyProof(old)
+}
+
+// Witnessed asks the witnesses and returns a checkpoint of everything that is
+// sealed, cosigned by a quorum. When ctx is done first, or there are no
+// witnesses, the checkpoint is the published one, and the error an ErrNoQuorum.
+func (s *Sealer) Witnessed(ctx context.Context) (ledger.Checkpoint, error) {
+	cp := s.state().checkpoint
+	if len(s.cfg.Witnessing.Witnesses) == 0 {
+		return cp, fmt.Errorf("%w: none is configured", ErrNoQuorum)
+	}
+	witnessed, err := s.outside.await(ctx, cp.Size)
+	if err != nil {
+		return cp, err
+	}
+	return witnessed, nil
 }
 
 // Close closes the tree. Run must have returned.
