@@ -60,6 +60,8 @@ type Settings struct {
 	Grace     time.Duration // for sessions to end when the gateway stops
 	Heartbeat time.Duration // longest silence in the log
 	Sealing   Sealing
+
+	clock clock // of tests; nil is the system's
 }
 
 // The parts of a data directory, with the keystore (material.go).
@@ -105,7 +107,9 @@ type Gateway struct {
 	assertions *identity.Assertions
 	material   *material
 	gate       *session.Gate
-	began      time.Time
+	clock      clock
+	began      time.Time     // by the wall clock
+	beganAt    time.Duration // by the other
 
 	opened    Settings                     // as they were when the boot began; what a reload can't change
 	explain   map[string]Explainer         // by protocol
@@ -125,7 +129,11 @@ type Gateway struct {
 // the boot before left open, and puts configuration and policy in force.
 // Reload reads both again. The gateway serves nobody before Run.
 func Open(ctx context.Context, s Settings, reload func() (Settings, error), log *slog.Logger) (_ *Gateway, err error) {
-	g := &Gateway{log: log, reload: reload, opened: s, began: time.Now(), stopping: make(chan struct{})}
+	g := &Gateway{log: log, reload: reload, opened: s, clock: s.clock, stopping: make(chan struct{})}
+	if g.clock == nil {
+		g.clock = system{}
+	}
+	g.began, g.beganAt = g.clock.now(), g.clock.elapsed()
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, g.close())
@@ -151,6 +159,7 @@ func Open(ctx context.Context, s Settings, reload func() (Settings, error), log 
 		Ready:         g.sealer.Ready,
 		Limits:        s.Limits,
 		FailurePause:  session.DefaultFailurePause,
+		Now:           g.clock.now,
 	})
 	return g, nil
 }
@@ -172,7 +181,7 @@ func (g *Gateway) ExplainWith(protocol string, e Explainer) {
 
 // Identify tells an upstream for whom the gateway asks (identity.Authority).
 func (g *Gateway) Identify(id protocol.Identity, session, resource string) (jwt string, until time.Time, err error) {
-	return g.authority.Identify(id.Agent, id.Principal, id.Ticket, session, resource, time.Now())
+	return g.authority.Identify(id.Agent, id.Principal, id.Ticket, session, resource, g.clock.now())
 }
 
 // Keys are the public keys of the gateway's tokens and identities, as a JWK set
@@ -254,7 +263,7 @@ func (g *Gateway) boot(ctx context.Context, past *recorder.Past, registry *decis
 	failpoint.Hit("keys made")
 	g.recorder = recorder.New(recorder.Config{
 		Gateway: g.opened.Name, Boot: boot, Journal: g.journal, Keys: g.keys, Scope: scope,
-		Registry: registry, Version: version,
+		Registry: registry, Version: version, Now: g.clock.now,
 	})
 	host, err := os.Hostname()
 	if err != nil {
@@ -382,43 +391,6 @@ func (g *Gateway) close() error {
 		errs = append(errs, g.keys.Close())
 	}
 	return errors.Join(errs...)
-}
-
-// maxStep is how far the wall clock may drift from the monotonic one between
-// two looks before that is a step.
-const maxStep = time.Second
-
-// heartbeat shows that the gateway runs, also when nothing happens, and
-// watches the wall clock.
-func (g *Gateway) heartbeat(ctx context.Context) error {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	last, beat := time.Now(), time.Now()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		now := time.Now()
-		if step := now.Round(0).Sub(last.Round(0)) - now.Sub(last); step.Abs() > maxStep {
-			g.log.Warn("the wall clock stepped", "by", step)
-			if err := g.record(ctx, evidence.Power, evidence.TimeStep, evidence.TimeStepBody{StepMicros: step.Microseconds()}); err != nil {
-				return err
-			}
-		}
-		last = now
-		// Early enough that the next look still is in time.
-		if now.Sub(beat) < g.opened.Heartbeat-2*time.Second {
-			continue
-		}
-		beat = now
-		if err := g.record(ctx, evidence.Process, evidence.Heartbeat, evidence.HeartbeatBody{
-			Sessions: g.gate.OpenSessions(), Mono: now.Sub(g.began).Microseconds(), Accepted: g.accepted(),
-		}); err != nil {
-			return err
-		}
-	}
 }
 
 // Ready is nil while the gateway takes new sessions.

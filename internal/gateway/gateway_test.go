@@ -49,10 +49,13 @@ type world struct {
 	stop    func() error
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T, edit ...func(*Settings)) *world {
 	t.Helper()
 	w := &world{t: t}
 	s := settings(t)
+	for _, e := range edit {
+		e(&s)
+	}
 	w.changed.Store(&s)
 	g, err := Open(t.Context(), s, func() (Settings, error) {
 		if err := w.broken.Load(); err != nil {
