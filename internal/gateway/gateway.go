@@ -149,6 +149,9 @@ func Open(ctx context.Context, s Settings, reload func() (Settings, error), log 
 	if err := g.boot(ctx, past, registry, version); err != nil {
 		return nil, err
 	}
+	if err := g.recognise(past.Last.IsZero()); err != nil {
+		return nil, err
+	}
 	if err := g.putInForce(ctx, s, evidence.By{Via: "gateway start"}); err != nil {
 		return nil, err
 	}
@@ -193,7 +196,9 @@ func (g *Gateway) openStores(ctx context.Context, s Settings) (err error) {
 		return fmt.Errorf("opening the data directory: %w", err)
 	}
 	// The journal comes first: it locks the directory.
-	if g.journal, err = journal.Open(filepath.Join(s.Data, journalDir), journal.Options{}); err != nil {
+	if g.journal, err = journal.Open(filepath.Join(s.Data, journalDir), journal.Options{}); errors.Is(err, journal.ErrLocked) {
+		return fmt.Errorf("another gateway serves %s: end it first, or give this one a data folder of its own: %w", s.Data, err)
+	} else if err != nil {
 		return fmt.Errorf("opening the journal: %w", err)
 	}
 	if g.material, err = readMaterial(s.Data); err != nil {
