@@ -3,12 +3,15 @@ package e2e
 import (
 	"bytes"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -81,14 +84,10 @@ func TestAStolenFolderWithoutItsKeystoreReadsNothing(t *testing.T) {
 	// one, which was not stolen, they hold what was planted.
 	thief, err := age.GenerateX25519Identity()
 	w.ok(err)
-	text, err := os.ReadFile(w.path("data/keystore/gateway.age"))
-	w.ok(err)
-	own, err := age.ParseX25519Identity(strings.TrimSpace(string(text)))
-	w.ok(err)
 	if parts := w.sealedIn(stolen, thief); len(parts) > 0 {
-		t.Errorf("a strange identity opened %d sealed parts", len(parts))
+		t.Errorf("a strange identity opened the parts of %d scopes", len(parts))
 	}
-	all := bytes.Join(w.sealedIn(stolen, own), nil)
+	all := bytes.Join(slices.Collect(maps.Values(w.sealedIn(stolen, w.identity()))), nil)
 	if !holds(all, plantedText) || !holds(all, plantedParam) {
 		t.Error("the gateway's own identity doesn't find what was planted: nothing was tested")
 	}
@@ -103,6 +102,72 @@ func TestAStolenFolderWithoutItsKeystoreReadsNothing(t *testing.T) {
 	w.start()
 }
 
+// identity is the gateway's own.
+func (w *world) identity() *age.X25519Identity {
+	w.t.Helper()
+	text, err := os.ReadFile(w.path("data/keystore/gateway.age"))
+	w.ok(err)
+	id, err := age.ParseX25519Identity(strings.TrimSpace(string(text)))
+	w.ok(err)
+	return id
+}
+
+// TestAShreddedSessionProvesWhatItDid destroys the key of one of two sessions.
+// Its sealed parts open for nobody, those of the other for gateway and auditor,
+// and the pack passes as before.
+func TestAShreddedSessionProvesWhatItDid(t *testing.T) {
+	auditor, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, func(c string) string {
+		return strings.Replace(c, "\nauditors: []", "\nauditors: ["+auditor.Recipient().String()+"]", 1)
+	})
+	for _, text := range []string{plantedText, plantedParam} {
+		c := w.connect()
+		_, err := c.Exec(t.Context(), "select '"+text+"'")
+		w.ok(err)
+		w.ok(c.Close(t.Context()))
+	}
+	w.passes()
+	rows := w.did("--agent", "bot")
+	w.stop(syscall.SIGTERM)
+	readers := map[string]*age.X25519Identity{"the gateway": w.identity(), "the auditor": auditor}
+	var shredded scope
+	for name, id := range readers {
+		found := 0
+		for at, parts := range w.sealedIn(w.path("data"), id) {
+			switch {
+			case holds(parts, plantedText):
+				shredded = at
+				found++
+			case holds(parts, plantedParam):
+				found++
+			}
+		}
+		if found != 2 {
+			t.Fatalf("before, %s finds %d of 2 texts", name, found)
+		}
+	}
+	store, err := keys.Open(w.path("data/keys"), readers["the gateway"], nil)
+	w.ok(err)
+	w.ok(errors.Join(store.Shred(shredded.boot, shredded.slot), store.Close()))
+	for name, id := range readers {
+		all := bytes.Join(slices.Collect(maps.Values(w.sealedIn(w.path("data"), id))), nil)
+		if holds(all, plantedText) {
+			t.Errorf("%s opens what was shredded", name)
+		}
+		if !holds(all, plantedParam) {
+			t.Errorf("%s doesn't open the other session", name)
+		}
+	}
+	w.start()
+	if got := w.did("--agent", "bot"); len(got) != len(rows) || len(got) == 0 {
+		t.Errorf("%d commands, %d before", len(got), len(rows))
+	}
+	w.passes()
+}
+
 // holds reports whether b has a text, as it is or in base64 at any place.
 func holds(b []byte, text string) bool {
 	found := bytes.Contains(b, []byte(text))
@@ -113,10 +178,14 @@ func holds(b []byte, text string) bool {
 	return found
 }
 
+// scope is whose key it is.
+type scope struct{ boot, slot uint64 }
+
 // sealedIn opens all sealed parts of the blocks in a data folder that an
 // identity opens, having looked at all the rest.
-func (w *world) sealedIn(data string, id *age.X25519Identity) (parts [][]byte) {
+func (w *world) sealedIn(data string, id *age.X25519Identity) map[scope][]byte {
 	w.t.Helper()
+	parts := map[scope][]byte{}
 	store, err := keys.Open(filepath.Join(data, "keys"), id, nil)
 	w.ok(err)
 	defer store.Close()
@@ -140,15 +209,16 @@ func (w *world) sealedIn(data string, id *age.X25519Identity) (parts [][]byte) {
 		w.ok(err)
 		for _, c := range list {
 			chunks++
-			scope, err := store.Scope(c.Boot, c.Slot)
+			key, err := store.Scope(c.Boot, c.Slot)
 			if err != nil {
 				continue
 			}
-			plain, err := scope.OpenChunk(ledger.ChunkAAD(b.Origin, b.Block, c.Boot, c.Slot), c.Data)
+			plain, err := key.OpenChunk(ledger.ChunkAAD(b.Origin, b.Block, c.Boot, c.Slot), c.Data)
 			w.ok(err)
 			opened, err := c.Parts(plain)
 			w.ok(err)
-			parts = append(parts, opened...)
+			at := scope{c.Boot, c.Slot}
+			parts[at] = append(parts[at], bytes.Join(opened, nil)...)
 		}
 		return nil
 	}))
