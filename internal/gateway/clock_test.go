@@ -3,9 +3,11 @@ package gateway
 import (
 	"archive/zip"
 	"bytes"
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/base64"
+	"log/slog"
 	"net"
 	"slices"
 	"sync"
@@ -223,11 +225,12 @@ func TestTheClockIsSet(t *testing.T) {
 	if slices.IsSorted(times) {
 		t.Error("no record has an earlier time than the one before it: nothing was tested")
 	}
-	w.packPasses(c.now().Add(24 * time.Hour))
+	w.packPasses(c.now().Add(24*time.Hour), 20)
 }
 
-// packPasses makes a pack of everything until then and verifies it.
-func (w *world) packPasses(to time.Time) {
+// packPasses makes a pack of everything until then, of some records at least,
+// and verifies it.
+func (w *world) packPasses(to time.Time, least uint64) {
 	w.t.Helper()
 	var b bytes.Buffer
 	made, err := w.CreatePack(w.t.Context(), api.PackRequest{From: api.Moment{Time: to.AddDate(0, 0, -3)}, To: api.Moment{Time: to}}, packtest.Alice, &b, func(api.Progress) {})
@@ -246,7 +249,7 @@ func (w *world) packPasses(to time.Time) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if r.Verdict != "pass" || made.Records < 20 {
+	if r.Verdict != "pass" || made.Records < least {
 		w.t.Errorf("a pack of %d records: %s", made.Records, r.Verdict)
 		for _, c := range r.Checks {
 			w.t.Logf("%+v", *c)
@@ -295,4 +298,53 @@ func TestAClockThatIsRight(t *testing.T) {
 	if steps, _ := w.steps(); len(steps) > 0 {
 		t.Errorf("steps of %v", steps)
 	}
+}
+
+// A gateway that starts with a clock behind the records it finds goes on from
+// them: order is by position.
+func TestAStartWithAClockThatIsBehind(t *testing.T) {
+	c := &setClock{}
+	var s Settings
+	w := newWorld(t, clocked(c), func(settings *Settings) { s = *settings })
+	key := w.agentKey()
+	if _, err := w.AddGrant(t.Context(), api.NewGrant{Agent: "bot", Role: "reader", Resource: "orders", Expires: c.now().Add(time.Hour)}, packtest.Alice); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.stop(); err != nil {
+		t.Fatal(err)
+	}
+	c.step(-30 * time.Minute)
+	g, err := Open(t.Context(), s, nil, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- g.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	w = &world{Gateway: g, t: t}
+	if _, err := w.token(key, c.now()); err == nil {
+		t.Error("a key that is not valid yet gave a token")
+	}
+	c.step(30 * time.Minute)
+	token, err := w.token(key, c.now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := w.enter(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := in.Close(protocol.SessionEnd{Reason: "terminate"}); err != nil {
+		t.Error(err)
+	}
+	if _, times := w.steps(); slices.IsSorted(times) {
+		t.Error("no record has an earlier time than the one before it: nothing was tested")
+	}
+	w.packPasses(c.now().Add(24*time.Hour), 15)
 }
