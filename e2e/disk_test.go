@@ -130,3 +130,56 @@ func TestAFullDiskStopsWhatIsNewAndNothingElse(t *testing.T) {
 	}
 	w.passes()
 }
+
+// TestAFolderThatCannotBeServed starts a second gateway on a folder that is
+// served, and one on a disk that is read-only. Each says what is wrong, and does
+// no harm.
+func TestAFolderThatCannotBeServed(t *testing.T) {
+	w := newWorld(t)
+	refused := func(what string, says ...string) {
+		t.Helper()
+		out, err := w.exhibit("serve", "--config", w.path("exhibit.yaml"))
+		if err == nil {
+			t.Fatalf("%s is served", what)
+		}
+		for _, s := range says {
+			if !strings.Contains(out, s) {
+				t.Errorf("%s: the error doesn't say %q:\n%s", what, s, out)
+			}
+		}
+	}
+	refused("a folder that is served", "another gateway serves "+w.path("data"), "end it first")
+	if _, err := w.connect().Exec(t.Context(), "select 1"); err != nil {
+		t.Errorf("the gateway that was there: %v", err)
+	}
+
+	w.stop(syscall.SIGTERM)
+	w.onSmallDisk("180m")
+	remount := func(how string) {
+		t.Helper()
+		if out, err := exec.CommandContext(t.Context(), "mount", "-o", "remount,"+how, w.path("data")).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	remount("ro")
+	refused("a read-only disk", "read-only file system")
+	remount("rw")
+	w.start()
+	if out, err := exec.CommandContext(t.Context(), "mount", "-o", "remount,ro", w.path("data")).CombinedOutput(); err == nil {
+		t.Errorf("the system makes a disk read-only under a journal that is open:\n%s", out)
+		remount("rw")
+	}
+	if _, err := w.connect().Exec(t.Context(), "select 1"); err != nil {
+		t.Errorf("writable again: %v", err)
+	}
+	w.passes()
+	moved := 0
+	for _, a := range w.table("alerts") {
+		if a["rule"] == "data-moved" {
+			moved++
+		}
+	}
+	if moved != 1 {
+		t.Errorf("that the folder is on another disk is %d times on record", moved)
+	}
+}

@@ -256,7 +256,7 @@ func (f *Fold) other(r *evidence.Record) error {
 	case evidence.Resolution:
 		return f.resolution(r)
 	case evidence.TimeStep:
-		f.boot.steps++
+		return f.timeStep(r)
 	}
 	return nil
 }

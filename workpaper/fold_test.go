@@ -6,6 +6,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -211,6 +212,52 @@ func TestOneCommandEndsATransactionAndBeginsTheNext(t *testing.T) {
 	s.Close()
 	if _, sum := fold(t, g, evidence.Position{}); len(failed(sum)) > 0 {
 		t.Errorf("failed: %v", failed(sum))
+	}
+}
+
+// What the clock was set by is no silence, and doesn't hide any.
+func TestAStepOfTheClockIsNoSilence(t *testing.T) {
+	const hour = packtest.Hour
+	step := func(g *packtest.Gateway, by int64) {
+		g.Own(evidence.TimeStep, evidence.TimeStepBody{StepMicros: by})
+	}
+	for name, c := range map[string]struct {
+		happens func(g *packtest.Gateway)
+		silent  bool
+	}{
+		"set forward": {func(g *packtest.Gateway) { g.Now += hour; step(g, hour) }, false},
+		"forward, others come first": {func(g *packtest.Gateway) {
+			g.Now += hour
+			g.Beat()
+			g.Now -= packtest.Millisecond * 3
+			g.Beat()
+			step(g, hour)
+		}, false},
+		"set back":           {func(g *packtest.Gateway) { g.Now -= hour; step(g, -hour) }, false},
+		"forward and back":   {func(g *packtest.Gateway) { g.Now += hour; step(g, hour); g.Now -= hour; step(g, -hour) }, false},
+		"silence":            {func(g *packtest.Gateway) { g.Now += hour; g.Beat() }, true},
+		"silence to the end": {func(g *packtest.Gateway) { g.Now += hour }, true},
+		"a step too late": {func(g *packtest.Gateway) {
+			g.Now += hour
+			g.Beat()
+			g.Now += 6 * packtest.Second
+			g.Beat()
+			step(g, hour)
+		}, true},
+		"a step of too little":      {func(g *packtest.Gateway) { g.Now += hour; step(g, hour/2) }, true},
+		"hidden by a step back":     {func(g *packtest.Gateway) { step(g, -hour) }, true},
+		"hidden, others come first": {func(g *packtest.Gateway) { g.Now -= hour / 2; g.Beat(); step(g, -hour) }, true},
+	} {
+		g, s := packtest.Shop()
+		s.Close()
+		g.Now += 10 * packtest.Second
+		g.Beat()
+		c.happens(g)
+		g.Beat()
+		_, sum := fold(t, g, evidence.Position{})
+		if got := slices.Contains(failed(sum), "gateway.liveness"); got != c.silent || len(failed(sum)) > 1 {
+			t.Errorf("%s: failed %v", name, failed(sum))
+		}
 	}
 }
 

@@ -21,12 +21,27 @@ type bootState struct {
 	lastTime                     int64
 	records, gaps, silent, steps uint64
 	longest                      int64
+	jump                         *jump
+	from                         int64  // when its first record in the range was
 	n                            uint64 // ordinal of the last record outside sessions; 0 isn't known
 	checkedDigests               bool
 }
 
+// jump is a time between two records that is either silence or a step of the
+// clock. A step is on record within stepWithin of it.
+type jump struct {
+	to evidence.Position
+	at int64 // by the clock of after
+	by int64
+}
+
+const (
+	leastStep  = 1_000_000 // microseconds; less is records that overtook each other
+	stepWithin = 5_000_000
+)
+
 func (f *Fold) newBoot(r *evidence.Record) *bootState {
-	b := &bootState{start: r.Head.Pos, at: r.Head.Time, last: r.Head.Pos, lastTime: r.Head.Time}
+	b := &bootState{start: r.Head.Pos, at: r.Head.Time, last: r.Head.Pos, lastTime: r.Head.Time, from: r.Head.Time}
 	f.decode(r, &b.body)
 	return b
 }
@@ -78,22 +93,59 @@ func (f *Fold) gatewayStop(r *evidence.Record) error {
 // records. A tenth of the heartbeat and a second are allowed for the timer.
 func (f *Fold) silence(h *evidence.Head) {
 	b := f.boot
+	if b.jump != nil && h.Type != evidence.TimeStep && (h.Time < b.jump.at-leastStep || h.Time > b.jump.at+stepWithin) {
+		f.landed(b, 0)
+	}
 	if b.records > 0 || !b.carried {
 		f.tests.liveness.Population++
-		quiet := h.Time - b.lastTime
-		b.longest = max(b.longest, quiet)
-		if beat := b.body.Heartbeat; beat > 0 && beat < 1e9 && quiet > beat*1_100_000+1e6 {
-			b.silent++
-			f.tests.liveness.Except(h.Pos, "%d s of silence, the heartbeat is %d s", quiet/1e6, beat)
+		if quiet := h.Time - b.lastTime; quiet < -leastStep || b.tooLong(quiet) {
+			f.landed(b, 0)
+			b.jump = &jump{h.Pos, h.Time, quiet}
+		} else {
+			b.longest = max(b.longest, quiet)
 		}
 	} else {
 		f.tests.gap.Population++ // the boot in which the range begins
+		b.from = h.Time
 	}
 	b.records++
 	b.last, b.lastTime = h.Pos, h.Time
 	if !b.checkedDigests && h.Type == evidence.SessionStart {
 		f.checkDigests(b)
 	}
+}
+
+func (b *bootState) tooLong(quiet int64) bool {
+	beat := b.body.Heartbeat
+	return beat > 0 && beat < 1e9 && quiet > beat*1_100_000+1e6
+}
+
+// landed says what the last jump was, given how far the clock was set.
+func (f *Fold) landed(b *bootState, step int64) {
+	if b.jump == nil {
+		return
+	}
+	quiet := b.jump.by - step
+	b.longest = max(b.longest, quiet)
+	if b.tooLong(quiet) {
+		b.silent++
+		f.tests.liveness.Except(b.jump.to, "%d s of silence, the heartbeat is %d s", quiet/1e6, b.body.Heartbeat)
+	}
+	b.jump = nil
+}
+
+// timeStep folds a step of the clock: it is no silence, and may hide some.
+func (f *Fold) timeStep(r *evidence.Record) error {
+	var s evidence.TimeStepBody
+	f.decode(r, &s)
+	b := f.boot
+	b.steps++
+	if b.jump == nil && (r.Head.Time < b.from || r.Head.Time > b.from+stepWithin) {
+		// The clock went back and no time did: what it went back by had passed.
+		b.jump = &jump{r.Head.Pos, r.Head.Time, 0}
+	}
+	f.landed(b, s.StepMicros)
+	return nil
 }
 
 // checkDigests compares what a boot says it runs with against the changes
@@ -124,6 +176,7 @@ func (f *Fold) gap(r *evidence.Record) error {
 }
 
 func (f *Fold) bootRow(b *bootState) error {
+	f.landed(b, 0)
 	end := b.end
 	switch {
 	case b.records == 0:

@@ -32,3 +32,17 @@ func diskOf(path string) (free uint64, volatile string, err error) {
 	}
 	return s.Bavail * uint64(s.Bsize), volatile, nil
 }
+
+// forbidDumps keeps the keys in this process's memory out of core files, and
+// the memory from other processes of the same user. A limit of nothing alone
+// would not do: a handler of the system's is given the dump all the same
+// (core(5)).
+func forbidDumps() error {
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("limiting core dumps: %w", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("forbidding core dumps: %w", err)
+	}
+	return nil
+}

@@ -17,3 +17,6 @@ func diskOf(path string) (free uint64, volatile string, err error) {
 	}
 	return math.MaxInt64, "", nil
 }
+
+// forbidDumps has no way that it knows of here.
+func forbidDumps() error { return nil }

@@ -60,6 +60,9 @@ func (a *app) serve(ctx context.Context, known string, log *slog.Logger) (err er
 	if err != nil {
 		return err
 	}
+	if err := forbidDumps(); err != nil {
+		log.Warn("a crash of the gateway may leave its keys in a core dump", "cause", err)
+	}
 	var live atomic.Pointer[inForce]
 	load := func() (gateway.Settings, error) {
 		c, err := a.loadConfig()

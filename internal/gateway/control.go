@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/exhibit-gateway/exhibit/decision"
 	"github.com/exhibit-gateway/exhibit/evidence"
@@ -119,7 +118,7 @@ func (g *Gateway) try(s Settings, by evidence.By) error {
 	for i, d := range g.changes(s, by) {
 		h := d.Head
 		h.Pos = evidence.Position{Gateway: g.opened.Name, Boot: g.recorder.Boot(), Seq: uint64(i)}
-		h.Time = time.Now().UnixMicro()
+		h.Time = g.clock.now().UnixMicro()
 		next, err := registry.Apply(h, d.Body)
 		if err != nil {
 			return err

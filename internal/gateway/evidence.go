@@ -144,7 +144,7 @@ func (g *Gateway) period(ctx context.Context, from, to api.Moment) (time.Time, t
 		return a, b, err
 	}
 	if b.IsZero() {
-		b = time.Now()
+		b = g.clock.now()
 	}
 	if !a.Before(b) {
 		return a, b, api.Invalid(fmt.Sprintf("the period ends (%s) before it begins (%s)", b.Format(time.RFC3339), a.Format(time.RFC3339)), "")

@@ -64,6 +64,8 @@ type Settings struct {
 	Witnesses []seal.Witness
 	Quorum    int                 // of them; 0 is all
 	Known     []ledger.Checkpoint // that somebody kept: the log must have grown from them
+
+	clock clock // of tests; nil is the system's
 }
 
 // The parts of a data directory, with the keystore (material.go).
@@ -111,7 +113,9 @@ type Gateway struct {
 	assertions *identity.Assertions
 	material   *material
 	gate       *session.Gate
-	began      time.Time
+	clock      clock
+	began      time.Time     // by the wall clock
+	beganAt    time.Duration // by the other
 
 	opened    Settings                     // as they were when the boot began; what a reload can't change
 	explain   map[string]Explainer         // by protocol
@@ -131,7 +135,11 @@ type Gateway struct {
 // the boot before left open, and puts configuration and policy in force.
 // Reload reads both again. The gateway serves nobody before Run.
 func Open(ctx context.Context, s Settings, reload func() (Settings, error), log *slog.Logger) (_ *Gateway, err error) {
-	g := &Gateway{log: log, reload: reload, opened: s, began: time.Now(), stopping: make(chan struct{})}
+	g := &Gateway{log: log, reload: reload, opened: s, clock: s.clock, stopping: make(chan struct{})}
+	if g.clock == nil {
+		g.clock = system{}
+	}
+	g.began, g.beganAt = g.clock.now(), g.clock.elapsed()
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, g.close())
@@ -147,6 +155,9 @@ func Open(ctx context.Context, s Settings, reload func() (Settings, error), log 
 	if err := g.boot(ctx, past, registry, version); err != nil {
 		return nil, err
 	}
+	if err := g.recognise(past.Last.IsZero()); err != nil {
+		return nil, err
+	}
 	if err := g.putInForce(ctx, s, evidence.By{Via: "gateway start"}); err != nil {
 		return nil, err
 	}
@@ -157,6 +168,7 @@ func Open(ctx context.Context, s Settings, reload func() (Settings, error), log 
 		Ready:         g.sealer.Ready,
 		Limits:        s.Limits,
 		FailurePause:  session.DefaultFailurePause,
+		Now:           g.clock.now,
 	})
 	return g, nil
 }
@@ -178,7 +190,7 @@ func (g *Gateway) ExplainWith(protocol string, e Explainer) {
 
 // Identify tells an upstream for whom the gateway asks (identity.Authority).
 func (g *Gateway) Identify(id protocol.Identity, session, resource string) (jwt string, until time.Time, err error) {
-	return g.authority.Identify(id.Agent, id.Principal, id.Ticket, session, resource, time.Now())
+	return g.authority.Identify(id.Agent, id.Principal, id.Ticket, session, resource, g.clock.now())
 }
 
 // Keys are the public keys of the gateway's tokens and identities, as a JWK set
@@ -190,7 +202,9 @@ func (g *Gateway) openStores(ctx context.Context, s Settings) (err error) {
 		return fmt.Errorf("opening the data directory: %w", err)
 	}
 	// The journal comes first: it locks the directory.
-	if g.journal, err = journal.Open(filepath.Join(s.Data, journalDir), journal.Options{}); err != nil {
+	if g.journal, err = journal.Open(filepath.Join(s.Data, journalDir), journal.Options{}); errors.Is(err, journal.ErrLocked) {
+		return fmt.Errorf("another gateway serves %s: end it first, or give this one a data folder of its own: %w", s.Data, err)
+	} else if err != nil {
 		return fmt.Errorf("opening the journal: %w", err)
 	}
 	if g.material, err = readMaterial(s.Data); err != nil {
@@ -262,7 +276,7 @@ func (g *Gateway) boot(ctx context.Context, past *recorder.Past, registry *decis
 	failpoint.Hit("keys made")
 	g.recorder = recorder.New(recorder.Config{
 		Gateway: g.opened.Name, Boot: boot, Journal: g.journal, Keys: g.keys, Scope: scope,
-		Registry: registry, Version: version,
+		Registry: registry, Version: version, Now: g.clock.now,
 	})
 	host, err := os.Hostname()
 	if err != nil {
@@ -390,43 +404,6 @@ func (g *Gateway) close() error {
 		errs = append(errs, g.keys.Close())
 	}
 	return errors.Join(errs...)
-}
-
-// maxStep is how far the wall clock may drift from the monotonic one between
-// two looks before that is a step.
-const maxStep = time.Second
-
-// heartbeat shows that the gateway runs, also when nothing happens, and
-// watches the wall clock.
-func (g *Gateway) heartbeat(ctx context.Context) error {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	last, beat := time.Now(), time.Now()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		now := time.Now()
-		if step := now.Round(0).Sub(last.Round(0)) - now.Sub(last); step.Abs() > maxStep {
-			g.log.Warn("the wall clock stepped", "by", step)
-			if err := g.record(ctx, evidence.Power, evidence.TimeStep, evidence.TimeStepBody{StepMicros: step.Microseconds()}); err != nil {
-				return err
-			}
-		}
-		last = now
-		// Early enough that the next look still is in time.
-		if now.Sub(beat) < g.opened.Heartbeat-2*time.Second {
-			continue
-		}
-		beat = now
-		if err := g.record(ctx, evidence.Process, evidence.Heartbeat, evidence.HeartbeatBody{
-			Sessions: g.gate.OpenSessions(), Mono: now.Sub(g.began).Microseconds(), Accepted: g.accepted(),
-		}); err != nil {
-			return err
-		}
-	}
 }
 
 // Ready is nil while the gateway takes new sessions.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -190,7 +192,7 @@ func problemStatus(err error) int {
 func TestTwoGatewaysNeverShareADataFolder(t *testing.T) {
 	w := newWorld(t)
 	_, err := Open(t.Context(), w.opened, nil, slog.New(slog.DiscardHandler))
-	if !errors.Is(err, journal.ErrLocked) {
+	if !errors.Is(err, journal.ErrLocked) || !strings.Contains(err.Error(), "end it first") {
 		t.Fatalf("a second gateway: %v", err)
 	}
 	// The first one has not noticed.
@@ -199,6 +201,68 @@ func TestTwoGatewaysNeverShareADataFolder(t *testing.T) {
 	}
 	if _, err := w.AddAgent(t.Context(), api.NewAgent{ID: "late", Purpose: "test", Owner: packtest.Alice.Person.ID}, packtest.Alice); err != nil {
 		t.Error(err)
+	}
+}
+
+// A data folder that was copied is recognised where it is served next, on
+// record and once.
+func TestACopiedDataFolderIsRecognised(t *testing.T) {
+	var s Settings
+	w := newWorld(t, func(settings *Settings) { s = *settings })
+	if err := w.stop(); err != nil {
+		t.Fatal(err)
+	}
+	alerts := func() (texts []string) {
+		t.Helper()
+		g, err := Open(t.Context(), s, nil, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := g.journal.Wait(g.journal.End(), journal.Synced); err != nil {
+			t.Fatal(err)
+		}
+		err = g.sealer.Scan(t.Context(), 0, func(r *evidence.Record) error {
+			if r.Head.Type != evidence.Alert {
+				return nil
+			}
+			var b evidence.AlertBody
+			err := evidence.DecodeBody(r.Body, &b)
+			texts = append(texts, b.Rule+": "+b.Text)
+			return err
+		})
+		if err := errors.Join(err, g.Abandon()); err != nil {
+			t.Fatal(err)
+		}
+		return texts
+	}
+	if got := alerts(); len(got) > 0 {
+		t.Errorf("started again where it was: %q", got)
+	}
+	copied := filepath.Join(t.TempDir(), "data")
+	if err := os.CopyFS(copied, os.DirFS(s.Data)); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{logKeyFile, verifierFile, identityFile, issuerFile} { // CopyFS widens modes
+		if err := os.Chmod(filepath.Join(copied, keystoreDirName, name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Data = copied
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second start is where the first was
+		if got := alerts(); len(got) != 1 || !strings.HasPrefix(got[0], "data-moved: ") || !strings.Contains(got[0], host) {
+			t.Errorf("the copy: %q", got)
+		}
+	}
+	// What a backup of the parts brings back is one, too.
+	if err := os.Remove(filepath.Join(copied, placeFile)); err != nil {
+		t.Fatal(err)
+	}
+	if got := alerts(); len(got) != 2 {
+		t.Errorf("restored: %q", got)
 	}
 }
 

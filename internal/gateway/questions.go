@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/exhibit-gateway/exhibit/decision"
 	"github.com/exhibit-gateway/exhibit/evidence"
@@ -165,7 +164,7 @@ func (g *Gateway) Allowed(ctx context.Context, agent string, at api.Moment, _ ev
 // time.
 func (g *Gateway) registryAt(ctx context.Context, at api.Moment) (*decision.Registry, int64, error) {
 	if at.IsZero() {
-		return g.registry(), time.Now().UnixMicro(), nil
+		return g.registry(), g.clock.now().UnixMicro(), nil
 	}
 	t := at.Time
 	if !at.Position.IsZero() {
@@ -208,7 +207,7 @@ func (g *Gateway) Explain(ctx context.Context, q api.Explain, _ evidence.By) (ap
 		return api.Explanation{}, err
 	}
 	e := registry.Explain(decision.Request{
-		Agent: q.Agent, Resource: q.Resource, Time: time.Now().UnixMicro(), Checks: shape.Checks,
+		Agent: q.Agent, Resource: q.Resource, Time: g.clock.now().UnixMicro(), Checks: shape.Checks,
 		Session: session.Facts(r.Protocol, session.Principal{Ticket: q.Ticket, Type: identity.Self}, true), Command: shape.Facts,
 	})
 	return api.Explanation{

@@ -63,7 +63,7 @@ func (g *Gateway) AddAgent(ctx context.Context, a api.NewAgent, by evidence.By) 
 func (g *Gateway) Agents(context.Context) ([]api.Agent, error) {
 	list := []api.Agent{}
 	for _, a := range g.registry().Agents() {
-		list = append(list, apiAgent(a))
+		list = append(list, g.apiAgent(a))
 	}
 	return list, nil
 }
@@ -83,7 +83,7 @@ func (g *Gateway) agent(id string) (api.Agent, error) {
 	if !ok {
 		return api.Agent{}, api.NotFound(fmt.Sprintf("there is no agent %q", id), "exhibit agent list shows all")
 	}
-	return apiAgent(a), nil
+	return g.apiAgent(a), nil
 }
 
 // known returns id when it names an agent: a head holds no other.
@@ -94,7 +94,7 @@ func known(r *decision.Registry, id string) string {
 	return ""
 }
 
-func apiAgent(a decision.Agent) api.Agent {
+func (g *Gateway) apiAgent(a decision.Agent) api.Agent {
 	out := api.Agent{
 		ID: a.Agent, Name: a.Name, Purpose: a.Purpose, Owner: a.Owner, Backup: a.Backup,
 		Team: a.Team, Env: a.Env, Model: a.Model, Expires: moment(a.Expires), Status: "active",
@@ -104,7 +104,7 @@ func apiAgent(a decision.Agent) api.Agent {
 	case !a.Disabled.IsZero():
 		out.Status = "retired"
 		out.Disabled = &api.Change{Position: a.Disabled.String(), Time: moment(a.DisabledAt), By: a.DisabledBy, Reason: a.DisabledFor}
-	case !a.Active(time.Now().UnixMicro()):
+	case !a.Active(g.clock.now().UnixMicro()):
 		out.Status = "expired"
 	}
 	return out
@@ -131,7 +131,7 @@ func (g *Gateway) Grants(_ context.Context, agent string) ([]api.Grant, error) {
 	list := []api.Grant{}
 	for _, gr := range g.registry().Grants() {
 		if agent == "" || gr.Agent == agent {
-			list = append(list, apiGrant(gr))
+			list = append(list, g.apiGrant(gr))
 		}
 	}
 	return list, nil
@@ -154,10 +154,10 @@ func (g *Gateway) grant(id string) (api.Grant, error) {
 	if !ok {
 		return api.Grant{}, api.NotFound(fmt.Sprintf("there is no grant %q", id), "exhibit grant list shows all")
 	}
-	return apiGrant(gr), nil
+	return g.apiGrant(gr), nil
 }
 
-func apiGrant(gr decision.Grant) api.Grant {
+func (g *Gateway) apiGrant(gr decision.Grant) api.Grant {
 	out := api.Grant{
 		ID: gr.ID, Agent: gr.Agent, Role: gr.Role, Resource: gr.Resource, Ticket: gr.Ticket,
 		Expires: moment(gr.Expires), Status: "active",
@@ -167,7 +167,7 @@ func apiGrant(gr decision.Grant) api.Grant {
 	case !gr.Removed.IsZero():
 		out.Status = "removed"
 		out.Removed = &api.Change{Position: gr.Removed.String(), Time: moment(gr.RemovedAt), By: gr.RemovedBy, Reason: gr.RemovedFor}
-	case !gr.Active(time.Now().UnixMicro()):
+	case !gr.Active(g.clock.now().UnixMicro()):
 		out.Status = "expired"
 	}
 	return out
@@ -191,7 +191,7 @@ func (g *Gateway) EnrollKey(ctx context.Context, k api.NewKey, by evidence.By) (
 	id := "key_" + thumbprint
 	_, err = g.control(ctx, evidence.Head{Type: evidence.CredentialEnroll, Agent: known(g.registry(), k.Agent)}, evidence.CredentialBody{
 		ID: id, Agent: k.Agent, Kind: "key", Thumbprint: thumbprint, PublicKey: k.PublicKey,
-		Issuer: g.opened.Name, NotBefore: time.Now().UnixMicro(), NotAfter: micros(until), By: by,
+		Issuer: g.opened.Name, NotBefore: g.clock.now().UnixMicro(), NotAfter: micros(until), By: by,
 	})
 	if err != nil {
 		return api.Credential{}, err
@@ -244,7 +244,7 @@ func (g *Gateway) apiCredential(c decision.Credential) api.Credential {
 	case !c.Revoked.IsZero():
 		out.Status = "revoked"
 		out.Revoked = &api.Change{Position: c.Revoked.String(), Time: moment(c.RevokedAt), By: c.RevokedBy, Reason: c.RevokedFor}
-	case !c.Active(time.Now().UnixMicro()):
+	case !c.Active(g.clock.now().UnixMicro()):
 		out.Status = "expired"
 	}
 	return out

@@ -71,7 +71,7 @@ func (mismatch) Code() string  { return identity.CodeWrongAgent }
 // IssueToken implements api.Tokens. The attempt is on record either way, and
 // the token's own record is durable before the token leaves.
 func (g *Gateway) IssueToken(ctx context.Context, r api.TokenRequest) (api.Token, error) {
-	now := time.Now()
+	now := g.clock.now()
 	proof, err := g.assertions.Verify(r.Assertion, g.registry(), now)
 	if err != nil {
 		return api.Token{}, g.refuseAssertion(ctx, r, err)

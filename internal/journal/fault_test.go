@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -405,4 +407,82 @@ func TestFailedOpenLeavesTheDirectoryToOthers(t *testing.T) {
 	if len(names) != 3 {
 		t.Errorf("left behind: %v", names)
 	}
+}
+
+// A slow disk holds up those who append and costs no memory: what they want to
+// append stays with them.
+func TestASlowDiskIsBackPressure(t *testing.T) {
+	d := newMemory()
+	o := Options{SegmentBytes: 4 << 20, MaxPending: 1 << 20, ReserveBytes: -1, dir: d}
+	j := mustOpen(t, t.TempDir(), o)
+	var writes atomic.Int64
+	d.mu.Lock()
+	d.fault = func(op, name string, _, size int) (int, error) {
+		if (op == "write" || op == "sync") && strings.HasSuffix(name, segmentSuffix) {
+			d.mu.Unlock()
+			time.Sleep(50 * time.Millisecond)
+			d.mu.Lock()
+			writes.Add(1)
+		}
+		return size, nil
+	}
+	d.mu.Unlock()
+	const agents, size = 500, 64 << 10
+	shared := make([]byte, size) // what an agent waits with is its own; the journal's copies are counted
+	before, most := heap(), uint64(0)
+	var appended atomic.Int64
+	held := int64(0) // by the journal, of what is not written
+	stop := make(chan struct{})
+	var all sync.WaitGroup
+	for range agents {
+		all.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				lsn, err := j.Append(shared)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				appended.Add(size)
+				if err := j.Wait(lsn, Synced); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for range 15 {
+		time.Sleep(100 * time.Millisecond)
+		most = max(most, heap())
+		held = max(held, int64(j.End())-int64(j.written.Load()))
+		// The log itself is in memory here: let go of what is safe.
+		if err := j.Release(j.SyncedTo()); err != nil {
+			t.Error(err)
+		}
+	}
+	close(stop)
+	all.Wait()
+	t.Logf("%d agents with %d bytes each on a disk of 50 ms: %d bytes appended in %d writes and syncs, the journal held %d of them and the heap grew by %d at most",
+		agents, size, appended.Load(), writes.Load(), held, most-min(most, before))
+	if writes.Load() < 5 {
+		t.Errorf("only %d writes and syncs: nothing was tested", writes.Load())
+	}
+	if held > 2*o.MaxPending {
+		t.Errorf("%d bytes were taken and not written, want at most %d", held, 2*o.MaxPending)
+	}
+	// Twice MaxPending, the segments of this disk with their synced copies, and slack.
+	if limit := uint64(2*o.MaxPending + 8*2*o.SegmentBytes + 16<<20); most > before+limit {
+		t.Errorf("the heap grew by %d, want at most %d", most-before, limit)
+	}
+}
+
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapInuse
 }

@@ -62,8 +62,9 @@ type Options struct {
 	SyncWithin   time.Duration // whatever is appended is synced after that time at the latest; 5 ms
 	ReserveBytes int64         // space kept for AppendReserved on a full disk; 8 MiB; negative is none
 
-	retry time.Duration // between attempts to find space on a full disk
-	dir   directory     // stands in for the file system in tests
+	retry time.Duration   // between attempts to find space on a full disk
+	dir   directory       // stands in for the file system in tests
+	state func(file) file // stands in for the content of the state file in tests
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -163,6 +164,9 @@ func Open(dir string, o Options) (*Journal, error) {
 	state, err := openState(dir)
 	if err != nil {
 		return nil, fmt.Errorf("opening journal: %w", err)
+	}
+	if o.state != nil {
+		state.f = o.state(state.f)
 	}
 	j := &Journal{
 		o: o, dir: o.dir, state: state,

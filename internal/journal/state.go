@@ -19,7 +19,7 @@ import (
 // the other. A slot is, little endian: uint64 turn, from 1; uint64 floor; uint32
 // CRC-32C of both.
 type stateFile struct {
-	f    *os.File
+	f    file
 	turn uint64
 }
 
@@ -37,7 +37,7 @@ func openState(dir string) (*stateFile, error) {
 	if err := lock(f); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &stateFile{f: f}, nil
+	return &stateFile{f: osFile{f}}, nil
 }
 
 func (s *stateFile) Close() error { return s.f.Close() }
@@ -70,7 +70,7 @@ func (s *stateFile) setFloor(floor LSN) error {
 	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 	_, err := s.f.WriteAt(b, int64(s.turn%2)*slotGap)
 	if err == nil {
-		err = datasync(s.f)
+		err = s.f.Sync()
 	}
 	if err != nil {
 		return fmt.Errorf("writing journal state: %w", err)

@@ -2,12 +2,17 @@ package keys
 
 import (
 	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
 	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"filippo.io/age"
+	"pgregory.net/rapid"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
 )
 
 func newStore(t *testing.T) (*Store, string, *age.X25519Identity) {
@@ -185,4 +190,74 @@ func TestABootNumberIsUsedOnce(t *testing.T) {
 	if _, err := again.NewBoot(9); err == nil {
 		t.Error("a boot's keys were made twice")
 	}
+}
+
+// Whatever two records of whatever scopes: what is derived for one opens and
+// salts nothing of the other, also with all that a pack discloses of both.
+func TestNothingDerivedForOneRecordOpensAnother(t *testing.T) {
+	st, _, _ := newStore(t)
+	if _, err := st.NewBoot(1); err != nil {
+		t.Fatal(err)
+	}
+	var scopes []*Scope
+	for range 3 {
+		s, err := st.New()
+		if err != nil {
+			t.Fatal(err)
+		}
+		scopes = append(scopes, s)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		type place struct {
+			s *Scope
+			n uint64
+		}
+		draw := func(name string) place {
+			return place{rapid.SampledFrom(scopes).Draw(t, name+"'s scope"), rapid.Uint64Range(0, 1<<20).Draw(t, name)}
+		}
+		a, b := draw("a"), draw("b")
+		if a == b {
+			t.Skip("one record")
+		}
+		plain := rapid.SliceOfN(rapid.Byte(), 0, 64).Draw(t, "sealed")
+		sealed := a.s.Seal(nil, a.n, plain)
+		if _, err := b.s.Open(b.n, sealed); !errors.Is(err, ErrDecrypt) {
+			t.Fatalf("b opens a: %v", err)
+		}
+		// No two values are equal: neither salts, nor those of bodies and of
+		// sealed parts, nor what a pack discloses.
+		seedA, seedB := a.s.BodySeed(), b.s.BodySeed()
+		seen := map[string]string{string(seedA[:]): "a's seed", string(seedB[:]): "b's seed"}
+		for name, salt := range map[string]evidence.Salt{
+			"a's body": a.s.Body().Salt(a.n), "b's body": b.s.Body().Salt(b.n),
+			"a's sealed part": a.s.Sealed().Salt(a.n), "b's sealed part": b.s.Sealed().Salt(b.n),
+		} {
+			if other, ok := seen[string(salt[:])]; ok {
+				t.Fatalf("%s and %s are equal", name, other)
+			}
+			seen[string(salt[:])] = name
+		}
+		// None of them is a key of the sealed part.
+		for value, name := range seen {
+			block, err := aes.NewCipher([]byte(value))
+			if err != nil {
+				t.Fatal(err)
+			}
+			gcm, err := cipher.NewGCM(block)
+			if err != nil {
+				t.Fatal(err)
+			}
+			nonce := entryNonce(a.n)
+			if _, err := gcm.Open(nil, nonce[:], sealed, nil); err == nil {
+				t.Fatalf("%s opens a", name)
+			}
+		}
+		// The salts of a disclosed seed are those of bodies and of no sealed part.
+		if evidence.NewSalts(a.s.BodySeed()).Salt(a.n) != a.s.Body().Salt(a.n) {
+			t.Fatal("a pack's reader can't check a body")
+		}
+		if evidence.NewSalts(a.s.BodySeed()).Salt(a.n) == a.s.Sealed().Salt(a.n) {
+			t.Fatal("a body's seed gives the salt of the sealed part")
+		}
+	})
 }

@@ -140,7 +140,7 @@ func (x *exchange) result(o evidence.Outcome) *evidence.Draft {
 	*d = evidence.Draft{Head: evidence.Head{
 		Type: evidence.CommandResult, Time: now.UnixMicro(), Of: x.pos,
 		Outcome: o.Class, Code: o.Code, Rows: o.Rows, Reply: o.Reply,
-		Micros: uint64(now.Sub(x.began).Microseconds()),
+		Micros: micros(now.Sub(x.began)),
 	}}
 	if x.stream != nil {
 		x.stream.report(d, &x.s.digests)
@@ -177,15 +177,20 @@ func (st *stream) report(d *evidence.Draft, done *sync.Pool) {
 	d.Body = evidence.AppendResultBody(make([]byte, 0, 128), st.bytes[evidence.ToUpstream]+st.bytes[evidence.ToAgent], digest)
 }
 
+// micros is a length of time; the wall clock may have been set back meanwhile.
+func micros(d time.Duration) uint64 { return uint64(max(d, 0).Microseconds()) }
+
 // decided is what policy said of a shape, and the body that says so.
 type decided struct {
 	version  uint64
+	at       int64 // when
 	decision evidence.Decision
 	body     []byte
 }
 
 // shapeCache remembers decisions by shape. An entry is good for one version of
-// the registry and until the decision could change by itself.
+// the registry, until the decision could change by itself and, should the clock
+// be set back, from when it was made.
 type shapeCache struct {
 	mu sync.Mutex
 	m  map[*evidence.Shape]*decided
@@ -198,14 +203,14 @@ const maxShapes = 128
 func (c *shapeCache) decided(shape *evidence.Shape, version uint64, now int64, ask func() decided) *decided {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if d := c.m[shape]; d != nil && d.version == version && (d.decision.Until == 0 || now < d.decision.Until) {
+	if d := c.m[shape]; d != nil && d.version == version && now >= d.at && (d.decision.Until == 0 || now < d.decision.Until) {
 		return d
 	}
 	if c.m == nil || len(c.m) >= maxShapes {
 		c.m = make(map[*evidence.Shape]*decided)
 	}
 	d := ask()
-	d.version = version
+	d.version, d.at = version, now
 	c.m[shape] = &d
 	return &d
 }

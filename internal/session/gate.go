@@ -185,12 +185,13 @@ type starting struct {
 	draft evidence.Draft
 	body  evidence.SessionStartBody
 	asked string // the resource as the peer named it
+	began time.Time
 }
 
 func (g *Gate) start(c protocol.Credential, t protocol.Target, who Principal, authn evidence.Position, now time.Time) *starting {
 	registry, _ := g.Recorder.State()
 	agent, _ := registry.Agent(who.Agent)
-	st := &starting{asked: t.Resource}
+	st := &starting{asked: t.Resource, began: now}
 	st.draft.Head = evidence.Head{
 		Type: evidence.SessionStart, Time: now.UnixMicro(), Agent: who.Agent, Verb: evidence.VerbConnect,
 	}

@@ -63,7 +63,7 @@ func newSession(g *Gate, chain Chain, st *starting, up protocol.Upstream, who Pr
 	s := &Session{
 		gate: g, chain: chain, id: st.draft.Head.Pos.String(), start: st.draft.Head.Pos,
 		agent: who.Agent, resource: t.Resource, client: st.body.Client, who: who,
-		began: time.UnixMicro(st.draft.Head.Time), upstream: up,
+		began: st.began, upstream: up,
 		facts: st.body.Context, checks: st.body.Checks,
 		relaxed: st.body.Durability == "process",
 		done:    make(chan struct{}),
@@ -380,7 +380,7 @@ func (s *Session) Close(end protocol.SessionEnd) error {
 	drafts = append(drafts, &evidence.Draft{
 		Head: evidence.Head{
 			Type: evidence.SessionEnd, Agent: s.agent, Resource: s.resource, Of: s.start,
-			Bytes: end.Bytes, Reply: end.Reply, Micros: uint64(s.gate.Now().Sub(s.began).Microseconds()),
+			Bytes: end.Bytes, Reply: end.Reply, Micros: micros(s.gate.Now().Sub(s.began)),
 		},
 		Body: evidence.EncodeBody(evidence.SessionEndBody{
 			Reason: end.Reason, Commands: s.commands.Load(), Denied: s.denied.Load(), Frames: end.Frames,

@@ -652,3 +652,46 @@ func BenchmarkBegin(b *testing.B) {
 		f.records = f.records[:0]
 	}
 }
+
+// A decision is one of its own time: what was decided before the clock was set
+// back isn't what a verifier finds for the time after.
+func TestADecisionIsNotKeptForATimeBeforeIt(t *testing.T) {
+	f := newFixture(t, session.Limits{})
+	s := f.open(t)
+	shape := selectShape("public.t")
+	effect := func(now time.Time) evidence.Effect {
+		f.now = now
+		return begin(t, s, &evidence.Command{Shape: shape})[0].Decision().Effect
+	}
+	for _, at := range []struct {
+		now  time.Time
+		want evidence.Effect
+	}{
+		{start, evidence.Allow},
+		{start.Add(2 * time.Hour), evidence.Deny}, // the grant has expired
+		{start.Add(time.Minute), evidence.Allow},
+		{start.Add(2 * time.Hour), evidence.Deny},
+	} {
+		if got := effect(at.now); got != at.want {
+			t.Errorf("at %s: %s, want %s", at.now.Format(time.TimeOnly), got, at.want)
+		}
+	}
+}
+
+func TestNothingTookLessThanNoTime(t *testing.T) {
+	f := newFixture(t, session.Limits{})
+	s := f.open(t)
+	x := begin(t, s, &evidence.Command{Shape: selectShape("public.t")})
+	f.now = start.Add(-time.Hour)
+	if err := x[0].End(context.Background(), evidence.Outcome{Class: evidence.OK}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(protocol.SessionEnd{Reason: "terminate"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range f.records[len(f.records)-2:] {
+		if r.Head.Micros != 0 {
+			t.Errorf("%s took %d microseconds while the clock was set back", r.Head.Type, r.Head.Micros)
+		}
+	}
+}
