@@ -14,6 +14,7 @@ VCS        := $(shell git status --porcelain >/dev/null 2>&1 && echo true || ech
 BUILDFLAGS := -trimpath -buildvcs=$(VCS) -ldflags '-s -w'
 
 QUICK     ?=
+SUITE     ?=
 BENCH_OUT ?=
 TESTFLAGS ?=
 
@@ -39,11 +40,11 @@ race:
 demo: build
 	bin/exhibit demo
 
-## bench: Exhibit beside direct, other proxies and a bare one in Go, for PostgreSQL and HTTP (QUICK=1: under 3 minutes; BENCH_OUT=file: JSON)
+## bench: Exhibit beside its peers, for each protocol (SUITE=HTTP: one of them; QUICK=1: under 3 minutes; BENCH_OUT=file: JSON)
 bench: build
 	@scripts/setup.sh bench
 	$(GO) build -trimpath -o bin/bench ./bench
-	bin/bench -caddy "$$(scripts/tool.sh caddy || true)" $(if $(QUICK),-quick) $(if $(BENCH_OUT),-out '$(BENCH_OUT)')
+	bin/bench -caddy "$$(scripts/tool.sh caddy || true)" $(if $(QUICK),-quick) $(if $(SUITE),-suite '$(SUITE)') $(if $(BENCH_OUT),-out '$(BENCH_OUT)')
 
 ## lint: gofmt, vet and golangci-lint
 lint: fmt-check

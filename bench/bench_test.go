@@ -75,7 +75,10 @@ func TestReportComparesRoundByRound(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, got)
 		}
 	}
-	if md := r.markdown(); !strings.Contains(md, "| select | 1000 commands/s | 0.50 | 0.25 |\n") {
+	before := "# Benchmarks\n\n## PostgreSQL\n\nold\n\n## HTTP\n\nkept\n\n## Evidence\n\nonce\n"
+	md := r.markdown(before)
+	if !strings.Contains(md, "| select | 1000 commands/s | 0.50 | 0.25 |\n") || strings.Contains(md, "old") ||
+		!strings.Contains(md, "\n## HTTP\n\nkept\n") || strings.Count(md, "## Evidence") != 1 || r.markdown(md) != md {
 		t.Errorf("markdown:\n%s", md)
 	}
 }

@@ -16,9 +16,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"regexp"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -31,6 +33,7 @@ func main() {
 	flag.BoolVar(&o.quick, "quick", false, "fewer, shorter rounds: under three minutes, for a first impression")
 	flag.StringVar(&o.out, "out", "", "write the figures as JSON to this `file`")
 	flag.StringVar(&o.doc, "doc", "docs/benchmarks.md", "`file` that a full run writes the tables to")
+	flag.StringVar(&o.suite, "suite", "", "run this suite only, by its name; a document keeps the tables of the others")
 	flag.StringVar(&o.exhibit, "exhibit", "bin/exhibit", "the gateway's `binary`; exhibit-verify lies beside it")
 	flag.StringVar(&o.caddy, "caddy", "", "Caddy's `binary`; without it Caddy is left out")
 	o.only = regexp.MustCompile("")
@@ -63,6 +66,7 @@ type options struct {
 	doc     string
 	exhibit string
 	caddy   string
+	suite   string
 	only    *regexp.Regexp
 }
 
@@ -98,7 +102,7 @@ func run(ctx context.Context, o options) (err error) {
 	r := newReport(o)
 	started := time.Now()
 	for _, s := range suites() {
-		if len(s.wanted(o)) == 0 && !s.wantsEvidence(o) {
+		if o.suite != "" && !strings.EqualFold(o.suite, s.name) || len(s.wanted(o)) == 0 && !s.wantsEvidence(o) {
 			continue
 		}
 		if err := s.run(ctx, o, r); err != nil {
@@ -126,7 +130,10 @@ func (s *suite) run(ctx context.Context, o options, r *report) (err error) {
 	if err != nil {
 		return err
 	}
-	return s.measure(ctx, o, b, r.table(s, b))
+	t, began := r.table(s, b), time.Now()
+	err = s.measure(ctx, o, b, t)
+	t.Took = time.Since(began).Round(time.Second).String()
+	return err
 }
 
 func publish(o options, r *report) error {
@@ -137,7 +144,11 @@ func publish(o options, r *report) error {
 		}
 	}
 	if !o.partial() {
-		if err := os.WriteFile(o.doc, []byte(r.markdown()), 0o644); err != nil {
+		before, err := os.ReadFile(o.doc)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := os.WriteFile(o.doc, []byte(r.markdown(string(before))), 0o644); err != nil {
 			return err
 		}
 	}

@@ -27,6 +27,7 @@ type report struct {
 type table struct {
 	Name     string            `json:"name"`
 	Peer     string            `json:"peer"`
+	Took     string            `json:"took"`
 	Versions map[string]string `json:"versions"`
 	Targets  []string          `json:"targets"`
 	Results  []*result         `json:"results"`
@@ -280,30 +281,49 @@ func (r *report) text() string {
 }
 
 // markdown is docs/benchmarks.md.
-func (r *report) markdown() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, `# Benchmarks
-
-Written by %smake bench%s on %s (%d CPUs, %s, took %s); do not edit. Every line was measured in one run on one machine that also ran client and server, the targets in turn (A B C A B C). Throughput is a share of direct in the same round, the median over rounds: the absolute figures are that machine's, the ratios travel. Latency, memory and processor time are what stands on top of direct.
-`, "`", "`", r.When.Format("2 January 2006"), r.CPUs, r.Go, r.Took)
+// markdown is the document: the tables that were measured, and those of the
+// document before of suites that weren't.
+func (r *report) markdown(before string) string {
+	sections := sectionsOf(before)
 	for _, t := range r.Tables {
-		t.markdown(&b)
+		sections[t.Name] = t.markdown(r)
+	}
+	var b strings.Builder
+	b.WriteString(introduction)
+	for _, s := range suites() {
+		if text := sections[s.name]; text != "" {
+			b.WriteString("\n## " + s.name + "\n" + text)
+		}
 	}
 	b.WriteString(evidenceMethod)
 	return b.String()
 }
 
-func (t *table) markdown(b *strings.Builder) {
-	fmt.Fprintf(b, "\n## %s\n\n", t.Name)
+const introduction = "# Benchmarks\n\nWritten by `make bench`; do not edit. Every line of a table was measured in one run on one machine that also ran client and server, the targets in turn (A B C A B C). " +
+	"Throughput is a share of direct in the same round, the median over rounds: the absolute figures are that machine's, the ratios travel. Latency, memory and processor time are what stands on top of direct.\n"
+
+// sectionsOf parts a document at its headings.
+func sectionsOf(doc string) map[string]string {
+	sections := make(map[string]string)
+	for _, part := range strings.Split(doc, "\n## ")[1:] {
+		name, text, _ := strings.Cut(part, "\n")
+		sections[name] = strings.TrimRight(text, "\n") + "\n"
+	}
+	return sections
+}
+
+func (t *table) markdown(r *report) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\nMeasured on %s (%d CPUs, %s, took %s).\n\n", r.When.Format("2 January 2006"), r.CPUs, r.Go, t.Took)
 	for i, row := range t.rows() {
-		fmt.Fprintf(b, "| %s |\n", strings.Join(row, " | "))
+		fmt.Fprintf(&b, "| %s |\n", strings.Join(row, " | "))
 		if i == 0 {
 			b.WriteString("|---" + strings.Repeat("|---:", len(row)-1) + "|\n")
 		}
 	}
 	b.WriteString("\n")
 	for _, n := range t.notes() {
-		fmt.Fprintf(b, "- %s\n", n)
+		fmt.Fprintf(&b, "- %s\n", n)
 	}
 	b.WriteString("\nVersions: ")
 	var versions []string
@@ -311,6 +331,7 @@ func (t *table) markdown(b *strings.Builder) {
 		versions = append(versions, name+": "+t.Versions[name])
 	}
 	b.WriteString(strings.Join(versions, "; ") + ".\n\nWhat is compared:\n\n" + t.method)
+	return b.String()
 }
 
 const evidenceMethod = `
