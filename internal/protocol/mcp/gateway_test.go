@@ -166,21 +166,23 @@ func trace(s *prototest.Session) string {
 }
 
 // has waits for a command that is written like want, which may end in "*".
-func (g *gateway) has(want string) {
+func (g *gateway) has(want ...string) {
 	g.t.Helper()
-	prefix, any := strings.CutSuffix(want, "*")
+	is := func(l string) bool {
+		return slices.ContainsFunc(want, func(w string) bool {
+			prefix, any := strings.CutSuffix(w, "*")
+			return l == w || any && strings.HasPrefix(l, prefix)
+		})
+	}
 	for range 300 {
 		for _, s := range g.Sessions() {
-			if slices.ContainsFunc(s.Exchanges(), func(x *prototest.Exchange) bool {
-				l := line(x)
-				return l == want || any && strings.HasPrefix(l, prefix)
-			}) {
+			if slices.ContainsFunc(s.Exchanges(), func(x *prototest.Exchange) bool { return is(line(x)) }) {
 				return
 			}
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	g.t.Errorf("there is no command %s", want)
+	g.t.Errorf("there is no command %s", strings.Join(want, " or "))
 }
 
 // refuse decides that commands with one of the actions, or on one of the
