@@ -93,8 +93,11 @@ func TestKillsUnderLoad(t *testing.T) {
 	if testing.Short() {
 		rounds, sessions = 2, 8
 	}
-	for range rounds {
+	for round := range rounds {
 		load := w.load(sessions)
+		if round == 0 { // some of each kind comes to its end, also where all is slow
+			w.until(20*time.Second, "agents have done some work", func() bool { return w.marks.Load() >= 64 })
+		}
 		time.Sleep(50*time.Millisecond + rand.N(500*time.Millisecond)) //nolint:gosec // not a secret
 		w.stop(syscall.SIGKILL)
 		load()

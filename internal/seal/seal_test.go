@@ -279,6 +279,8 @@ func (w *world) checkLog() {
 		w.t.Errorf("fsck: %d records, root %s; want %d and %s", report.Records, report.Root, len(w.heads), report.Checkpoint.Root)
 	}
 	w.checkSealedParts(report.Checkpoint.Size)
+	// What Flush waits for is sealed a moment before the attempt is over.
+	w.wait("the failure to be over", func() bool { return w.sealer.Status().Err == nil })
 	if st := w.sealer.Status(); st.Blocks != report.Checkpoint.Size || st.UnsealedBytes != 0 || st.UnsealedAge != 0 || st.Err != nil {
 		w.t.Errorf("status %+v", st)
 	}
