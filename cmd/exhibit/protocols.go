@@ -139,9 +139,6 @@ func environment(vars map[string]config.EnvVar) ([]string, error) {
 	return env, nil
 }
 
-// maxDocument bounds an OpenAPI document, bytes.
-const maxDocument = 16 << 20
-
 func operationsOf(h config.HTTP) (*http.Operations, error) {
 	if h.OpenAPI == "" {
 		return http.ParseRoutes(h.Routes)
@@ -150,8 +147,8 @@ func operationsOf(h config.HTTP) (*http.Operations, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the OpenAPI document: %w", err)
 	}
-	if info.Size() > maxDocument {
-		return nil, fmt.Errorf("the OpenAPI document is larger than %d bytes", maxDocument)
+	if info.Size() > http.MaxDocument {
+		return nil, fmt.Errorf("the OpenAPI document is larger than %d bytes", http.MaxDocument)
 	}
 	text, err := os.ReadFile(h.OpenAPI)
 	if err != nil {

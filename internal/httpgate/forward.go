@@ -252,7 +252,7 @@ func copyFields(to, from http.Header) {
 		}
 	}
 	for name, values := range from {
-		if (!hop[name] || name == "Trailer") && !strings.HasPrefix(name, identityPrefix) && name != "Trailer" {
+		if !hop[name] && !strings.HasPrefix(name, identityPrefix) {
 			to[name] = values
 		}
 	}
@@ -305,7 +305,7 @@ func (st *stream) run(body io.Reader) error {
 			}
 		}
 		if st.left == 0 && (err == nil || err == io.EOF) {
-			if st.left == 0 && n > 0 {
+			if n > 0 {
 				// A reader that is asked once more knows that it is at its end.
 				if _, err := body.Read(buf[n:n]); err != nil && err != io.EOF {
 					return st.end(err)

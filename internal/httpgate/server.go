@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,6 +25,28 @@ type Route struct {
 	Base     string // of the upstream's paths, without a slash at its end
 	HTTP2    bool   // the upstream speaks HTTP/2, as gRPC needs
 	Identity bool   // the upstream is told for whom the gateway asks
+}
+
+// Find returns the resource that a request is meant for, or nil: by host and,
+// among those of one host, by the longest prefix. Meant says which requests a
+// resource wants; without hosts, those that no other names.
+func Find[R any](resources []R, meant func(*R) (hosts []string, prefix string), host, path string) *R {
+	var best *R
+	var bestNamed bool
+	var bestPrefix string
+	for i := range resources {
+		r := &resources[i]
+		hosts, prefix := meant(r)
+		named := slices.Contains(hosts, host)
+		rest, below := strings.CutPrefix(path, prefix)
+		if len(hosts) > 0 && !named || !below || rest != "" && rest[0] != '/' {
+			continue
+		}
+		if best == nil || named && !bestNamed || named == bestNamed && len(prefix) > len(bestPrefix) {
+			best, bestNamed, bestPrefix = r, named, prefix
+		}
+	}
+	return best
 }
 
 // Handler is a protocol above HTTP.

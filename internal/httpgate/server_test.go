@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -59,5 +60,29 @@ func TestAStoppingGatewayWaitsForNoIdleConnection(t *testing.T) {
 				t.Fatal("it waits")
 			}
 		})
+	}
+}
+
+func TestWhereRequestsLead(t *testing.T) {
+	type resource struct {
+		name, prefix string
+		hosts        []string
+	}
+	list := []resource{
+		{name: "rest"}, {name: "a", prefix: "/a"}, {name: "ab", prefix: "/a/b"},
+		{name: "host", hosts: []string{"h.test", "i.test"}}, {name: "host-a", prefix: "/a", hosts: []string{"h.test"}},
+	}
+	for asked, want := range map[string]string{
+		"x.test/": "rest", "x.test/a": "a", "x.test/ab": "rest", "x.test/a/b/c": "ab", "x.test/a/bc": "a",
+		"h.test/": "host", "h.test/a/b": "host-a", "i.test/a/b": "host",
+	} {
+		host, path, _ := strings.Cut(asked, "/")
+		got := Find(list, func(r *resource) ([]string, string) { return r.hosts, r.prefix }, host, "/"+path)
+		if got == nil || got.name != want {
+			t.Errorf("%s leads to %+v, want %s", asked, got, want)
+		}
+	}
+	if got := Find(list[3:], func(r *resource) ([]string, string) { return r.hosts, r.prefix }, "x.test", "/"); got != nil {
+		t.Errorf("a host of nobody leads to %+v", got)
 	}
 }

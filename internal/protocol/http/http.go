@@ -2,7 +2,6 @@ package http
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -65,38 +64,13 @@ func (p *Protocol) Serve(ctx context.Context, agent net.Conn, g protocol.Gate) e
 	return p.server.Serve(ctx, agent, g)
 }
 
-// TLS returns the configuration of a listener's TLS.
-func TLS(c *tls.Config) *tls.Config { return httpgate.TLS(c) }
-
-// route finds the resource that a request is meant for: by host and, among
-// those of one host, by the longest prefix.
+// route finds the resource that a request is meant for.
 func (p *Protocol) route(host, path string) (httpgate.Route, bool) {
-	r := find(p.resources(), host, path)
+	r := httpgate.Find(p.resources(), func(r *Resource) ([]string, string) { return r.Hosts, r.Prefix }, host, path)
 	if r == nil {
 		return httpgate.Route{}, false
 	}
 	return r.Route, true
-}
-
-func find(resources []Resource, host, path string) *Resource {
-	var best *Resource
-	for i := range resources {
-		r := &resources[i]
-		named := slices.Contains(r.Hosts, host)
-		if len(r.Hosts) > 0 && !named || !below(path, r.Prefix) {
-			continue
-		}
-		if best == nil || named && len(best.Hosts) == 0 || named == (len(best.Hosts) > 0) && len(r.Prefix) > len(best.Prefix) {
-			best = r
-		}
-	}
-	return best
-}
-
-// below reports whether path is prefix or stands below it.
-func below(path, prefix string) bool {
-	rest, ok := strings.CutPrefix(path, prefix)
-	return ok && (rest == "" || rest[0] == '/')
 }
 
 // resource finds a resource by its name.

@@ -175,14 +175,14 @@ func ParseRoutes(lines []string) (*Operations, error) {
 	return NewOperations(list)
 }
 
-// maxDocument bounds an OpenAPI document, bytes.
-const maxDocument = 16 << 20
+// MaxDocument bounds an OpenAPI document, bytes.
+const MaxDocument = 16 << 20
 
 // ParseOpenAPI returns the operations of an OpenAPI 3 document, in JSON or
 // YAML. References to other files are refused.
 func ParseOpenAPI(text []byte) (*Operations, error) {
-	if len(text) > maxDocument {
-		return nil, fmt.Errorf("the document is larger than %d bytes", maxDocument)
+	if len(text) > MaxDocument {
+		return nil, fmt.Errorf("the document is larger than %d bytes", MaxDocument)
 	}
 	doc, err := openapi3.NewLoader().LoadFromData(text)
 	if err != nil {

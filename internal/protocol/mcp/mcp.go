@@ -5,8 +5,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/exhibit-gateway/exhibit/internal/httpgate"
@@ -87,22 +85,8 @@ func (p *Protocol) route(host, path string) (httpgate.Route, bool) {
 	return r.Route, true
 }
 
-// find finds a resource by host and, among those of one host, by the longest
-// prefix.
 func find(resources []Resource, host, path string) *Resource {
-	var best *Resource
-	for i := range resources {
-		r := &resources[i]
-		named := slices.Contains(r.Hosts, host)
-		rest, below := strings.CutPrefix(path, r.Prefix)
-		if len(r.Hosts) > 0 && !named || !below || rest != "" && rest[0] != '/' {
-			continue
-		}
-		if best == nil || named && len(best.Hosts) == 0 || named == (len(best.Hosts) > 0) && len(r.Prefix) > len(best.Prefix) {
-			best = r
-		}
-	}
-	return best
+	return httpgate.Find(resources, func(r *Resource) ([]string, string) { return r.Hosts, r.Prefix }, host, path)
 }
 
 // resource finds a resource by its name.
