@@ -481,18 +481,24 @@ func TestHTTP2IsThatOfTheLibrary(t *testing.T) {
 		}
 		return regexp.MustCompile(`× \d+: .*`).FindAllString(out, -1)
 	}
-	known := make(map[string]bool)
-	for _, f := range failures(l.Addr().String()) {
-		known[f] = true
+	// Some of its tests depend on whether an answer or the rest of its request is
+	// faster, which a busy machine decides anew each time: what counts is what
+	// the gateway fails every time and the library never.
+	excess := failures(s.web)
+	for range 5 {
+		if len(excess) == 0 {
+			return
+		}
+		known := failures(l.Addr().String())
+		excess = slices.DeleteFunc(excess, func(f string) bool { return slices.Contains(known, f) })
+		if len(excess) == 0 {
+			return
+		}
+		again := failures(s.web)
+		excess = slices.DeleteFunc(excess, func(f string) bool { return !slices.Contains(again, f) })
 	}
-	for _, f := range failures(s.web) {
-		if known[f] {
-			continue
-		}
-		// Some depend on whether an answer or its request's content is faster.
-		if again := failures(l.Addr().String()); !slices.Contains(again, f) {
-			t.Errorf("h2spec fails with the gateway and not with the library: %s", f)
-		}
+	for _, f := range slices.Compact(excess) {
+		t.Errorf("h2spec fails with the gateway and not with the library: %s", f)
 	}
 }
 
