@@ -33,10 +33,13 @@ type Registry struct {
 	credentials shards[*Credential]
 	keys        shards[*Credential] // by thumbprint
 	grants      shards[*Grant]
+	approvals   shards[*Approval]
+	people      map[string][]string // groups by id
 	resources   map[string]*resourceState
 	policy      *Policy // nil until the first policy.change
 	policyBody  evidence.PolicyBody
-	config      evidence.ConfigBody // in force; zero until the first config.change
+	bundles     map[string]evidence.Position // every bundle that was in force, by digest, with its newest change
+	config      evidence.ConfigBody          // in force; zero until the first config.change
 }
 
 // Agent is a registered agent and, once it is retired, how.
@@ -165,6 +168,12 @@ func (r *Registry) Policy() string {
 // same compiled; nil before the first.
 func (r *Registry) Bundle() (evidence.PolicyBody, *Policy) { return r.policyBody, r.policy }
 
+// InForce returns the newest change that put the bundle with a digest in force.
+func (r *Registry) InForce(digest string) (evidence.Position, bool) {
+	p, ok := r.bundles[digest]
+	return p, ok
+}
+
 // Config returns the digest of the configuration in force, or "".
 func (r *Registry) Config() string { return r.config.Digest }
 
@@ -177,7 +186,7 @@ func (a *Agent) Active(t int64) bool {
 }
 
 // Active reports whether g stands at time t.
-func (g *Grant) Active(t int64) bool { return g.Removed.IsZero() && t < g.Expires }
+func (g *Grant) Active(t int64) bool { return g.Removed.IsZero() && g.Starts <= t && t < g.Expires }
 
 // Active reports whether c is good at time t.
 func (c *Credential) Active(t int64) bool {

@@ -152,7 +152,10 @@ func (f *Fold) decision(r *evidence.Record, s *session, in *intent) error {
 	}
 	return f.Decided(&Decided{
 		Head: h, Registry: f.registry, Version: f.version, Recorded: d, Asker: s.asker,
-		Request: decision.Request{Agent: s.agent, Resource: s.resource, Time: h.Time, Checks: in.Checks, Session: s.body.Context, Command: in.Facts},
+		Request: decision.Request{
+			Agent: s.agent, Resource: s.resource, Time: h.Time, Checks: in.Checks, Session: s.body.Context, Command: in.Facts,
+			Path: in.Path, Approval: in.Approval, Limit: in.Limit,
+		},
 	})
 }
 

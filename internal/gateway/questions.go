@@ -208,7 +208,7 @@ func (g *Gateway) Explain(ctx context.Context, q api.Explain, _ evidence.By) (ap
 	}
 	e := registry.Explain(decision.Request{
 		Agent: q.Agent, Resource: q.Resource, Time: g.clock.now().UnixMicro(), Checks: shape.Checks,
-		Session: session.Facts(r.Protocol, session.Principal{Ticket: q.Ticket, Type: identity.Self}, true), Command: shape.Facts,
+		Session: session.Facts(r.Protocol, session.Principal{Ticket: q.Ticket, Type: identity.Self}, true), Command: shape.Facts, Path: shape.Path,
 	})
 	return api.Explanation{
 		Effect: string(e.Effect), Reason: e.Reason, Verb: shape.Verb, Parse: string(shape.Parse), Text: shape.Text,

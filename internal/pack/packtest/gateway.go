@@ -220,7 +220,7 @@ func (g *Gateway) Open(agent, resource string) *Session {
 		Client: "192.0.2.7:40000", Listener: "postgres", TLS: "TLS 1.3", Upstream: "db.example.com:5432", User: "app", Database: "orders",
 		Durability: "power", Mode: "enforce", Context: s.facts, Checks: []evidence.Check{{Action: "postgres:connect"}},
 	}
-	body.Decision = g.Registry.Decide(decision.Request{Agent: agent, Resource: resource, Time: g.Now, Checks: body.Checks, Session: s.facts})
+	body.Decision = g.Registry.Decide(decision.Request{Agent: agent, Resource: resource, Time: g.Now, Checks: body.Checks, Session: s.facts, Path: evidence.PathConnect})
 	d.Head.Effect, d.Body = body.Effect, evidence.EncodeBody(body)
 	if body.Effect != evidence.Allow {
 		d.Head.Outcome = evidence.Denied
@@ -255,7 +255,7 @@ func (s *Session) Ask(text, action, object string) (evidence.Position, bool) {
 	if !ok || known.registry != g.Registry || known.decision.Until != 0 && g.Now >= known.decision.Until {
 		checks := []evidence.Check{{Action: action, Object: object}}
 		known = decided{registry: g.Registry, decision: g.Registry.Decide(decision.Request{
-			Agent: s.Agent, Resource: s.Resource, Time: g.Now, Checks: checks, Session: s.facts,
+			Agent: s.Agent, Resource: s.Resource, Time: g.Now, Checks: checks, Session: s.facts, Path: "extended",
 		})}
 		known.body = evidence.EncodeBody(evidence.IntentBody{Path: "extended", Parse: evidence.ParseFull, Text: text, Checks: checks, Decision: known.decision})
 		s.decided[text] = known
