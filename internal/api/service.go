@@ -194,7 +194,8 @@ type Approvals interface {
 	// the files of policies.
 	Approvals(ctx context.Context, q ApprovalQuery) ([]Approval, error)
 	// Approval returns one with all that there is to see; of a command that
-	// waits its exact text too, the reading of which is recorded.
+	// waits its exact text too, for who can answer it and for the agent's owner.
+	// The reading of that is recorded.
 	Approval(ctx context.Context, id string, by evidence.By) (Approval, error)
 	// AnswerApproval records what a person says of a request: one of
 	// evidence.Approved, Refused and Withdrawn. The last approval that a grant
@@ -257,7 +258,7 @@ type GrantScope struct {
 }
 
 // HeldCommand is a command that needs an approval. Its exact text is sealed:
-// Statement and Values are of one that waits, for who may answer it.
+// Statement and Values are of one that waits, for who can answer it.
 type HeldCommand struct {
 	Session   string           `json:"session"`
 	Agent     string           `json:"agent"`
