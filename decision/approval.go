@@ -16,20 +16,20 @@ import (
 // Approval is a request for an approval with everything that people said of it.
 type Approval struct {
 	evidence.ApprovalRequestBody
-	ID        string // position of its record, as text
-	Asked     evidence.Position
-	AskedAt   int64
-	Decisions []ApprovalDecision // in the order of their records
-	Used      evidence.Position  // of the record that used it; zero until then
-	UsedAt    int64
-	UsedBy    string // the grant, the policy's digest, or the command
+	ID        string             `json:"id"` // position of its record, as text
+	Asked     evidence.Position  `json:"asked"`
+	AskedAt   int64              `json:"asked_at"`
+	Decisions []ApprovalDecision `json:"decisions,omitempty"` // in the order of their records
+	Used      evidence.Position  `json:"used,omitzero"`       // of the record that used it; zero until then
+	UsedAt    int64              `json:"used_at,omitempty"`
+	UsedBy    string             `json:"used_by,omitempty"` // the grant, the policy's digest, or the command
 }
 
 // ApprovalDecision is what one person said.
 type ApprovalDecision struct {
 	evidence.ApprovalDecisionBody
-	Decided   evidence.Position
-	DecidedAt int64
+	Decided   evidence.Position `json:"decided"`
+	DecidedAt int64             `json:"decided_at"`
 }
 
 // The states of a request.
