@@ -117,12 +117,13 @@ type Gateway struct {
 	began      time.Time     // by the wall clock
 	beganAt    time.Duration // by the other
 
-	opened    Settings                     // as they were when the boot began; what a reload can't change
-	explain   map[string]Explainer         // by protocol
-	resolvers map[string]protocol.Resolver // by protocol
-	doubtful  []evidence.Head              // starts of sessions that a crash left with commands in doubt
-	traceFrom uint64                       // block at which their boot begins
-	listeners []*listener.Listener
+	opened     Settings                     // as they were when the boot began; what a reload can't change
+	explain    map[string]Explainer         // by protocol
+	resolvers  map[string]protocol.Resolver // by protocol
+	snapshotAt uint64                       // version of the registry as it was last recorded whole
+	doubtful   []evidence.Head              // starts of sessions that a crash left with commands in doubt
+	traceFrom  uint64                       // block at which their boot begins
+	listeners  []*listener.Listener
 
 	changing  sync.Mutex    // one change of configuration or policy at a time
 	stopping  chan struct{} // closed when the gateway begins to
@@ -236,15 +237,10 @@ func (g *Gateway) openStores(ctx context.Context, s Settings) (err error) {
 	return nil
 }
 
-// fold reads what the boots before left: the registry, from all control
-// records, and what is open, from the last boot's.
+// fold reads what the boots before left: the registry, with the number of control
+// records since its newest snapshot, and what is open, from the last boot's.
 func (g *Gateway) fold(ctx context.Context) (*recorder.Past, *decision.Registry, uint64, error) {
-	registry, version := decision.New(), uint64(0)
-	err := g.sealer.ScanControl(ctx, func(r *evidence.Record) (err error) {
-		registry, err = registry.Apply(r.Head, r.Body)
-		version++
-		return err
-	})
+	registry, version, err := g.foldRegistry(ctx)
 	if err != nil {
 		return nil, nil, 0, fmt.Errorf("folding the registry: %w", err)
 	}
