@@ -238,6 +238,9 @@ func (r *Registry) decideApproval(h evidence.Head, b evidence.ApprovalDecisionBo
 // ErrSelfApproval is wrapped when a person would approve what they asked for.
 var ErrSelfApproval = errors.New("nobody approves their own request")
 
+// ErrNotApproved is wrapped when what needs an approval would be done without.
+var ErrNotApproved = errors.New("is not approved")
+
 // ErrNoApprover is wrapped when a person has no say in a request.
 var ErrNoApprover = errors.New("is no approver of it")
 
@@ -283,7 +286,7 @@ func (r *Registry) approved(id, kind, digest string, t int64) (*Approval, error)
 	case ApprovalApproved:
 		return a, nil
 	case ApprovalPending:
-		return nil, fmt.Errorf("request %s %w: it is not approved; it has %s", id, ErrInvalid, r.short(a))
+		return nil, fmt.Errorf("request %s %w: it has %s", id, ErrNotApproved, r.short(a))
 	default:
 		return nil, fmt.Errorf("request %s %w: it is %s", id, ErrRetired, state)
 	}
