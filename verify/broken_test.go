@@ -402,6 +402,18 @@ var lies = []lie{
 		s.AskLimited("SELECT ?", "postgres:select", "public.orders", evidence.LimitCommands)
 		return finish(g, s)
 	}},
+	{"alert.raised", "burst-unnoticed", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		for range 20 {
+			s.Do("DROP TABLE public.orders", "postgres:drop", "public.orders")
+		}
+		return finish(g, s)
+	}},
+	{"alert.raised", "without-cause", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.Own(evidence.Alert, evidence.AlertBody{Rule: workpaper.RuleDenials, Severity: "medium", Trigger: s.ID(), Text: "look over there"})
+		return finish(g, s)
+	}},
 	{"alert.acknowledged", "of-no-alert", func() *packtest.Gateway {
 		g, s := packtest.Shop()
 		g.Change = func(d *evidence.Draft) {

@@ -83,6 +83,7 @@ type Fold struct {
 	approving  *approving // the last record cites an approval
 	alerts     []alertState
 	alertAt    map[evidence.Position]int
+	watch      watch
 	keyUses    map[string]*uses
 	askers     map[string]*Asker // by their encoding
 	policies   map[string]bool   // digests recorded so far
@@ -116,6 +117,7 @@ func NewFold(out Out) *Fold {
 		grantUses: make(map[string]*uses), keyUses: make(map[string]*uses),
 		askers: make(map[string]*Asker), policies: make(map[string]bool), configs: make(map[string]bool),
 		refusals: make(map[[2]string]uint64), hours: hours{byHour: make(map[int64]map[string]*hourCount)}, alertAt: make(map[evidence.Position]int),
+		watch: watch{detector: NewDetector(false), found: make(map[asked]bool)},
 	}
 }
 
@@ -132,6 +134,7 @@ func (f *Fold) Opening(r *evidence.Record) error {
 		return fmt.Errorf("record %s of the opening comes after the range began", h.Pos)
 	case h.Type.IsControl():
 		f.control(r)
+		f.watch.detector.Observe(h, r.Body)
 	case h.Type == evidence.GatewayStart:
 		f.boot = f.newBoot(r)
 		f.boot.carried = true
@@ -163,6 +166,7 @@ func (f *Fold) Record(r *evidence.Record) error {
 	}
 	f.records++
 	f.before, f.last, f.lastTime = f.last, h.Pos, h.Time
+	f.watched(r)
 	if f.approving != nil || h.Type == evidence.ApprovalUse {
 		f.used(r)
 	}

@@ -228,7 +228,7 @@ func decidedBy(a *decision.Approval) (p people) {
 
 func (f *Fold) approvalRows() error {
 	for _, a := range f.registry.Approvals() {
-		agent, resource, asks := asked(&a)
+		agent, resource, asks := asksFor(&a)
 		p := decidedBy(&a)
 		needs := make([]string, len(a.Needs))
 		for i, n := range a.Needs {
@@ -243,8 +243,8 @@ func (f *Fold) approvalRows() error {
 	return nil
 }
 
-// asked says what a request asks for.
-func asked(a *decision.Approval) (agent, resource, text string) {
+// asksFor says what a request asks for.
+func asksFor(a *decision.Approval) (agent, resource, text string) {
 	switch {
 	case a.Grant != nil:
 		text = "role " + a.Grant.Role + " until " + FormatTime(a.Grant.Expires)
@@ -296,59 +296,6 @@ func (f *Fold) usedRows() error {
 			strconv.FormatInt(max(0, end-began)/dayMicros, 10), count(u.n), FormatTime(u.at),
 			strconv.Itoa(len(touched)+len(unused)), strconv.Itoa(len(touched)), strings.Join(touched, " "), strings.Join(unused, " "),
 			count(f.refusals[[2]string{g.Agent, g.Resource}])); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// alertState is an alert and what a person found it to be.
-type alertState struct {
-	cells []string
-	ack   [6]string // at, position, by, disposition, incident, reason
-}
-
-// maxAlerts bounds the alerts of one range.
-const maxAlerts = 1 << 18
-
-func (f *Fold) alert(r *evidence.Record) error {
-	h := &r.Head
-	f.counts.alerts++
-	var b evidence.AlertBody
-	if !f.decode(r, &b) {
-		return nil
-	}
-	if len(f.alerts) >= maxAlerts {
-		return fmt.Errorf("%w: %d alerts", ErrTooMuch, maxAlerts)
-	}
-	f.alertAt[h.Pos] = len(f.alerts)
-	f.alerts = append(f.alerts, alertState{cells: []string{pos(h.Pos), FormatTime(h.Time), b.Rule, b.Severity, pos(h.Session), h.Agent, h.Resource, pos(b.Trigger), b.Text}})
-	return nil
-}
-
-// acknowledged folds what a person said of an alert; of one before the range
-// nothing is known here.
-func (f *Fold) acknowledged(r *evidence.Record) {
-	h := &r.Head
-	f.counts.acks++
-	f.tests.acks.Population++
-	var b evidence.AlertAckBody
-	if !f.decode(r, &b) {
-		return
-	}
-	i, ok := f.alertAt[h.Of]
-	switch {
-	case !ok && !h.Of.Before(f.first):
-		f.tests.acks.Except(h.Pos, "is of %s, which is no alert", h.Of)
-	case ok:
-		f.alerts[i].ack = [6]string{FormatTime(h.Time), pos(h.Pos), b.By.Person.ID, b.Disposition, b.Incident, b.Reason}
-	}
-}
-
-func (f *Fold) alertRows() error {
-	for i := range f.alerts {
-		a := &f.alerts[i]
-		if err := f.row(alertsTable, append(a.cells, a.ack[:]...)...); err != nil {
 			return err
 		}
 	}

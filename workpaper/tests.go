@@ -83,7 +83,7 @@ type tests struct {
 	attribution, connection, totals                   Test
 	registered, owner, authentication, credential     Test
 	change, policyCited, grantCited, afterRevoke, lag Test
-	approvals, approvalUse, limits, acks              Test
+	approvals, approvalUse, limits, acks, detected    Test
 	enforce, denials, liveness, gap, digests          Test
 	leavers, privileges, bypass                       Test
 }
@@ -92,7 +92,7 @@ func (t *tests) all() []*Test {
 	return []*Test{
 		&t.bodies, &t.sequence, &t.scope, &t.boot, &t.pairing, &t.sessionPairing, &t.writeAhead, &t.transactions, &t.resolutions, &t.bytes, &t.attribution, &t.connection,
 		&t.totals, &t.registered, &t.owner, &t.authentication, &t.credential, &t.change, &t.policyCited, &t.grantCited,
-		&t.approvals, &t.approvalUse, &t.limits, &t.afterRevoke, &t.lag, &t.acks, &t.enforce, &t.denials, &t.liveness, &t.gap, &t.digests,
+		&t.approvals, &t.approvalUse, &t.limits, &t.afterRevoke, &t.lag, &t.detected, &t.acks, &t.enforce, &t.denials, &t.liveness, &t.gap, &t.digests,
 		&t.leavers, &t.privileges, &t.bypass,
 	}
 }
@@ -129,6 +129,7 @@ func newTests() *tests {
 		approvals:   Test{ID: "change.approved", Of: "grants and policies that needed two people", Title: "Grants and policies were approved by another person before they took effect"},
 		approvalUse: Test{ID: "approval.used", Of: "commands that people approved", Title: "What people approved was used once, by the command that they approved"},
 		limits:      Test{ID: "decision.limits", Of: "commands under a limit of their number", Title: "Limits on the commands of an agent held, and refused nothing before they were reached"},
+		detected:    Test{ID: "alert.raised", Of: "causes for an alert", Title: "Alerts were raised where the rules ask for them, and nowhere else"},
 		acks:        Test{ID: "alert.acknowledged", Of: "acknowledgements", Title: "Every acknowledgement is of an alert"},
 
 		enforce:  Test{ID: "decision.enforced", Of: "sessions", Title: "Decisions were enforced, not only observed"},
