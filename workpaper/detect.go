@@ -2,7 +2,7 @@ package workpaper
 
 import (
 	"fmt"
-	"net"
+	"strings"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 )
@@ -145,9 +145,9 @@ func (d *Detector) proved(h *evidence.Head, body []byte) *Detection {
 	if evidence.DecodeBody(body, &b) != nil || b.Key == "" {
 		return nil
 	}
-	host, _, err := net.SplitHostPort(b.Client)
-	if err != nil {
-		host = b.Client
+	host := b.Client
+	if colon := strings.LastIndexByte(host, ':'); colon > 0 {
+		host = host[:colon]
 	}
 	hour := h.Time / hourMicros
 	s := d.keys[b.Key]

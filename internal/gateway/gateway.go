@@ -22,6 +22,7 @@ import (
 
 	"github.com/exhibit-gateway/exhibit/decision"
 	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/alert"
 	"github.com/exhibit-gateway/exhibit/internal/api"
 	"github.com/exhibit-gateway/exhibit/internal/archive"
 	"github.com/exhibit-gateway/exhibit/internal/failpoint"
@@ -52,6 +53,9 @@ type Settings struct {
 	Config     evidence.ConfigBody
 	Policy     evidence.PolicyBody
 	Resources  []Resource
+
+	Alerts  []alert.Target // told of alerts
+	Telling string         // the same, as written
 
 	InForce func() // called once the settings are in force; may be nil
 
@@ -113,6 +117,8 @@ type Gateway struct {
 	assertions *identity.Assertions
 	material   *material
 	gate       *session.Gate
+	watcher    *watcher
+	sender     *alert.Sender
 	clock      clock
 	began      time.Time     // by the wall clock
 	beganAt    time.Duration // by the other
@@ -125,11 +131,12 @@ type Gateway struct {
 	traceFrom  uint64                       // block at which their boot begins
 	listeners  []*listener.Listener
 
-	changing  sync.Mutex    // one change of configuration or policy at a time
-	stopping  chan struct{} // closed when the gateway begins to
-	followers atomic.Int32  // of transcripts
-	live      atomic.Pointer[Settings]
-	resources atomic.Pointer[map[string]Resource]
+	changing      sync.Mutex // one change of configuration or policy at a time
+	acknowledging sync.Mutex
+	stopping      chan struct{} // closed when the gateway begins to
+	followers     atomic.Int32  // of transcripts
+	live          atomic.Pointer[Settings]
+	resources     atomic.Pointer[map[string]Resource]
 }
 
 // Open opens the data directory of s, records the start of a boot, ends what
@@ -270,9 +277,11 @@ func (g *Gateway) boot(ctx context.Context, past *recorder.Past, registry *decis
 		return err
 	}
 	failpoint.Hit("keys made")
+	g.sender = alert.NewSender(g.opened.Alerts, g.log)
+	g.watcher = newWatcher(g.opened.Name, registry.Separated(), g.sender)
 	g.recorder = recorder.New(recorder.Config{
 		Gateway: g.opened.Name, Boot: boot, Journal: g.journal, Keys: g.keys, Scope: scope,
-		Registry: registry, Version: version, Now: g.clock.now,
+		Registry: registry, Version: version, Now: g.clock.now, Watch: g.watcher.observe,
 	})
 	host, err := os.Hostname()
 	if err != nil {
@@ -332,6 +341,8 @@ func (g *Gateway) Run(ctx context.Context, others ...func(context.Context) error
 	start(g.sealer.Run, background)
 	start(func(ctx context.Context) error { g.gate.Run(ctx); return nil }, background)
 	start(g.heartbeat, background)
+	start(g.watch, background)
+	start(g.sender.Run, background)
 	accept, refuse := context.WithCancel(ctx)
 	defer refuse()
 	serving := []*sync.WaitGroup{start(g.resolve, accept)}
@@ -375,6 +386,9 @@ func (g *Gateway) stop(ctx context.Context, open int, cause error) error {
 	reason := "asked to"
 	if cause != nil {
 		reason = "failure"
+	}
+	if err := g.raise(ctx); err != nil {
+		return err
 	}
 	if err := g.record(ctx, evidence.Power, evidence.GatewayStop, evidence.GatewayStopBody{Reason: reason, Open: open}); err != nil {
 		return fmt.Errorf("recording the stop: %w", err)
@@ -430,7 +444,7 @@ func (g *Gateway) RecordImport(ctx context.Context, resource string, b evidence.
 func (g *Gateway) Services() api.Services {
 	return api.Services{
 		Agents: g, Credentials: g, Tokens: g, Grants: g, Questions: g,
-		Log: g, Control: g, Packs: g, Sessions: g,
+		Log: g, Control: g, Packs: g, Sessions: g, Alerts: g,
 	}
 }
 
