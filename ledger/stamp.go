@@ -265,6 +265,12 @@ func (s *Stamp) Verify(roots *x509.CertPool) error {
 // whoever made the token chose the key.
 const maxRSA = 8192
 
+// Signer names the certificate that is said to have signed it, by issuer and
+// serial number, as bytes that only compare.
+func (s *Stamp) Signer() string {
+	return fmt.Sprintf("%s %x", s.signer.ID.Serial, s.signer.ID.Issuer.FullBytes)
+}
+
 // certificate finds the one that signed it.
 func (s *Stamp) certificate() (*x509.Certificate, error) {
 	id := s.signer.ID

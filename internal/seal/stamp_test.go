@@ -63,7 +63,7 @@ func (n authorities) RoundTrip(req *http.Request) (*http.Response, error) {
 	wrong := f.wrong
 	f.asked++
 	f.mu.Unlock()
-	r := &reply{}
+	var r *reply
 	if wrong != nil {
 		r = wrong(req, request)
 	} else {
