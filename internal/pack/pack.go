@@ -74,6 +74,7 @@ const level = "L1"
 type Result struct {
 	Manifest *verify.Manifest
 	Tests    []*workpaper.Test
+	Stamps   int // stamped checkpoints in it
 }
 
 // maker is a pack in the making.
@@ -87,6 +88,7 @@ type maker struct {
 	fold        *workpaper.Fold
 	files       []verify.File
 	seen        map[string]bool // texts and boots that were written already
+	stamped     int             // checkpoints
 }
 
 // Create writes a pack of a period to w. It says so in the log first, so that
@@ -192,7 +194,7 @@ func (m *maker) make(ctx context.Context, cp ledger.Checkpoint, checkpoint []byt
 	if err := m.zip.Close(); err != nil {
 		return nil, fmt.Errorf("writing the pack: %w", err)
 	}
-	return &Result{manifest, summary.Tests}, nil
+	return &Result{manifest, summary.Tests, m.stamped}, nil
 }
 
 // sign writes the manifest and its signature.
@@ -402,6 +404,7 @@ func (m *maker) stamps(size uint64) error {
 			return nil
 		}
 		whole[stamp.Signer()] = cp.Size > m.last
+		m.stamped++
 		return m.spools.append(verify.StampsFile, line, 1)
 	})
 	// A line that is being written, or was when the gateway crashed, is not there.

@@ -174,6 +174,21 @@ func TestStampsFollowTheLog(t *testing.T) {
 	})
 }
 
+// A log that has only begun is not left without a stamp for an interval.
+func TestTheFirstBlockIsStampedSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, f := newGrowing(t), newFakeAuthority("tsa.example")
+		s, _ := stamping(t, g, filepath.Join(t.TempDir(), ledger.StampsFile), nil, f)
+		time.Sleep(time.Minute)
+		g.add("a")
+		time.Sleep(firstStampWait)
+		synctest.Wait()
+		if st := s.state(1); st.Size != 1 || f.requests() != 1 {
+			t.Errorf("status %+v after %d requests", st, f.requests())
+		}
+	})
+}
+
 // A gateway that starts over and over asks no more often than one that runs.
 func TestStampsGoOnAfterARestart(t *testing.T) {
 	g, f := newGrowing(t, "a", "b", "c"), newFakeAuthority("tsa.example")

@@ -154,11 +154,14 @@ func (s *stamps) follow(ctx context.Context, m *stampMember) {
 		if ctx.Err() != nil {
 			return
 		}
-		if pause = s.cfg.Interval; err != nil {
+		switch {
+		case err != nil:
 			pause = min(firstStampWait<<min(m.failures, 20), s.cfg.Interval)
 			m.failures++
-		} else {
-			m.failures = 0
+		case s.newest().Size == 0: // the log has only begun
+			pause = firstStampWait
+		default:
+			pause, m.failures = s.cfg.Interval, 0
 		}
 	}
 }
