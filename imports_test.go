@@ -50,6 +50,7 @@ var layout = map[string]string{
 	"internal/recorder":     "makes, seals and writes records",
 	"internal/journal":      "durable append of opaque bytes",
 	"internal/seal":         "journal into blocks, blocks into the log",
+	"internal/seal/...":     "time stamp authorities for tests",
 	"internal/archive":      "blocks in object storage",
 	"internal/keys":         "wrapped secrets, apart from what they seal",
 	"internal/upstream":     "targets and the credentials injected there",

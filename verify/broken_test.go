@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/pack/packtest"
+	"github.com/exhibit-gateway/exhibit/internal/seal/stamptest"
 	"github.com/exhibit-gateway/exhibit/ledger"
 	"github.com/exhibit-gateway/exhibit/verify"
 	"github.com/exhibit-gateway/exhibit/workpaper"
@@ -712,9 +714,10 @@ func seedOf(s string) []byte {
 // vector is a line of testdata/vectors.json: what any verifier must say.
 type vector struct {
 	Pack    string            `json:"pack"`
-	Trust   *verify.TrustFile `json:"trust,omitempty"` // default: testdata/trust.json
-	Finding string            `json:"finding"`         // "" when the pack is good
-	Also    string            `json:"also,omitempty"`  // a finding of integrity that comes with it
+	Trust   *verify.TrustFile `json:"trust,omitempty"`  // default: testdata/trust.json
+	TSA     string            `json:"tsa_ca,omitempty"` // file of the trusted authorities' roots
+	Finding string            `json:"finding"`          // "" when the pack is good
+	Also    string            `json:"also,omitempty"`   // a finding of integrity that comes with it
 }
 
 // vectors makes every pack of testdata.
@@ -756,6 +759,21 @@ func vectors(t testing.TB) (list []vector, packs map[string][]byte) {
 	witness := verify.NewTrustFile(good.VerifierKey())
 	witness.Witnesses, witness.Quorum = []string{verifierKey(t, "witness.example.org", "witness")}, 1
 	add("log.witnesses-none.zip", "log.witnesses", witness, whole)
+	stamp := func(name, finding string, b []byte) {
+		add(name, finding, nil, b)
+		list[len(list)-1].TSA = "tsa.pem"
+	}
+	day := stampedDay(tsa)
+	stampedWhole := create(t, day, at(0), at(3600))
+	stamp("good-stamped.zip", "", stampedWhole)
+	stamp("log.stamps-none.zip", "log.stamps", whole)
+	stamp("log.stamps-another-authority.zip", "log.stamps", create(t, stampedDay(stamptest.New("other.example.org", stamptest.Certificate{})), at(0), at(3600)))
+	for _, f := range stampForgeries {
+		u := unpack(t, stampedWhole)
+		f.change(t, u)
+		u.resign(t, day, nil)
+		stamp("log.stamps-"+f.name+".zip", "log.stamps", u.zip(t))
+	}
 	return list, packs
 }
 
@@ -787,6 +805,14 @@ func TestVectors(t *testing.T) {
 			tr, err := v.Trust.Trust()
 			if err != nil {
 				t.Fatal(err)
+			}
+			if v.TSA != "" {
+				roots, err := os.ReadFile(filepath.Join("testdata", v.TSA))
+				if err != nil {
+					t.Fatal(err)
+				}
+				tr.TSA = x509.NewCertPool()
+				tr.TSA.AppendCertsFromPEM(roots)
 			}
 			p, c, err := verify.Open(filepath.Join("testdata", v.Pack))
 			if err != nil {
@@ -862,6 +888,7 @@ func writeVectors(t *testing.T) {
 		t.Fatal(err)
 	}
 	write("trust.json", trust)
+	write("tsa.pem", tsa.PEM())
 }
 
 // Every kind of finding that a pack can have has a pack that has it.
@@ -876,7 +903,7 @@ func TestEveryFindingHasAVector(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range r.Checks {
-		if c.State == workpaper.NotTested && c.ID != "log.witnesses" && c.ID != "log.known" {
+		if c.State == workpaper.NotTested && c.ID != "log.witnesses" && c.ID != "log.known" && c.ID != "log.stamps" {
 			continue // nothing can be found by what isn't tested
 		}
 		if c.ID == "record.sequence" {

@@ -299,7 +299,8 @@ func TestReading(t *testing.T) {
 	_, err := c.Agent(t.Context(), "x")
 	wantProblem(t, err, 404, `no agent "x"`, "agent list")
 
-	status := LogStatus{Origin: "example.com/gw1", Blocks: 7, Published: now, Quorum: 1, Witnesses: []Witness{{Name: "witness.example.org", Blocks: 6, Behind: 1, Since: now}}}
+	status := LogStatus{Origin: "example.com/gw1", Blocks: 7, Published: now, Quorum: 1, Witnesses: []Witness{{Name: "witness.example.org", Blocks: 6, Behind: 1, Since: now}},
+		Stamped: 6, StampedAt: now, Authorities: []Authority{{URL: "http://tsa.example.org", Blocks: 6, Behind: 1, Stamped: now}}}
 	g.answer = status
 	if got, err := c.LogStatus(t.Context()); err != nil || !reflect.DeepEqual(got, status) {
 		t.Errorf("status: %+v, %v", got, err)

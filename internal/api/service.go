@@ -342,6 +342,10 @@ type LogStatus struct {
 	Quorum    int       `json:"quorum,omitempty" doc:"cosignatures that a checkpoint needs"`
 	Witnessed uint64    `json:"witnessed,omitempty" doc:"blocks that a quorum of witnesses has cosigned"`
 	Witnesses []Witness `json:"witnesses,omitempty"`
+
+	Stamped     uint64      `json:"stamped,omitempty" doc:"blocks of the newest checkpoint with a time stamp"`
+	StampedAt   time.Time   `json:"stamped_at,omitzero" doc:"that it existed not later than, where it was stamped since the gateway's start"`
+	Authorities []Authority `json:"timestamp_authorities,omitempty"`
 }
 
 // Witness is how far a witness has followed the log.
@@ -353,6 +357,16 @@ type Witness struct {
 	Cosigned time.Time `json:"cosigned,omitzero" doc:"when it last did since the gateway's start"`
 	Problem  string    `json:"problem,omitempty" doc:"why it does not cosign"`
 	Since    time.Time `json:"since,omitzero" doc:"when it stopped"`
+}
+
+// Authority is how far a time stamp authority has stamped the log.
+type Authority struct {
+	URL     string    `json:"url"`
+	Blocks  uint64    `json:"blocks" doc:"of the newest checkpoint that it has stamped since the gateway's start"`
+	Behind  uint64    `json:"behind" doc:"blocks that came since"`
+	Stamped time.Time `json:"stamped,omitzero" doc:"when that was, by its clock"`
+	Problem string    `json:"problem,omitempty" doc:"why it does not stamp"`
+	Since   time.Time `json:"since,omitzero" doc:"when it stopped"`
 }
 
 // FsckReport is what fsck found.
@@ -435,6 +449,7 @@ type Pack struct {
 
 	Cosignatures int    `json:"cosignatures" doc:"of witnesses, under its checkpoint"`
 	Unwitnessed  string `json:"unwitnessed,omitempty" doc:"why it lacks a quorum of them"`
+	Stamps       int    `json:"stamps,omitempty" doc:"checkpoints with time stamps in it"`
 }
 
 // Sessions are the live ones.

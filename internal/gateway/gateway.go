@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -66,7 +67,8 @@ type Settings struct {
 	Heartbeat time.Duration // longest silence in the log
 	Sealing   Sealing
 	Witnesses []seal.Witness
-	Quorum    int                 // of them; 0 is all
+	Quorum    int // of them; 0 is all
+	Stamping  Stamping
 	Known     []ledger.Checkpoint // that somebody kept: the log must have grown from them
 
 	clock clock // of tests; nil is the system's
@@ -81,6 +83,18 @@ const (
 
 	witnessedFile = "witnessed" // the newest checkpoint with a quorum of cosignatures
 )
+
+// Stamping says who stamps checkpoints, and how often; zero values are seal's
+// defaults.
+type Stamping struct {
+	Authorities       []seal.Authority
+	Interval, Timeout time.Duration
+}
+
+// Equal reports whether two are the same.
+func (s Stamping) Equal(o Stamping) bool {
+	return s.Interval == o.Interval && s.Timeout == o.Timeout && slices.EqualFunc(s.Authorities, o.Authorities, seal.Authority.Equal)
+}
 
 // Sealing bounds how far the log may be behind the journal.
 type Sealing struct {
@@ -235,8 +249,12 @@ func (g *Gateway) openStores(ctx context.Context, s Settings) (err error) {
 		MaxUnsealedAge:   s.Sealing.MaxUnsealedAge,
 		MaxUnsealedBytes: s.Sealing.MaxUnsealedBytes,
 		Witnessing:       seal.Witnessing{Witnesses: s.Witnesses, Quorum: s.Quorum, File: filepath.Join(s.Data, witnessedFile)},
-		Known:            s.Known,
-		Logger:           g.log,
+		Stamping: seal.Stamping{
+			Authorities: s.Stamping.Authorities, Interval: s.Stamping.Interval, Timeout: s.Stamping.Timeout,
+			File: filepath.Join(s.Data, ledger.StampsFile), Alert: g.stampAlert,
+		},
+		Known:  s.Known,
+		Logger: g.log,
 	}, g.journal, g.archive, g.keys)
 	if err != nil {
 		return fmt.Errorf("opening the log: %w", err)
@@ -376,6 +394,7 @@ func (g *Gateway) Abandon() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- g.sealer.Run(ctx) }()
+	close(g.stopping)
 	stop := g.stop(ctx, 0, errors.New("could not start"))
 	cancel()
 	return errors.Join(stop, <-done, g.close())
@@ -398,8 +417,31 @@ func (g *Gateway) stop(ctx context.Context, open int, cause error) error {
 	if err := g.sealer.Flush(ctx); err != nil {
 		// Nothing is lost: the journal has it, and the next boot seals it.
 		g.log.Warn("the last records are not sealed yet; the next start seals them", "cause", err)
+		return nil
 	}
+	stamping, cancel := context.WithTimeout(ctx, stopStamping)
+	defer cancel()
+	g.sealer.Stamp(stamping, false)
 	return nil
+}
+
+// stopStamping is how long the end waits for a stamp of the last checkpoint,
+// from authorities that stamped when last asked.
+const stopStamping = 3 * time.Second
+
+// stampAlert puts on record that time stamps need looking into. What comes while
+// the gateway stops is in its log only: the last record is written.
+func (g *Gateway) stampAlert(url string, lied bool, cause error) {
+	select {
+	case <-g.stopping:
+		return
+	default:
+	}
+	if lied {
+		g.Alert("timestamp-false", "high", fmt.Sprintf("what time stamp authority %s answers is no time stamp to trust, and was not kept: %.300s", url, cause))
+		return
+	}
+	g.Alert("timestamp-missing", "medium", fmt.Sprintf("time stamp authority %s has not stamped the log for long: %.300s", url, cause))
 }
 
 func (g *Gateway) close() error {

@@ -28,7 +28,7 @@ func (g *Gateway) Metrics(r prometheus.Registerer) {
 	gauge("log_blocks", "Blocks sealed in the log.", func() float64 { return float64(g.sealer.Status().Blocks) })
 	gauge("log_unsealed_bytes", "Bytes of the journal that wait for their blocks.", func() float64 { return float64(g.sealer.Status().UnsealedBytes) })
 	gauge("log_unsealed_seconds", "Age of the oldest record that waits for its block.", func() float64 { return g.sealer.Status().UnsealedAge.Seconds() })
-	r.MustRegister(witnessMetrics{g.sealer}, alertMetrics{g.sender})
+	r.MustRegister(witnessMetrics{g.sealer}, stampMetrics{g.sealer}, alertMetrics{g.sender})
 	gauge("ready", "1 while new sessions are taken.", func() float64 {
 		if g.Ready() != nil {
 			return 0
@@ -108,5 +108,41 @@ func (m witnessMetrics) Collect(to chan<- prometheus.Metric) {
 		}
 		gauge(witnessBehind, float64(w.Behind), w.Name)
 		gauge(witnessFailing, failing, w.Name)
+	}
+}
+
+// stampMetrics are those of the time stamp authorities, by URL.
+type stampMetrics struct{ sealer *seal.Sealer }
+
+var (
+	stampedBlocks = prometheus.NewDesc("exhibit_log_stamped_blocks", "Blocks of the newest checkpoint with a time stamp.", nil, nil)
+	stampBehind   = prometheus.NewDesc("exhibit_timestamp_behind_blocks", "Blocks that a time stamp authority has not stamped since the start.", []string{"authority"}, nil)
+	stampFailing  = prometheus.NewDesc("exhibit_timestamp_failing_seconds", "How long a time stamp authority has not stamped though asked; 0 while it does.", []string{"authority"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (stampMetrics) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{stampedBlocks, stampBehind, stampFailing} {
+		to <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m stampMetrics) Collect(to chan<- prometheus.Metric) {
+	st := m.sealer.Status().Stamped
+	if len(st.Authorities) == 0 {
+		return
+	}
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	gauge(stampedBlocks, float64(st.Size))
+	for _, a := range st.Authorities {
+		failing := 0.0
+		if !a.Since.IsZero() {
+			failing = time.Since(a.Since).Seconds()
+		}
+		gauge(stampBehind, float64(a.Behind), a.URL)
+		gauge(stampFailing, failing, a.URL)
 	}
 }

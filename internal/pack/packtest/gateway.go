@@ -1,12 +1,14 @@
 package packtest
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"io/fs"
 	"testing/fstest"
 
@@ -67,6 +69,8 @@ type Gateway struct {
 	Change func(*evidence.Draft)
 	// PerBlock is how many records make a block; Cut makes one earlier.
 	PerBlock int
+	// Stamped is what its checkpoints were stamped with (Stamp).
+	Stamped []ledger.Stamped
 
 	signer  note.Signer
 	vkey    string
@@ -507,6 +511,26 @@ func (g *Gateway) Checkpoint() ledger.Checkpoint {
 // Headers are those of the blocks so far.
 func (g *Gateway) Headers() []ledger.Header { return g.headers }
 
+// Stamp has everything sealed so far stamped by token, which is given the signed
+// checkpoint.
+func (g *Gateway) Stamp(token func(checkpoint []byte) []byte) {
+	cp := g.Checkpoint()
+	signed, err := note.Sign(&note.Note{Text: cp.Text()}, g.signer)
+	must(err)
+	g.Stamped = append(g.Stamped, ledger.Stamped{Checkpoint: string(signed), Token: token(signed)})
+}
+
+// stamps is the file of stamped checkpoints.
+func (g *Gateway) stamps() (io.ReadCloser, error) {
+	var b bytes.Buffer
+	for i := range g.Stamped {
+		line, err := g.Stamped[i].Encode()
+		must(err)
+		b.Write(line)
+	}
+	return io.NopCloser(&b), nil
+}
+
 // Source seals everything and returns what a pack is made from. More signers
 // are witnesses.
 func (g *Gateway) Source(witnesses ...note.Signer) pack.Source {
@@ -529,7 +553,7 @@ func (g *Gateway) Source(witnesses ...note.Signer) pack.Source {
 	signed, err := note.Sign(&note.Note{Text: cp.Text()}, append([]note.Signer{g.signer}, witnesses...)...)
 	must(err)
 	g.tiles[ledger.CheckpointPath] = &fstest.MapFile{Data: signed}
-	return pack.Source{Archive: archive{g.blocks}, Log: g.tiles, Seeds: g, Signer: g.signer}
+	return pack.Source{Archive: archive{g.blocks}, Log: g.tiles, Seeds: g, Signer: g.signer, Stamps: g.stamps}
 }
 
 // BodySeed implements pack.Seeds.
