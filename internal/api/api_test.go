@@ -32,6 +32,7 @@ import (
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/identity"
+	"github.com/exhibit-gateway/exhibit/ledger"
 )
 
 var update = flag.Bool("update", false, "rewrite golden files")
@@ -124,9 +125,19 @@ func (g *gateway) Explain(_ context.Context, q Explain, by evidence.By) (Explana
 }
 func (g *gateway) LogStatus(context.Context) (LogStatus, error) { return ask[LogStatus](g) }
 func (g *gateway) Flush(context.Context) (LogStatus, error)     { return ask[LogStatus](g) }
-func (g *gateway) Fsck(_ context.Context, progress func(Progress)) (FsckReport, error) {
+func (g *gateway) LogKeys(context.Context) (LogKeys, error)     { return ask[LogKeys](g) }
+func (g *gateway) RotateLogKey(_ context.Context, r KeyRotation, by evidence.By) (LogKeys, error) {
+	return ask[LogKeys](g, r, by)
+}
+func (g *gateway) RevokeLogKey(_ context.Context, r KeyRevocation, by evidence.By) (LogKeys, error) {
+	return ask[LogKeys](g, r, by)
+}
+func (g *gateway) Backup(_ context.Context, b Backup, by evidence.By) (LogStatus, error) {
+	return ask[LogStatus](g, b, by)
+}
+func (g *gateway) Fsck(_ context.Context, known []ledger.Checkpoint, progress func(Progress)) (FsckReport, error) {
 	progress(Progress{Stage: "blocks", Done: 1, Total: 2})
-	return ask[FsckReport](g)
+	return ask[FsckReport](g, known)
 }
 func (g *gateway) Config(context.Context) (Document, error) { return ask[Document](g) }
 func (g *gateway) Policy(context.Context) (Document, error) { return ask[Document](g) }
@@ -448,7 +459,7 @@ func TestStreams(t *testing.T) {
 	wantProblem(t, err, 500, "block 7 is damaged", "")
 
 	g.err, g.answer = nil, FsckReport{Blocks: 3, Problems: []Finding{{"block 1", "bad digest"}}}
-	report, err := c.Fsck(t.Context(), nil)
+	report, err := c.Fsck(t.Context(), nil, nil)
 	if err != nil || report.Blocks != 3 || len(report.Problems) != 1 {
 		t.Errorf("%+v, %v", report, err)
 	}

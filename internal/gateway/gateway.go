@@ -124,9 +124,10 @@ type Gateway struct {
 	traceFrom uint64                       // block at which their boot begins
 	listeners []*listener.Listener
 
-	changing  sync.Mutex    // one change of configuration or policy at a time
-	stopping  chan struct{} // closed when the gateway begins to
-	followers atomic.Int32  // of transcripts
+	changing  sync.Mutex                  // one change of configuration, policy or keys at a time
+	stopping  chan struct{}               // closed when the gateway begins to
+	followers atomic.Int32                // of transcripts
+	logKeys   atomic.Pointer[ledger.Keys] // by position: also what isn't sealed yet
 	live      atomic.Pointer[Settings]
 	resources atomic.Pointer[map[string]Resource]
 }
@@ -153,6 +154,9 @@ func Open(ctx context.Context, s Settings, reload func() (Settings, error), log 
 		return nil, err
 	}
 	if err := g.boot(ctx, past, registry, version); err != nil {
+		return nil, err
+	}
+	if err := g.recordNoted(ctx); err != nil {
 		return nil, err
 	}
 	if err := g.recognise(past.Last.IsZero()); err != nil {
@@ -221,7 +225,8 @@ func (g *Gateway) openStores(ctx context.Context, s Settings) (err error) {
 	g.sealer, err = seal.Open(ctx, seal.Config{
 		Dir:              filepath.Join(s.Data, logDir),
 		Origin:           s.Origin,
-		Signer:           g.material.signer,
+		Signer:           g.material.log,
+		Next:             g.material.nextSigner(),
 		Interval:         s.Sealing.Interval,
 		MaxBytes:         s.Sealing.BlockBytes,
 		MaxUnsealedAge:   s.Sealing.MaxUnsealedAge,
@@ -240,13 +245,20 @@ func (g *Gateway) openStores(ctx context.Context, s Settings) (err error) {
 // records, and what is open, from the last boot's.
 func (g *Gateway) fold(ctx context.Context) (*recorder.Past, *decision.Registry, uint64, error) {
 	registry, version := decision.New(), uint64(0)
+	var keys []evidence.Record
 	err := g.sealer.ScanControl(ctx, func(r *evidence.Record) (err error) {
+		if r.Head.Type == evidence.LogKey {
+			keys = append(keys, *r)
+		}
 		registry, err = registry.Apply(r.Head, r.Body)
 		version++
 		return err
 	})
 	if err != nil {
 		return nil, nil, 0, fmt.Errorf("folding the registry: %w", err)
+	}
+	if err := g.openKeys(keys); err != nil {
+		return nil, nil, 0, err
 	}
 	past := &recorder.Past{}
 	from, err := g.sealer.LastBoot(ctx)
@@ -287,7 +299,7 @@ func (g *Gateway) boot(ctx context.Context, past *recorder.Past, registry *decis
 		Version: g.opened.Version, Binary: g.opened.Binary,
 		Config: g.opened.Config.Digest, Policy: g.opened.Policy.Digest, FailMode: "closed",
 		Heartbeat: int64(g.opened.Heartbeat / time.Second), Host: host,
-		Origin: g.opened.Origin, LogKey: g.material.verifier,
+		Origin: g.opened.Origin, LogKey: g.logKeys.Load().Current().Text,
 	})
 	if err != nil {
 		return err
@@ -321,7 +333,7 @@ func (g *Gateway) Run(ctx context.Context, others ...func(context.Context) error
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	var tasks sync.WaitGroup
-	failed := make(chan error, 3+len(g.listeners)+len(others))
+	failed := make(chan error, 4+len(g.listeners)+len(others))
 	start := func(run func(context.Context) error, ctx context.Context) *sync.WaitGroup {
 		var done sync.WaitGroup
 		done.Add(1)
@@ -336,6 +348,7 @@ func (g *Gateway) Run(ctx context.Context, others ...func(context.Context) error
 	start(g.sealer.Run, background)
 	start(func(ctx context.Context) error { g.gate.Run(ctx); return nil }, background)
 	start(g.heartbeat, background)
+	start(g.settleKeys, background)
 	accept, refuse := context.WithCancel(ctx)
 	defer refuse()
 	serving := []*sync.WaitGroup{start(g.resolve, accept)}

@@ -117,8 +117,9 @@ func (k *checker) openCheckpoint() {
 	msg, err := fs.ReadFile(k.Tree, ledger.CheckpointPath)
 	if err == nil {
 		var cp ledger.Checkpoint
-		if cp, err = k.openSigned(msg); err == nil {
-			k.report.Checkpoint, k.signed = cp, true
+		var keys *ledger.Keys
+		if cp, keys, err = OpenCheckpoint(k.Archive, k.Log, msg); err == nil {
+			k.report.Checkpoint, k.signed, k.due = cp, true, keys.Current()
 			return
 		}
 		k.found("checkpoint", err.Error(), hintKey)
@@ -133,17 +134,18 @@ func (k *checker) openCheckpoint() {
 	}
 }
 
-// openSigned opens a checkpoint by the key that was given or, where the log's
-// records put others in force, by the one that they say. What they say is
-// read again with all blocks.
-func (k *checker) openSigned(msg []byte) (cp ledger.Checkpoint, err error) {
+// OpenCheckpoint opens a log's checkpoint by a key that the log has or had: by
+// that one or, where records in the archive put others in force, by the one
+// that they say, with the history of keys that they make. What they say is
+// unproven.
+func OpenCheckpoint(archive fs.FS, log note.Verifier, msg []byte) (cp ledger.Checkpoint, keys *ledger.Keys, err error) {
 	text, _, _ := strings.Cut(string(msg), "\n\n")
 	claimed, err := ledger.ParseCheckpoint(text + "\n")
 	if err != nil {
-		return cp, err
+		return cp, nil, err
 	}
-	keys, err := readHistory(k.Log.Name(), claimed.Size, func(n uint64, sections int) (*ledger.Block, error) {
-		file, err := fs.ReadFile(k.Archive, ledger.BlockPath(n))
+	keys, err = readHistory(log.Name(), claimed.Size, func(n uint64, sections int) (*ledger.Block, error) {
+		file, err := fs.ReadFile(archive, ledger.BlockPath(n))
 		if err == nil {
 			file, err = ledger.Cut(file, sections)
 		}
@@ -152,14 +154,15 @@ func (k *checker) openSigned(msg []byte) (cp ledger.Checkpoint, err error) {
 		}
 		return ledger.ParseBlock(file)
 	})
-	if err != nil || keys.Current() == nil { // what ails the blocks is found as they are read
-		return ledger.OpenCheckpoint(msg, []note.Verifier{k.Log}, nil, 0)
+	if err != nil || keys.Current() == nil { // what ails the blocks Fsck finds as it reads them
+		cp, err = ledger.OpenCheckpoint(msg, []note.Verifier{log}, nil, 0)
+		return cp, ledger.NewKeys(log.Name()), err
 	}
-	if !slices.ContainsFunc(keys.List(), func(have ledger.Key) bool { return sameKey(have.Verifier, k.Log) }) {
-		return cp, fmt.Errorf("%w: the log never had the key %s", ledger.ErrCheckpoint, ledger.KeyID(k.Log))
+	if !slices.ContainsFunc(keys.List(), func(have ledger.Key) bool { return sameKey(have.Verifier, log) }) {
+		return cp, nil, fmt.Errorf("%w: the log never had the key %s", ledger.ErrCheckpoint, ledger.KeyID(log))
 	}
-	k.due = keys.Current()
-	return keys.OpenCheckpoint(msg, nil, 0)
+	cp, err = keys.OpenCheckpoint(msg, nil, 0)
+	return cp, keys, err
 }
 
 func sameKey(a, b note.Verifier) bool { return a.Name() == b.Name() && a.KeyHash() == b.KeyHash() }
