@@ -247,7 +247,6 @@ func (s *Sealer) sealBlocks(ctx context.Context, run []*cutBlock) error {
 		if err := s.turn(ctx, c); err != nil {
 			return err
 		}
-		failpoint.Hit("key turned")
 
 		// 2. Its header is leaf n. Adding isn't exactly-once by itself; the size
 		// of the tree makes it so: an attempt that failed may have come

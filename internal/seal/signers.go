@@ -12,6 +12,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/failpoint"
 	"github.com/exhibit-gateway/exhibit/ledger"
 )
 
@@ -174,6 +175,7 @@ func (s *Sealer) turn(ctx context.Context, c *cutBlock) error {
 		}
 	}
 	s.signers.turn(due)
+	failpoint.Hit("key turned")
 	return nil
 }
 
