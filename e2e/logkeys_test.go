@@ -88,7 +88,10 @@ func TestTheLogsKeyChangesUnderLoad(t *testing.T) {
 	w.prepareMarks()
 	l.follow(origin, w.logKey())
 	first := w.logKey()
-	cosigned := func() bool { s := w.witnessed(); return s.Witnesses[0].Problem == "" && s.Witnesses[0].Behind < 3 && s.Witnessed > 0 }
+	cosigned := func() bool {
+		s := w.witnessed()
+		return s.Witnesses[0].Problem == "" && s.Witnesses[0].Behind < 3 && s.Witnessed > 0
+	}
 	w.until(20*time.Second, "the log is cosigned", cosigned)
 
 	rest := w.works(4)

@@ -217,6 +217,9 @@ func (k *Keys) verifier(text string) (note.Verifier, error) {
 	if len(text) > maxKeyText {
 		return nil, fmt.Errorf("a verifier key of %d bytes", len(text))
 	}
+	if strings.ContainsAny(text, "\r\n") { // which base64 lets pass: a key has one text
+		return nil, errors.New("a verifier key of several lines")
+	}
 	v, err := note.NewVerifier(text)
 	if err != nil {
 		return nil, fmt.Errorf("verifier key: %w", err)

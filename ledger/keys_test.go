@@ -139,6 +139,7 @@ func TestChangesOfKeysThatNobodyNeedBelieve(t *testing.T) {
 		"a checkpoint to come":            {spoiled(rotate("b", "c", 5), func(c *ledger.KeyChange) { c.Body.Size = 6 }), "in block 5 itself"},
 		"a key of another log":            {spoiled(rotate("b", "c", 5), func(c *ledger.KeyChange) { c.Body.New = foreign }), "the log is"},
 		"no key at all":                   {spoiled(rotate("b", "c", 5), func(c *ledger.KeyChange) { c.Body.New = "c" }), "verifier key"},
+		"a key in another spelling":       {spoiled(rotate("b", "c", 5), func(c *ledger.KeyChange) { c.Body.New += "\n" }), "several lines"},
 		"a note within a signature":       {spoiled(rotate("b", "c", 5), func(c *ledger.KeyChange) { c.Body.Signatures[0] += "\n" + c.Body.Signatures[1] }), "not a line"},
 	} {
 		keys := ledger.NewKeys(keyOrigin)

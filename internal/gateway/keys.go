@@ -97,9 +97,7 @@ func (g *Gateway) settle(ctx context.Context) error {
 // before.
 func (g *Gateway) settleKeys(ctx context.Context) error {
 	for {
-		g.changing.Lock()
-		err := g.settle(ctx)
-		g.changing.Unlock()
+		err := g.settleSoon(ctx)
 		if err != nil && ctx.Err() == nil {
 			g.log.Warn("the log's new key is not in place yet; it will be tried again", "cause", err)
 		}
@@ -109,6 +107,16 @@ func (g *Gateway) settleKeys(ctx context.Context) error {
 		case <-time.After(settleTimeout):
 		}
 	}
+}
+
+// settleSoon is settle for who can come back: it holds up no other change for
+// long.
+func (g *Gateway) settleSoon(ctx context.Context) error {
+	g.changing.Lock()
+	defer g.changing.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	return g.settle(ctx)
 }
 
 // RotateLogKey implements api.Log.
