@@ -34,6 +34,7 @@ type world struct {
 	t        testing.TB
 	dir      string
 	signer   note.Signer
+	vkey     string
 	verifier note.Verifier
 	identity *age.X25519Identity
 	faults   *faults
@@ -74,7 +75,7 @@ func newWorld(t testing.TB) *world {
 	identity, err := age.GenerateX25519Identity()
 	check(t, err)
 	w := &world{
-		t: t, dir: t.TempDir(), signer: signer, verifier: verifier, identity: identity, faults: &faults{},
+		t: t, dir: t.TempDir(), signer: signer, vkey: vkey, verifier: verifier, identity: identity, faults: &faults{},
 		sealed: map[evidence.Position]string{}, erased: map[scope]bool{}, where: map[evidence.Position]scope{},
 	}
 	w.config = Config{
