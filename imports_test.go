@@ -44,6 +44,7 @@ var layout = map[string]string{
 	"internal/session":      "the path itself",
 	"internal/identity":     "who: credential in, principal out",
 	"internal/policy":       "policy bundles: load, check, activate",
+	"internal/alert":        "tells people outside of alerts",
 	"internal/approval":     "a person says yes",
 	"internal/mask":         "what may leave",
 	"internal/recorder":     "makes, seals and writes records",

@@ -27,6 +27,9 @@ type Request struct {
 	Checks   []evidence.Check
 	Session  evidence.Facts // those of the session
 	Command  evidence.Facts // those of the command
+	Path     string         // how the command came; see evidence.Unbound
+	Approval string         // the approved request that it would use
+	Limit    string         // the limit that its agent has reached
 }
 
 // Explanation is a decision with how it came about.
@@ -116,6 +119,7 @@ func (r *Registry) decide(q Request) (d evidence.Decision, s *subject, results [
 		results[i] = s.check(c, context)
 	}
 	s.sum(&d, q.Checks, results)
+	r.bind(&d, &q)
 	return d, s, results
 }
 
@@ -171,6 +175,12 @@ func (r *Registry) subject(q Request) (*subject, *refusal) {
 
 	s := &subject{policy: r.policy, agent: a, resource: res, until: a.Expires}
 	for _, g := range a.grants[q.Resource] { // the latest expiry first
+		if q.Time < g.Starts {
+			if s.until == 0 || g.Starts < s.until {
+				s.until = g.Starts
+			}
+			continue
+		}
 		if !g.Active(q.Time) {
 			if len(s.grants) == 0 {
 				s.lapsed = g
@@ -296,6 +306,7 @@ func (s *subject) sum(d *evidence.Decision, checks []evidence.Check, results []r
 	}
 	rules, roles := make(map[string]bool), make(map[string]bool)
 	first, alike := -1, 0
+	var obliges evidence.Obligations
 	for i, res := range results {
 		if res.effect != d.Effect {
 			continue
@@ -308,10 +319,12 @@ func (s *subject) sum(d *evidence.Decision, checks []evidence.Check, results []r
 		case evidence.Allow:
 			for _, r := range res.permits {
 				rules[r.ID], roles[r.Role] = true, true
+				combine(&obliges, &r.obliges)
 			}
 		case evidence.Deny:
 			for _, r := range res.forbids {
 				rules[r.ID] = true
+				combine(&obliges, &r.obliges)
 			}
 		case evidence.Error:
 			for _, f := range res.failures {
@@ -320,6 +333,9 @@ func (s *subject) sum(d *evidence.Decision, checks []evidence.Check, results []r
 		}
 	}
 	d.Rules = sortedKeys(rules)
+	if !none(&obliges) {
+		d.Obligations = &obliges
+	}
 	if d.Effect != evidence.Allow {
 		d.Reason = s.reason(checks[first], &results[first])
 		if alike > 1 {

@@ -47,11 +47,12 @@ type Policy struct {
 
 // Rule is one Cedar policy of a bundle.
 type Rule struct {
-	ID          string // its @id
-	Effect      string // "permit" or "forbid"
-	Description string // its @description
-	Hint        string // its @hint: what an agent's developer should do instead
-	Role        string // the role in its principal scope, or ""
+	ID          string               // its @id
+	Effect      string               // "permit" or "forbid"
+	Description string               // its @description
+	Hint        string               // its @hint: what an agent's developer should do instead
+	Role        string               // the role in its principal scope, or ""
+	Obliges     evidence.Obligations // what it asks of commands, by its annotations
 	File        string
 	Line        int
 	Text        string // as Cedar prints it
@@ -171,6 +172,8 @@ type rule struct {
 	resource  resourceScope   //
 	actions   map[string]bool // those it can match, or nil for all
 	bare      bool            // it has no conditions
+	ticket    bool            // a grant of its role needs one
+	obliges   evidence.Obligations
 	doc       policyDoc
 }
 
@@ -313,11 +316,12 @@ func (c *compiler) rule(p *cedar.Policy) {
 	default:
 		c.ids[r.ID] = r
 	}
-	for _, key := range slices.Sorted(maps.Keys(notes)) {
-		if key != "id" && key != "description" && key != "hint" {
-			bad("known are @id, @description and @hint", "unknown annotation @%s", key)
-		}
+	texts := make(map[string]string, len(notes))
+	for k, v := range notes {
+		texts[string(k)] = string(v)
 	}
+	r.annotate(texts, bad)
+	r.Obliges = r.obliges
 
 	doc, err := readPolicy(p)
 	if err != nil {

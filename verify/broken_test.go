@@ -196,6 +196,41 @@ func edit[T any](typ evidence.Type, change func(*evidence.Head, *T)) func() *pac
 	})
 }
 
+// separated is a gateway where rights need two people, with an agent.
+func separated() *packtest.Gateway {
+	g := packtest.New()
+	g.Boot()
+	g.Organise("billing-bot", "reader")
+	g.Separate()
+	return g
+}
+
+const insert = "INSERT INTO public.orders VALUES (?)"
+
+// held is a session whose agent has asked for an approval of a command, and got
+// it.
+func held(g *packtest.Gateway) (*packtest.Session, evidence.Position) {
+	s := open(g, "cleaner")
+	wanted := s.Hold(insert, "postgres:insert", "public.orders")
+	g.Approve(wanted, packtest.Bob)
+	return s, wanted
+}
+
+// sampler is a session of an agent with a limit, and no other role.
+func sampler(g *packtest.Gateway) *packtest.Session {
+	for _, grant := range g.Registry.Grants() {
+		g.Own(evidence.GrantRemove, evidence.RevokeBody{ID: grant.ID, Reason: "in its place", By: packtest.Alice})
+	}
+	return open(g, "sampler")
+}
+
+func open(g *packtest.Gateway, role string) *packtest.Session {
+	r := g.Request("billing-bot", role)
+	g.Approve(r, packtest.Bob)
+	g.Grant(r, packtest.Bob)
+	return g.Open("billing-bot", "orders")
+}
+
 var lies = []lie{
 	{"record.body", "unknown-field", changing(func(d *evidence.Draft) {
 		if d.Head.Type == evidence.SessionEnd {
@@ -302,6 +337,93 @@ var lies = []lie{
 	{"change.valid", "orphan-grant", func() *packtest.Gateway {
 		g, s := packtest.Shop()
 		g.Own(evidence.GrantCreate, evidence.GrantBody{Agent: "ghost-bot", Role: "reader", Resource: "orders", Expires: g.Now + packtest.Hour, By: packtest.Alice})
+		return finish(g, s)
+	}},
+	{"change.approved", "self-approval", func() *packtest.Gateway {
+		g := separated()
+		r := g.Request("billing-bot", "reader")
+		g.Approve(r, packtest.Alice)
+		g.Grant(r, packtest.Alice)
+		return finish(g, nil)
+	}},
+	{"change.approved", "by-one-person", func() *packtest.Gateway {
+		g := separated()
+		g.Own(evidence.GrantCreate, evidence.GrantBody{Agent: "billing-bot", Role: "writer", Resource: "orders", Expires: g.Now + packtest.Hour, By: packtest.Alice})
+		return finish(g, nil)
+	}},
+	{"change.approved", "after-the-fact", func() *packtest.Gateway {
+		g := separated()
+		r := g.Request("billing-bot", "writer")
+		g.Grant(r, packtest.Bob)
+		g.Approve(r, packtest.Bob)
+		return finish(g, nil)
+	}},
+	{"change.valid", "wider-than-approved", func() *packtest.Gateway {
+		g := separated()
+		r := g.Request("billing-bot", "reader")
+		g.Approve(r, packtest.Bob)
+		a, _ := g.Registry.Approval(r.String())
+		wider := a.GrantOf(packtest.Bob)
+		wider.Role = "writer"
+		g.Own(evidence.GrantCreate, wider)
+		return finish(g, nil)
+	}},
+	{"approval.used", "never-marked", func() *packtest.Gateway {
+		g := separated()
+		s, wanted := held(g)
+		g.Change = func(d *evidence.Draft) {
+			if d.Head.Type == evidence.ApprovalUse { // so that it can be used again
+				d.Head.Type, d.Body = evidence.SessionNote, evidence.EncodeBody(evidence.NoteBody{Kind: "setup", Origin: "gateway"})
+			}
+		}
+		s.End(s.AskApproved(insert, "postgres:insert", "public.orders", wanted), evidence.OK)
+		return finish(g, s)
+	}},
+	{"approval.used", "by-another-command", func() *packtest.Gateway {
+		g := separated()
+		s, wanted := held(g)
+		g.Change = func(d *evidence.Draft) {
+			if d.Head.Type == evidence.ApprovalUse {
+				d.Head.Of.Seq--
+			}
+		}
+		s.End(s.AskApproved(insert, "postgres:insert", "public.orders", wanted), evidence.OK)
+		return finish(g, s)
+	}},
+	{"decision.limits", "allowed-beyond", func() *packtest.Gateway {
+		g := separated()
+		s := sampler(g)
+		for range 4 {
+			s.Do("SELECT ?", "postgres:select", "public.orders")
+		}
+		return finish(g, s)
+	}},
+	{"decision.limits", "refused-too-early", func() *packtest.Gateway {
+		g := separated()
+		s := sampler(g)
+		s.AskLimited("SELECT ?", "postgres:select", "public.orders", evidence.LimitCommands)
+		return finish(g, s)
+	}},
+	{"alert.raised", "burst-unnoticed", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		for range 20 {
+			s.Do("DROP TABLE public.orders", "postgres:drop", "public.orders")
+		}
+		return finish(g, s)
+	}},
+	{"alert.raised", "without-cause", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.Own(evidence.Alert, evidence.AlertBody{Rule: workpaper.RuleDenials, Severity: "medium", Trigger: s.ID(), Text: "look over there"})
+		return finish(g, s)
+	}},
+	{"alert.acknowledged", "of-no-alert", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.Change = func(d *evidence.Draft) {
+			if d.Head.Type == evidence.AlertAck {
+				d.Head.Of = s.ID()
+			}
+		}
+		g.Own(evidence.AlertAck, evidence.AlertAckBody{Disposition: evidence.AlertExpected, By: packtest.Alice})
 		return finish(g, s)
 	}},
 	{"decision.policy", "another-policy", edit(evidence.CommandIntent, func(_ *evidence.Head, b *evidence.IntentBody) { b.Policy = strings.Repeat("0", 64) })},

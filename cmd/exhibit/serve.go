@@ -140,6 +140,10 @@ func settingsOf(c *config.Config, live *atomic.Pointer[inForce]) (gateway.Settin
 	if s.Stamping, err = stampingOf(c.Log.Timestamps); err != nil {
 		return gateway.Settings{}, err
 	}
+	if s.Alerts, err = alertsOf(c.Alerts); err != nil {
+		return gateway.Settings{}, err
+	}
+	s.Telling = fmt.Sprintf("%+v", c.Alerts)
 	for _, p := range c.People {
 		s.People = append(s.People, p.Evidence())
 	}

@@ -33,6 +33,7 @@ type Services struct {
 	Control     Control
 	Packs       Packs
 	Sessions    Sessions
+	Alerts      Alerts
 }
 
 // Agents are the registered agents.
@@ -468,6 +469,44 @@ type Session struct {
 	Since     time.Time `json:"since"`
 	Commands  uint64    `json:"commands"`
 	Denied    uint64    `json:"denied"`
+}
+
+// Alerts are what asked people to look.
+type Alerts interface {
+	// Alerts returns alerts in the order of their records: all, or those that
+	// nobody has acknowledged.
+	Alerts(ctx context.Context, r Range, open bool, by evidence.By) ([]Alert, error)
+	// AcknowledgeAlert records that a person looked, and what they found.
+	// Conflict when somebody has.
+	AcknowledgeAlert(ctx context.Context, id string, n NewAcknowledgement, by evidence.By) (Alert, error)
+}
+
+// Alert asks people to look.
+type Alert struct {
+	ID           string           `json:"id" doc:"the position of its record"`
+	Time         time.Time        `json:"time"`
+	Rule         string           `json:"rule"`
+	Severity     string           `json:"severity" enum:"low,medium,high"`
+	Agent        string           `json:"agent,omitempty"`
+	Resource     string           `json:"resource,omitempty"`
+	Session      string           `json:"session,omitempty"`
+	Trigger      string           `json:"trigger,omitempty" doc:"position of the record that it is about"`
+	Text         string           `json:"text"`
+	Acknowledged *Acknowledgement `json:"acknowledged,omitempty"`
+}
+
+// Acknowledgement is what a person found.
+type Acknowledgement struct {
+	Disposition string `json:"disposition" enum:"expected,false_positive,incident"`
+	Incident    string `json:"incident,omitempty"`
+	Change
+}
+
+// NewAcknowledgement is an acknowledgement to record.
+type NewAcknowledgement struct {
+	Disposition string `json:"disposition" enum:"expected,false_positive,incident" doc:"expected: it was meant to happen; false_positive: it was not what the rule looks for; incident: it is being dealt with"`
+	Incident    string `json:"incident,omitempty" maxLength:"200" doc:"id of the incident, where it is kept"`
+	Reason      string `json:"reason,omitempty" maxLength:"1000"`
 }
 
 // Version says which gateway this is.

@@ -37,6 +37,7 @@ type Config struct {
 	Issuer       string     `yaml:"issuer"`   // URL at which agents get tokens, as clients of MCP are told
 	Limits       Limits     `yaml:"limits"`
 	Sealing      Sealing    `yaml:"sealing"`
+	Alerts       Alerts     `yaml:"alerts"`
 
 	file string
 	text []byte

@@ -127,7 +127,14 @@ func TestFull(t *testing.T) {
 		Issuer:   "https://gateway.example.com:8443",
 		Policies: dir + "/policies",
 		Limits:   Limits{Sessions: 10, SessionsPerAgent: 2, TokenTTL: 5 * time.Minute, Handshake: 3 * time.Second, SessionIdle: time.Minute, MessageBytes: 1 << 20},
-		Sealing:  Sealing{Interval: 500 * time.Millisecond, BlockBytes: 65536, MaxUnsealedAge: 30 * time.Minute, MaxUnsealedBytes: 64 << 20, Heartbeat: 30 * time.Second},
+		Alerts: Alerts{
+			Webhooks: []Webhook{{
+				URL: "https://hooks.example.com/exhibit", Least: "medium",
+				Header: UpstreamHeader{Name: "Authorization", Prefix: "Bearer ", Value: Secret{File: dir + "/secrets/hook"}},
+			}},
+			Syslog: []Syslog{{Address: "tls://logs.example.com:6514", Least: "high"}, {Address: "unix:/dev/log"}},
+		},
+		Sealing: Sealing{Interval: 500 * time.Millisecond, BlockBytes: 65536, MaxUnsealedAge: 30 * time.Minute, MaxUnsealedBytes: 64 << 20, Heartbeat: 30 * time.Second},
 	}
 	text := c.text
 	c.text, c.file = nil, ""

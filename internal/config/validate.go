@@ -51,6 +51,9 @@ func (c *Config) complete(d *decoder, dir string) {
 			}
 		}
 	}
+	for i := range c.Alerts.Webhooks {
+		paths = append(paths, &c.Alerts.Webhooks[i].Header.Value.File)
+	}
 	for _, p := range paths {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(dir, *p)
@@ -113,6 +116,7 @@ func (c *Config) validate(d *decoder) {
 	c.validateResources(d)
 	c.validateIssuer(d)
 	c.validateNumbers(d)
+	c.validateAlerts(d)
 }
 
 // required reports a value that is missing or holds what can't be shown.

@@ -143,6 +143,9 @@ func restarts(old, s Settings) (keys []string) {
 	if !slices.Equal(old.Auditors, s.Auditors) {
 		keys = append(keys, "auditors")
 	}
+	if old.Telling != s.Telling {
+		keys = append(keys, "alerts")
+	}
 	if !slices.Equal(old.Listening, s.Listening) {
 		keys = append(keys, "listeners", "admin", "metrics")
 	}

@@ -23,6 +23,7 @@ import (
 
 	"github.com/exhibit-gateway/exhibit/decision"
 	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/alert"
 	"github.com/exhibit-gateway/exhibit/internal/api"
 	"github.com/exhibit-gateway/exhibit/internal/archive"
 	"github.com/exhibit-gateway/exhibit/internal/failpoint"
@@ -53,6 +54,9 @@ type Settings struct {
 	Config     evidence.ConfigBody
 	Policy     evidence.PolicyBody
 	Resources  []Resource
+
+	Alerts  []alert.Target // told of alerts
+	Telling string         // the same, as written
 
 	InForce func() // called once the settings are in force; may be nil
 
@@ -127,22 +131,26 @@ type Gateway struct {
 	assertions *identity.Assertions
 	material   *material
 	gate       *session.Gate
+	watcher    *watcher
+	sender     *alert.Sender
 	clock      clock
 	began      time.Time     // by the wall clock
 	beganAt    time.Duration // by the other
 
-	opened    Settings                     // as they were when the boot began; what a reload can't change
-	explain   map[string]Explainer         // by protocol
-	resolvers map[string]protocol.Resolver // by protocol
-	doubtful  []evidence.Head              // starts of sessions that a crash left with commands in doubt
-	traceFrom uint64                       // block at which their boot begins
-	listeners []*listener.Listener
+	opened     Settings                     // as they were when the boot began; what a reload can't change
+	explain    map[string]Explainer         // by protocol
+	resolvers  map[string]protocol.Resolver // by protocol
+	snapshotAt uint64                       // version of the registry as it was last recorded whole
+	doubtful   []evidence.Head              // starts of sessions that a crash left with commands in doubt
+	traceFrom  uint64                       // block at which their boot begins
+	listeners  []*listener.Listener
 
-	changing  sync.Mutex    // one change of configuration or policy at a time
-	stopping  chan struct{} // closed when the gateway begins to
-	followers atomic.Int32  // of transcripts
-	live      atomic.Pointer[Settings]
-	resources atomic.Pointer[map[string]Resource]
+	changing      sync.Mutex // one change of configuration or policy at a time
+	acknowledging sync.Mutex
+	stopping      chan struct{} // closed when the gateway begins to
+	followers     atomic.Int32  // of transcripts
+	live          atomic.Pointer[Settings]
+	resources     atomic.Pointer[map[string]Resource]
 }
 
 // Open opens the data directory of s, records the start of a boot, ends what
@@ -254,15 +262,10 @@ func (g *Gateway) openStores(ctx context.Context, s Settings) (err error) {
 	return nil
 }
 
-// fold reads what the boots before left: the registry, from all control
-// records, and what is open, from the last boot's.
+// fold reads what the boots before left: the registry, with the number of control
+// records since its newest snapshot, and what is open, from the last boot's.
 func (g *Gateway) fold(ctx context.Context) (*recorder.Past, *decision.Registry, uint64, error) {
-	registry, version := decision.New(), uint64(0)
-	err := g.sealer.ScanControl(ctx, func(r *evidence.Record) (err error) {
-		registry, err = registry.Apply(r.Head, r.Body)
-		version++
-		return err
-	})
+	registry, version, err := g.foldRegistry(ctx)
 	if err != nil {
 		return nil, nil, 0, fmt.Errorf("folding the registry: %w", err)
 	}
@@ -292,9 +295,11 @@ func (g *Gateway) boot(ctx context.Context, past *recorder.Past, registry *decis
 		return err
 	}
 	failpoint.Hit("keys made")
+	g.sender = alert.NewSender(g.opened.Alerts, g.log)
+	g.watcher = newWatcher(g.opened.Name, registry.Separated(), g.sender)
 	g.recorder = recorder.New(recorder.Config{
 		Gateway: g.opened.Name, Boot: boot, Journal: g.journal, Keys: g.keys, Scope: scope,
-		Registry: registry, Version: version, Now: g.clock.now,
+		Registry: registry, Version: version, Now: g.clock.now, Watch: g.watcher.observe,
 	})
 	host, err := os.Hostname()
 	if err != nil {
@@ -354,6 +359,8 @@ func (g *Gateway) Run(ctx context.Context, others ...func(context.Context) error
 	start(g.sealer.Run, background)
 	start(func(ctx context.Context) error { g.gate.Run(ctx); return nil }, background)
 	start(g.heartbeat, background)
+	start(g.watch, background)
+	start(g.sender.Run, background)
 	accept, refuse := context.WithCancel(ctx)
 	defer refuse()
 	serving := []*sync.WaitGroup{start(g.resolve, accept)}
@@ -398,6 +405,9 @@ func (g *Gateway) stop(ctx context.Context, open int, cause error) error {
 	reason := "asked to"
 	if cause != nil {
 		reason = "failure"
+	}
+	if err := g.raise(ctx); err != nil {
+		return err
 	}
 	if err := g.record(ctx, evidence.Power, evidence.GatewayStop, evidence.GatewayStopBody{Reason: reason, Open: open}); err != nil {
 		return fmt.Errorf("recording the stop: %w", err)
@@ -476,7 +486,7 @@ func (g *Gateway) RecordImport(ctx context.Context, resource string, b evidence.
 func (g *Gateway) Services() api.Services {
 	return api.Services{
 		Agents: g, Credentials: g, Tokens: g, Grants: g, Questions: g,
-		Log: g, Control: g, Packs: g, Sessions: g,
+		Log: g, Control: g, Packs: g, Sessions: g, Alerts: g,
 	}
 }
 

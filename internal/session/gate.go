@@ -223,7 +223,7 @@ func Facts(protocol string, who Principal, tls bool) evidence.Facts {
 func (st *starting) decide(registry *decision.Registry, t protocol.Target) {
 	st.body.Decision = registry.Decide(decision.Request{
 		Agent: st.body.Agent, Resource: t.Resource, Time: st.draft.Head.Time,
-		Checks: st.body.Checks, Session: st.body.Context,
+		Checks: st.body.Checks, Session: st.body.Context, Path: evidence.PathConnect,
 	})
 	st.draft.Head.Effect = st.body.Effect
 }
