@@ -137,13 +137,13 @@ func settingsOf(c *config.Config, live *atomic.Pointer[inForce]) (gateway.Settin
 		return gateway.Settings{}, err
 	}
 	s.Quorum = c.Log.Quorum
+	if s.Stamping, err = stampingOf(c.Log.Timestamps); err != nil {
+		return gateway.Settings{}, err
+	}
 	if s.Alerts, err = alertsOf(c.Alerts); err != nil {
 		return gateway.Settings{}, err
 	}
 	s.Telling = fmt.Sprintf("%+v", c.Alerts)
-	if s.Stamping, err = stampingOf(c.Log.Timestamps); err != nil {
-		return gateway.Settings{}, err
-	}
 	for _, p := range c.People {
 		s.People = append(s.People, p.Evidence())
 	}

@@ -388,7 +388,7 @@ type LogStatus struct {
 	Witnesses []Witness `json:"witnesses,omitempty"`
 
 	Stamped     uint64      `json:"stamped,omitempty" doc:"blocks of the newest checkpoint with a time stamp"`
-	StampedAt   time.Time   `json:"stamped_at,omitzero" doc:"that it existed not later than, where it was stamped since the gateway's start"`
+	StampedAt   time.Time   `json:"stamped_at,omitzero" doc:"that it existed not later than"`
 	Authorities []Authority `json:"timestamp_authorities,omitempty"`
 }
 
@@ -407,7 +407,7 @@ type Witness struct {
 // Authority is how far a time stamp authority has stamped the log.
 type Authority struct {
 	URL     string    `json:"url"`
-	Blocks  uint64    `json:"blocks" doc:"of the newest checkpoint that it has stamped since the gateway's start"`
+	Blocks  uint64    `json:"blocks" doc:"of the newest checkpoint that it has stamped"`
 	Behind  uint64    `json:"behind" doc:"blocks that came since"`
 	Stamped time.Time `json:"stamped,omitzero" doc:"when that was, by its clock"`
 	Problem string    `json:"problem,omitempty" doc:"why it does not stamp"`

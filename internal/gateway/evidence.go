@@ -93,7 +93,7 @@ func fsck(ctx context.Context, data, verifier string, known []ledger.Checkpoint,
 		return api.FsckReport{}, fmt.Errorf("the log's verifier key: %w", err)
 	}
 	r, err := seal.Fsck{
-		Log: v, Archive: os.DirFS(filepath.Join(data, archiveDir)), Tree: os.DirFS(filepath.Join(data, logDir)), Known: known,
+		Log: v, Archive: os.DirFS(filepath.Join(data, archiveDir)), Tree: os.DirFS(filepath.Join(data, logDir)), Known: known, Stamps: os.DirFS(data),
 		Progress: func(done, total uint64) {
 			if progress != nil {
 				progress(api.Progress{Stage: "checking blocks", Done: done, Total: total})

@@ -116,7 +116,7 @@ type stampMetrics struct{ sealer *seal.Sealer }
 
 var (
 	stampedBlocks = prometheus.NewDesc("exhibit_log_stamped_blocks", "Blocks of the newest checkpoint with a time stamp.", nil, nil)
-	stampBehind   = prometheus.NewDesc("exhibit_timestamp_behind_blocks", "Blocks that a time stamp authority has not stamped since the start.", []string{"authority"}, nil)
+	stampBehind   = prometheus.NewDesc("exhibit_timestamp_behind_blocks", "Blocks that a time stamp authority has not stamped.", []string{"authority"}, nil)
 	stampFailing  = prometheus.NewDesc("exhibit_timestamp_failing_seconds", "How long a time stamp authority has not stamped though asked; 0 while it does.", []string{"authority"}, nil)
 )
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"slices"
 	"strings"
@@ -22,6 +23,7 @@ type Fsck struct {
 	Archive  fs.FS               // blocks
 	Tree     fs.FS               // tiles and checkpoint
 	Known    []ledger.Checkpoint // that somebody kept
+	Stamps   fs.FS               // where stamped checkpoints may lie; nil is nowhere
 	Progress func(done, total uint64)
 }
 
@@ -52,6 +54,7 @@ const (
 	hintKey      = "check that the verifier key is the one this log was begun with; if it is, treat the checkpoint as forged"
 	hintKeys     = "the log's records and its keys disagree, which no crash explains: keep a copy of everything and ask who had the log's keys"
 	hintKnown    = "do not run a gateway on this log; look for the newest copy of it, and for who wrote another"
+	hintStamps   = "no pack is made with it: move the file away and keep it; time stamps begin anew"
 	hintTampered = "the archive and the signed log disagree: treat the archive as altered, keep a copy as evidence, and restore it from elsewhere"
 	hintHistory  = "the signed log itself is not in order, which no crash explains: keep a copy of everything and ask who had the log's key"
 )
@@ -61,6 +64,7 @@ func (f Fsck) Run(ctx context.Context) (*Report, error) {
 	k := &checker{Fsck: f, report: &Report{}}
 	k.openCheckpoint()
 	k.known()
+	k.stamps()
 	size := k.report.Checkpoint.Size
 	var prev *ledger.Header
 	for n := range size {
@@ -108,6 +112,41 @@ func (k *checker) add(f Finding) {
 		return
 	}
 	k.report.Findings = append(k.report.Findings, f)
+}
+
+// stamps checks that what was stamped are checkpoints of this log. Whose word
+// the stamps are is for who trusts somebody.
+func (k *checker) stamps() {
+	if k.Stamps == nil || !k.signed {
+		return
+	}
+	f, err := k.Stamps.Open(ledger.StampsFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	if err != nil {
+		k.found(ledger.StampsFile, err.Error(), hintStamps)
+		return
+	}
+	defer f.Close()
+	tree, n := ledger.NewTree(k.report.Checkpoint, k.Tree), 0
+	err = ledger.ReadStamps(f, func(_ []byte, s *ledger.Stamped) error {
+		n++
+		cp, _, err := s.Open()
+		if err == nil {
+			_, err = ledger.OpenCheckpoint([]byte(s.Checkpoint), []note.Verifier{k.Log}, nil, 0)
+		}
+		if err == nil && cp.Size <= tree.Checkpoint.Size { // or the log went on since
+			err = tree.CheckConsistency(cp)
+		}
+		if err != nil {
+			k.found(fmt.Sprintf("%s, line %d", ledger.StampsFile, n), err.Error(), hintStamps)
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) { // one that a crash cut off is written over
+		k.found(ledger.StampsFile, err.Error(), hintStamps)
+	}
 }
 
 // openCheckpoint finds out how many blocks there must be. Without a checkpoint

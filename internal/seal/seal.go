@@ -176,7 +176,6 @@ func Open(ctx context.Context, cfg Config, j Journal, a Archive, k Keys) (*Seale
 	newest := func() ledger.Checkpoint { return s.state().checkpoint }
 	s.outside = newWitnesses(cfg.Witnessing, cfg.Logger, newest, s.prove)
 	s.stamps = newStamps(cfg.Stamping, cfg.Logger, newest)
-	s.stamps.open()
 	err = s.recover(ctx)
 	if err == nil {
 		err = s.proveKeys(ctx)
@@ -187,6 +186,7 @@ func Open(ctx context.Context, cfg Config, j Journal, a Archive, k Keys) (*Seale
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the log: %w", err), tree.Close())
 	}
+	s.stamps.open()
 	return s, nil
 }
 
