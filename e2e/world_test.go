@@ -56,7 +56,7 @@ type world struct {
 
 	program string       // that serves; "" is exhibit
 	marks   atomic.Int64 // that load has made
-	before  int          // bytes of the server's log before there were any
+	before  int64        // bytes of the server's log before there were any
 }
 
 // secrets that must turn up nowhere.
