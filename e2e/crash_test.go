@@ -52,6 +52,7 @@ var moments = []struct {
 // TestACrashAtEachMoment lets the gateway die where it hurts most, under load,
 // and asks the server what it executed.
 func TestACrashAtEachMoment(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.program = failing(t)
 	w.prepareMarks()
@@ -98,7 +99,7 @@ func TestKillsUnderLoad(t *testing.T) {
 	for round := range rounds {
 		load := w.load(sessions)
 		if round == 0 { // some of each kind comes to its end, also where all is slow
-			w.until(20*time.Second, "agents have done some work", func() bool { return w.marks.Load() >= 64 })
+			w.until(60*time.Second, "agents have done some work", func() bool { return w.marks.Load() >= 64 })
 		}
 		time.Sleep(50*time.Millisecond + rand.N(500*time.Millisecond)) //nolint:gosec // not a secret
 		w.stop(syscall.SIGKILL)

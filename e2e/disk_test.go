@@ -66,6 +66,7 @@ func (w *world) fill() (free func()) {
 // no room. What was asked has its outcome, rights can be taken away, and with
 // room again all goes on by itself.
 func TestAFullDiskStopsWhatIsNewAndNothingElse(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	grant := w.grant("idle", "reader")
 	w.stop(syscall.SIGTERM)
@@ -114,7 +115,7 @@ func TestAFullDiskStopsWhatIsNewAndNothingElse(t *testing.T) {
 	}
 
 	free()
-	w.until(30*time.Second, "agents are let in again", func() bool {
+	w.until(60*time.Second, "agents are let in again", func() bool {
 		c, err := pgx.Connect(t.Context(), url)
 		if err != nil {
 			return false
@@ -135,6 +136,7 @@ func TestAFullDiskStopsWhatIsNewAndNothingElse(t *testing.T) {
 // served, and one on a disk that is read-only. Each says what is wrong, and does
 // no harm.
 func TestAFolderThatCannotBeServed(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	refused := func(what string, says ...string) {
 		t.Helper()

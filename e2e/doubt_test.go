@@ -54,17 +54,18 @@ func (w *world) rows(name string) iter.Seq[map[string]string] {
 // server tells the transaction, the second can't have been committed, and the
 // third changed nothing.
 func TestDoubtsOfACrashAreResolved(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	alone, block, reader := w.connect(), w.connect(), w.connect()
 	_, err := block.Exec(t.Context(), "begin")
 	w.ok(err)
 	running := func(c *pgx.Conn, text string) {
 		go func() { _, _ = c.Exec(t.Context(), text) }() // killed in the middle
-		w.until(20*time.Second, text+" runs", func() bool { return w.serverSaw(text) })
+		w.until(60*time.Second, text+" runs", func() bool { return w.serverSaw(text) })
 	}
-	running(alone, "insert into t values (501, 'alone') returning pg_sleep(6)")
-	running(block, "insert into t values (502, 'block') returning pg_sleep(6)")
-	running(reader, "select count(*), pg_sleep(6) from t")
+	running(alone, "insert into t values (501, 'alone') returning pg_sleep(12)")
+	running(block, "insert into t values (502, 'block') returning pg_sleep(12)")
+	running(reader, "select count(*), pg_sleep(12) from t")
 	w.stop(syscall.SIGKILL)
 	w.start()
 

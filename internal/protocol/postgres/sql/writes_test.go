@@ -25,8 +25,7 @@ func TestChecksCoverWhatWritesSetOff(t *testing.T) {
 			if testing.Short() && version != listed[0] {
 				t.Skip("one version is enough for a short run")
 			}
-			t.Setenv("EXHIBIT_PG", version)
-			s := &stage{conn: connect(t, startPostgres(t, "track_functions=all"))}
+			s := &stage{conn: connect(t, startPostgresOf(t, version, "track_functions=all"))}
 			t.Run("written", s.testWritten)
 			t.Run("drawn", s.testDrawn)
 		})
