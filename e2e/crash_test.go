@@ -98,8 +98,8 @@ func TestKillsUnderLoad(t *testing.T) {
 	}
 	for round := range rounds {
 		load := w.load(sessions)
-		if round == 0 { // some of each kind comes to its end, also where all is slow
-			w.until(60*time.Second, "agents have done some work", func() bool { return w.marks.Load() >= 64 })
+		if round == 0 {
+			w.underWay()
 		}
 		time.Sleep(50*time.Millisecond + rand.N(500*time.Millisecond)) //nolint:gosec // not a secret
 		w.stop(syscall.SIGKILL)
@@ -117,8 +117,11 @@ func TestKillsUnderLoad(t *testing.T) {
 func TestGracefulStopsUnderLoad(t *testing.T) {
 	w := newWorld(t)
 	w.prepareMarks()
-	for range 3 {
+	for round := range 3 {
 		load := w.load(16)
+		if round == 0 {
+			w.underWay()
+		}
 		time.Sleep(300 * time.Millisecond)
 		w.stop(syscall.SIGTERM)
 		load()
@@ -187,6 +190,13 @@ func (w *world) load(agents int) (wait func()) {
 		})
 	}
 	return all.Wait
+}
+
+// underWay waits until agents have done enough for some of each kind to have come
+// to its end, also where all is slow.
+func (w *world) underWay() {
+	w.t.Helper()
+	w.until(60*time.Second, "agents have done some work", func() bool { return w.marks.Load() >= 64 })
 }
 
 // act is one thing that an agent does.

@@ -28,8 +28,7 @@ var exhibit, exhibitVerify string
 
 // atOnce is how many tests run at once, unless -parallel says otherwise: most of
 // them wait for processes, clocks and disks. A few run by themselves, without
-// t.Parallel: those that measure time or memory, those that load the machine, and
-// other people's suites that do either.
+// t.Parallel: those that measure time or memory, and those that load the machine.
 const atOnce = "6"
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
