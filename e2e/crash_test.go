@@ -21,7 +21,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-var kills = flag.Int("kills", 12, "how often TestKillsUnderLoad kills the gateway")
+var kills = flag.Int("kills", 12, "how often TestKillsUnderLoad kills the gateway, if three quarters of -timeout are enough for that")
 
 // moments are the failpoints of the path, of sealing, and of a start after a
 // crash, and how often each is passed before it strikes.
@@ -96,7 +96,13 @@ func TestKillsUnderLoad(t *testing.T) {
 	if testing.Short() {
 		rounds, sessions = 2, 8
 	}
+	began := time.Now()
+	end, limited := t.Deadline()
 	for round := range rounds {
+		if limited && time.Until(end) < end.Sub(began)/4 { // the rest is for the accounts
+			t.Logf("%d kills only: there was no time for %d", round, rounds)
+			break
+		}
 		load := w.load(sessions)
 		if round == 0 {
 			w.underWay()
