@@ -1015,8 +1015,14 @@ func TestFsckSaysWhatIsWrong(t *testing.T) {
 		damage func(w *world)
 		want   string
 	}{
-		"a block is gone":      {func(w *world) { check(w.t, os.Remove(w.block(1))) }, "missing from the archive"},
-		"a block was altered":  {func(w *world) { flip(w.t, w.block(1), -5) }, "digest"},
+		"a block is gone":     {func(w *world) { check(w.t, os.Remove(w.block(1))) }, "missing from the archive"},
+		"a block was altered": {func(w *world) { flip(w.t, w.block(1), -5) }, "digest"},
+		"a block is in another's place": {func(w *world) {
+			file, err := os.ReadFile(w.block(0))
+			check(w.t, err)
+			check(w.t, os.Remove(w.block(1)))
+			check(w.t, os.WriteFile(w.block(1), file, 0o600))
+		}, "it says that it is block 0"},
 		"a header was altered": {func(w *world) { flip(w.t, w.block(1), 60) }, "block 1"},
 		"a tile was altered":   {func(w *world) { flip(w.t, w.newestTile("0"), 3) }, "leaves 0 to"},
 		"a bundle was altered": {func(w *world) { flip(w.t, w.newestTile("entries"), 30) }, "copy of its header"},
@@ -1051,8 +1057,12 @@ func TestFsckSaysWhatIsWrong(t *testing.T) {
 				}
 				found = append(found, f.Where+": "+f.Problem)
 			}
-			if all := strings.Join(found, "\n"); !strings.Contains(all, c.want) {
+			all := strings.Join(found, "\n")
+			if !strings.Contains(all, c.want) {
 				t.Errorf("found %q, want something about %q", all, c.want)
+			}
+			if strings.Contains(all, "does not continue") {
+				t.Errorf("found %q: one file is blamed for another", all)
 			}
 		})
 	}
