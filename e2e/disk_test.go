@@ -45,18 +45,20 @@ func (w *world) onSmallDisk(size string) {
 	}))
 }
 
-// fill takes all space that is left, and returns what gives it back.
-func (w *world) fill() (free func()) {
+// fill takes all space that is left to a folder, and returns what gives it back.
+func (w *world) fill(folder string) (free func()) {
 	w.t.Helper()
-	name := filepath.Join(w.path("data"), "filler")
+	name := filepath.Join(w.path(folder), "filler")
 	f, err := os.Create(name)
 	w.ok(err)
-	block := make([]byte, 64<<10)
-	for err == nil {
-		_, err = f.Write(block)
-	}
-	if !errors.Is(err, syscall.ENOSPC) {
-		w.t.Fatal(err)
+	for _, size := range []int{64 << 10, 4 << 10, 512} { // a large write may fail as a whole
+		for err == nil {
+			_, err = f.Write(make([]byte, size))
+		}
+		if !errors.Is(err, syscall.ENOSPC) {
+			w.t.Fatal(err)
+		}
+		err = nil
 	}
 	w.ok(f.Close())
 	return func() { w.ok(os.Remove(name)) }
@@ -72,7 +74,7 @@ func TestAFullDiskStopsWhatIsNewAndNothingElse(t *testing.T) {
 	w.stop(syscall.SIGTERM)
 	w.onSmallDisk("180m")
 	w.start()
-	free := w.fill()
+	free := w.fill("data")
 
 	// Parameters are sealed with the command: long ones take a good deal of room.
 	url := w.url("bot", "sslmode=disable", "--ticket", "T-1")
