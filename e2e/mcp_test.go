@@ -19,6 +19,7 @@ import (
 // A server of MCP that the gateway starts: a person reviews its tools, an agent
 // calls what its role allows, and all of it is in a pack that passes.
 func TestToolsOfAServer(t *testing.T) {
+	t.Parallel()
 	address, err := pgserver.FreeAddr()
 	if err != nil {
 		t.Fatal(err)

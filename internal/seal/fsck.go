@@ -290,7 +290,9 @@ func (k *checker) block(n uint64, prev *ledger.Header) *ledger.Header {
 	k.report.Records += b.Count
 	k.report.Bytes += uint64(len(file))
 	k.root.AddHash(b.Hash())
-	k.leaf(where, n, b)
+	if !k.leaf(where, n, b) {
+		return nil // what comes after it isn't held against it
+	}
 	k.learn(where, b)
 	if prev != nil || n == 0 {
 		if err := b.Follows(prev); err != nil {
@@ -308,15 +310,22 @@ func (k *checker) block(n uint64, prev *ledger.Header) *ledger.Header {
 	return &b.Header
 }
 
-// leaf compares a block with its leaf and with the copy of its header.
-func (k *checker) leaf(where string, n uint64, b *ledger.Block) {
+// leaf compares a block with its leaf, and reports whether it is that; then also
+// with the copy of its header.
+func (k *checker) leaf(where string, n uint64, b *ledger.Block) bool {
 	i := int(n % bundle)
 	if i < len(k.leaves) && k.leaves[i] != b.Hash() {
-		k.found(where, "it is not the block that the signed log has as its leaf", hintTampered)
+		problem := "it is not the block that the signed log has as its leaf"
+		if b.Block != n {
+			problem += fmt.Sprintf(": it says that it is block %d of %s", b.Block, b.Origin)
+		}
+		k.found(where, problem, hintTampered)
+		return false
 	}
 	if i < len(k.entries) && !bytes.Equal(k.entries[i], b.Encoded) {
 		k.found(where, fmt.Sprintf("the log's copy of its header in %s differs", ledger.EntriesPath(n/bundle, bundle)), hintTiles)
 	}
+	return true
 }
 
 // beyond looks for blocks that no checkpoint covers yet.

@@ -123,6 +123,7 @@ type Sealer struct {
 	sealed  sealed
 	oldest  oldest        // record that waits
 	failure failure       // of the last attempt
+	work    work          // of this one
 	flushTo journal.LSN   // someone waits for everything before it
 	changed chan struct{} // closed and made anew when sealed or failure changes
 	done    bool          // Run has returned
@@ -147,8 +148,29 @@ type oldest struct {
 
 type failure struct {
 	err   error
+	at    Part
 	since time.Time
 	final bool
+}
+
+// Part is what sealing needs of others.
+type Part string
+
+// The parts.
+const (
+	AtJournal Part = "journal"
+	AtArchive Part = "archive"
+	AtLog     Part = "log" // tiles and checkpoint
+)
+
+// Parts are all of them.
+var Parts = []Part{AtJournal, AtArchive, AtLog}
+
+// work is what an attempt waits for.
+type work struct {
+	at    Part
+	what  string
+	since time.Time // zero between attempts
 }
 
 // Open opens the log, or begins it, and brings it to the state that a crash
@@ -280,6 +302,7 @@ func (s *Sealer) sealBlocks(ctx context.Context, run []*cutBlock) error {
 		s.setSealed(sealed{last.header.Block + 1, &last.header, last.end, before.checkpoint, before.at})
 		return nil
 	}
+	s.begins(AtLog, "publishing a checkpoint of block %d", last.header.Block)
 	cp, at, err := s.awaitCheckpoint(ctx, last.header.Block+1)
 	if err != nil {
 		return err
@@ -302,6 +325,7 @@ func (s *Sealer) sealBlocks(ctx context.Context, run []*cutBlock) error {
 
 func (s *Sealer) store(ctx context.Context, c *cutBlock) error {
 	n := c.header.Block
+	s.begins(AtArchive, "storing block %d", n)
 	err := s.archive.Put(ctx, ledger.BlockPath(n), c.file)
 	if errors.Is(err, archive.ErrExists) {
 		return fmt.Errorf("%w: the archive holds another block %d than the one due: %w; something else writes to this archive, "+
@@ -317,6 +341,7 @@ func (s *Sealer) store(ctx context.Context, c *cutBlock) error {
 // with block last, already did. That the leaf is this block is checked later.
 func (s *Sealer) add(ctx context.Context, c *cutBlock, last uint64) error {
 	n := c.header.Block
+	s.begins(AtLog, "adding block %d to the log", n)
 	size, err := s.tree.Size(ctx)
 	switch {
 	case err != nil:
