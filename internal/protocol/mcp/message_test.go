@@ -39,7 +39,7 @@ func TestMessagesThatAreRefused(t *testing.T) {
 		`{`: errNotJSON,
 		`{"jsonrpc":"2.0","id":1,"method":"a"}{}`:                                    errNotJSON,
 		"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"\xff\"}":                         errNotJSON,
-		`[{"jsonrpc":"2.0","id":1,"method":"a"}]`:                                    errBatch,
+		`[{"jsonrpc":"2.0","id":1,"method":"a"}]`:                                    errMessage,
 		`{"jsonrpc":"2.0","id":1,"method":"a","method":"b"}`:                         errTwice,
 		`{"jsonrpc":"2.0","id":1,"method":"a","m\u0065thod":"b"}`:                    errTwice,
 		`{"jsonrpc":"2.0","id":1,"method":"a","params":{"arguments":{"x":1,"x":2}}}`: errTwice,

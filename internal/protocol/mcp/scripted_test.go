@@ -238,7 +238,7 @@ func TestMessagesThatCanBeReadInTwoWaysDoNotPass(t *testing.T) {
 		status  int
 		code    string
 	}{
-		"batch":              {"[" + ask(1, "ping", "{}") + "]", nil, 400, "-32600"},
+		"batch":              {"[" + ask(1, "ping", "{}") + "]", []string{"Mcp-Protocol-Version", "2025-06-18"}, 400, "-32600"},
 		"not JSON":           {"{", nil, 400, "-32700"},
 		"a name twice":       {`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","name":"b"}}`, nil, 400, "-32600"},
 		"a name in capitals": {`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","NAME":"b"}}`, nil, 400, "-32600"},

@@ -26,6 +26,8 @@ type turn struct {
 	res  *Resource
 	part *part
 	ctx  context.Context // done when the agent has gone or the session must end
+
+	whole bool // the stream that answers it can't be taken up again
 }
 
 func partOf() io.Closer { return newPart() }
@@ -69,11 +71,21 @@ func (t *turn) post() {
 		t.skip(nil, nil, http.StatusRequestEntityTooLarge, fmt.Errorf("the message exceeds %d bytes", t.res.Message))
 		return
 	}
-	m, err := parse(raw)
-	if err == nil {
-		err = t.headersAgree(m)
+	if isBatch(raw) {
+		t.batch(raw)
+		return
 	}
+	m, err := parse(raw)
 	if err != nil {
+		t.skip(m, raw, http.StatusBadRequest, err)
+		return
+	}
+	t.receive(m, raw)
+}
+
+// receive serves a message.
+func (t *turn) receive(m *message, raw []byte) {
+	if err := t.headersAgree(m); err != nil {
 		t.skip(m, raw, http.StatusBadRequest, err)
 		return
 	}
