@@ -3,6 +3,7 @@ package httpgate
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"errors"
 	"log/slog"
@@ -72,9 +73,21 @@ type Config struct {
 	Keys func() []byte
 	// Open serves what needs no credential, and reports whether it did. It may
 	// be nil.
-	Open   func(w http.ResponseWriter, r *http.Request) bool
+	Open func(w http.ResponseWriter, r *http.Request) bool
+	// Joined serves what is meant for several resources at once, and reports
+	// whether it did. It may be nil.
+	Joined func(w http.ResponseWriter, r *http.Request, by Caller) bool
 	Limits Limits
 	Logger *slog.Logger
+}
+
+// Caller is who shows a credential, of which nothing is known yet.
+type Caller struct {
+	Credential [sha256.Size]byte // digest of it
+	// Serve serves a request at a route as if the caller had made it by itself: in
+	// the session of the credential, which is opened if there is none. It returns
+	// before the request that it is made for has been served.
+	Serve func(w http.ResponseWriter, r *http.Request, route Route)
 }
 
 // Limits bound what agents can ask for.
@@ -233,6 +246,11 @@ func (c *connection) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.refuse(w, r, &Failure{Status: http.StatusUnauthorized, Reason: "a token is needed", Hint: "get one with `exhibit token` and send it as Authorization: Bearer"})
 		return
 	}
+	if c.cfg.Joined != nil && c.cfg.Joined(w, r, Caller{digestOf(cred), func(w http.ResponseWriter, r *http.Request, route Route) {
+		c.serve(w, r, cred, route, r.URL.Path)
+	}}) {
+		return
+	}
 	path, _, malformed := splitTarget(r)
 	if malformed != nil { // it won't be passed on, but whose resource it was meant for shows
 		path, _, _ = strings.Cut(r.RequestURI, "?")
@@ -244,6 +262,11 @@ func (c *connection) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.refuse(w, r, refusalOf(err, "this gateway leads nowhere from there"))
 		return
 	}
+	c.serve(w, r, cred, route, path)
+}
+
+// serve serves a request in the session of a credential.
+func (c *connection) serve(w http.ResponseWriter, r *http.Request, cred protocol.Credential, route Route, path string) {
 	s, err := c.session(r.Context(), cred, route)
 	if err != nil {
 		c.refuse(w, r, refusalOf(err, ""))

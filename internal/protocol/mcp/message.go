@@ -119,6 +119,8 @@ func (m *message) version() string {
 const (
 	codeParse    = -32700
 	codeInvalid  = -32600
+	codeMethod   = -32601
+	codeParams   = -32602
 	codeInternal = -32603
 	codeDenied   = -32003
 	codeHeader   = -32020 // a header and the message differ

@@ -15,8 +15,6 @@ type outlet struct {
 	w     http.ResponseWriter
 	many  bool // answers stand in an array, as the messages did
 	limit int  // bytes of answers that are held back until all are there
-	// before is called before anything is written.
-	before func(http.Header)
 
 	mu        sync.Mutex
 	status    int // of the one value
@@ -73,19 +71,12 @@ func (o *outlet) stream() {
 	h := o.w.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-cache, no-transform")
-	o.tell(http.StatusOK)
+	o.w.WriteHeader(http.StatusOK)
 	o.write(nil)
 	for _, b := range o.held {
 		o.write((&event{data: b}).append(nil))
 	}
 	o.held = nil
-}
-
-func (o *outlet) tell(status int) {
-	if o.before != nil {
-		o.before(o.w.Header())
-	}
-	o.w.WriteHeader(status)
 }
 
 // end writes what was held back. Without anything it is a stream that says
@@ -114,6 +105,6 @@ func (o *outlet) end() {
 	if o.status == 0 {
 		o.status = http.StatusOK
 	}
-	o.tell(o.status)
+	o.w.WriteHeader(o.status)
 	o.write(b)
 }

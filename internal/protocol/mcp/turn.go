@@ -85,7 +85,7 @@ func (t *turn) post() {
 
 // receive serves a message.
 func (t *turn) receive(m *message, raw []byte) {
-	if err := t.headersAgree(m); err != nil {
+	if err := headersAgree(t.r.Header, m); err != nil {
 		t.skip(m, raw, http.StatusBadRequest, err)
 		return
 	}
@@ -109,7 +109,7 @@ var (
 
 // headersAgree compares the fields that say again what the message says: who
 // routes by them must not be told another thing than policy.
-func (t *turn) headersAgree(m *message) error {
+func headersAgree(h http.Header, m *message) error {
 	if m.isResponse() {
 		return nil
 	}
@@ -118,15 +118,15 @@ func (t *turn) headersAgree(m *message) error {
 		return err
 	}
 	if namedBy[m.method] == "" { // it would name nothing
-		t.r.Header.Del("Mcp-Name")
+		h.Del("Mcp-Name")
 	}
 	for field, want := range map[string]string{"Mcp-Method": m.method, "Mcp-Name": name} {
-		if got := t.r.Header[field]; len(got) > 1 || len(got) == 1 && decoded(got[0]) != want {
+		if got := h[field]; len(got) > 1 || len(got) == 1 && decoded(got[0]) != want {
 			return errHeader
 		}
 	}
 	if v := m.version(); v != "" {
-		if got := t.r.Header["Mcp-Protocol-Version"]; len(got) > 1 || len(got) == 1 && got[0] != v {
+		if got := h["Mcp-Protocol-Version"]; len(got) > 1 || len(got) == 1 && got[0] != v {
 			return errHeader
 		}
 	}
