@@ -179,6 +179,7 @@ func (s *Server) left(c *connection) {
 	for _, e := range s.sessions {
 		if e.s != nil {
 			delete(e.s.agents, c)
+			delete(e.s.agents, c.joined)
 		}
 	}
 }

@@ -52,7 +52,7 @@ func (p *Protocol) find(host, path string) *meant {
 }
 
 // joined serves a request that is meant for an endpoint.
-func (p *Protocol) joined(w http.ResponseWriter, r *http.Request, by httpgate.Caller) bool {
+func (p *Protocol) joined(w http.ResponseWriter, r *http.Request, by *httpgate.Caller) bool {
 	if len(p.cfg.Endpoints()) == 0 {
 		return false
 	}
@@ -79,6 +79,7 @@ type joint struct {
 	version string // of the protocol, in all of its sessions
 
 	mu      sync.Mutex
+	in      string // the member that let the agent in last
 	used    time.Time
 	running int
 	begun   bool // the agent has said that it is initialized
@@ -103,11 +104,11 @@ type leg struct {
 
 	mu      sync.Mutex
 	up      bool
-	session string    // the member's Mcp-Session-Id, which may be none
-	offers  []byte    // its capabilities
-	why     string    // it isn't up
-	again   time.Time // when it is tried again by itself
-	told    string    // what the agent was told of that
+	session string          // the member's Mcp-Session-Id, which may be none
+	offers  map[string]bool // its capabilities; nil is that nothing is known
+	why     string          // it isn't up
+	again   time.Time       // when it is tried again by itself
+	told    string          // what the agent was told of that
 }
 
 // flight is a request of the agent's on its way.
@@ -157,8 +158,7 @@ func (l *leg) offersAny(capability string) bool {
 	if l.offers == nil || capability == "" {
 		return true
 	}
-	v, err := member(l.offers, capability)
-	return err == nil && v != nil
+	return l.offers[capability]
 }
 
 // lost notes that a session of the member's is over.

@@ -826,6 +826,109 @@ func TestASessionOfAnEndpointEndsWithTheAgents(t *testing.T) {
 	}
 }
 
+func TestARightThatEndsAtOneMemberEndsNothingAtAnother(t *testing.T) {
+	s, o := &script{tools: toolA}, &script{tools: toolA}
+	arrived, proceed := make(chan struct{}), make(chan struct{})
+	o.answer = func(_ http.ResponseWriter, _ *http.Request, _, method string) bool {
+		if method == "tools/call" {
+			close(arrived)
+			<-proceed
+		}
+		return false
+	}
+	g := startEndpoint(t, map[string]string{"left": s.start(t), "right": o.start(t)}, nil)
+	a := g.agent() // one connection, on which both were asked
+	a.must2(t, "/all", ask(1, "tools/call", `{"name":"left__a"}`))
+	done := make(chan string, 1)
+	go func() {
+		got, err := a.do("POST", "/all", ask(2, "tools/call", `{"name":"right__a"}`))
+		done <- fmt.Sprint(got.body, err)
+	}()
+	<-arrived
+	for _, s := range g.Sessions() {
+		if s.Target.Resource == "r-left" {
+			s.Kill(errors.New("the grant was revoked"))
+			if _, err := s.Wait(5 * time.Second); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	close(proceed)
+	if got := <-done; !strings.Contains(got, `"content":[]`) {
+		t.Errorf("the other member's call ends with %s", got)
+	}
+	g.of("r-right", `call write "tools/call a" mcp:call[a]: ok`)
+}
+
+func TestWhoMayNotReachTheFirstMemberIsNotRefusedThereAgainAndAgain(t *testing.T) {
+	s := &script{tools: toolA}
+	g := startEndpoint(t, map[string]string{"left": s.start(t), "right": s.start(t)}, nil)
+	g.Refuse = func(_ protocol.Credential, to protocol.Target) error {
+		if to.Resource == "r-left" {
+			return &protocol.Refusal{Kind: protocol.ErrDenied, Reason: "no grant"}
+		}
+		return nil
+	}
+	a := g.agent()
+	for range 5 {
+		a.must2(t, "/all", ask(1, "tools/call", `{"name":"right__a"}`))
+		a.must2(t, "/all", ask(1, "tools/list", `{}`))
+	}
+	_, targets := g.Opened()
+	refused := 0
+	for _, to := range targets {
+		if to.Resource == "r-left" {
+			refused++
+		}
+	}
+	if refused != 2 { // at the door, and for the first list
+		t.Errorf("it was refused %d times", refused)
+	}
+}
+
+func TestAListIsNoLargerThanAMessage(t *testing.T) {
+	big := func(name string) *script {
+		return &script{tools: `{"name":"` + name + `","description":"` + strings.Repeat("x", 40<<10) + `","inputSchema":{}}`}
+	}
+	r := mcp.Resource{AcceptAll: true, Message: 64 << 10}
+	g := startEndpoint(t, map[string]string{"a": big("a").start(t), "b": big("b").start(t), "c": (&script{tools: toolA}).start(t)}, map[string]mcp.Resource{"a": r, "b": r, "c": r})
+	got := g.agent().must2(t, "/all", ask(1, "tools/list", `{}`))
+	if len(got) > 64<<10 || !strings.Contains(got, `"a__a"`) || strings.Contains(got, `"b__b"`) || !strings.Contains(got, `"c__a"`) || !strings.Contains(got, `"exhibit/left_out":{"b":"with its part the list would be too large`) {
+		t.Errorf("%d bytes, %.200s ... %s", len(got), got, got[len(got)-300:])
+	}
+}
+
+func TestWhatIsKeptOfASessionIsBounded(t *testing.T) {
+	s := &script{tools: toolA}
+	g := startEndpoint(t, map[string]string{"left": s.start(t)}, nil)
+	a := g.agent()
+	if got, err := a.do("POST", "/all", ask(1, "initialize", `{"protocolVersion":"2025-11-25","x":"`+strings.Repeat("x", 70<<10)+`"}`)); err != nil || got.status != http.StatusRequestEntityTooLarge {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if got := s.received(); len(got) > 0 {
+		t.Errorf("the server got %q", got)
+	}
+	s.answer = func(w http.ResponseWriter, _ *http.Request, id, method string) bool {
+		if method != "initialize" {
+			return false
+		}
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":{"protocolVersion":"2025-11-25","capabilities":{}}}`, id)
+		return true
+	}
+	// Of more sessions than are kept the oldest one goes.
+	first := a.begin(t, "/all", "2025-11-25")
+	last := ""
+	for range 64 {
+		last = a.begin(t, "/all", "2025-11-25")
+	}
+	for session, want := range map[string]int{first: http.StatusNotFound, last: http.StatusOK} {
+		if got, err := a.do("POST", "/all", ask(1, "ping", "{}"), "Mcp-Session-Id", session); err != nil || got.status != want {
+			t.Errorf("%+v, %v", got, err)
+		}
+	}
+}
+
 func TestNothingIsDecidedAtTheEndpoint(t *testing.T) {
 	// What counts is each member's: its tools, what is matched, its words.
 	r := mcp.Resource{AcceptAll: true, Match: []string{"/text"}}

@@ -2,6 +2,7 @@ package mcp
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -11,7 +12,9 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/httpgate"
@@ -25,7 +28,7 @@ type front struct {
 	e   *Endpoint
 	w   http.ResponseWriter
 	r   *http.Request
-	by  httpgate.Caller
+	by  *httpgate.Caller
 	ctx context.Context
 
 	j   *joint
@@ -70,7 +73,7 @@ func (f *front) serve(rest string) {
 // nil if there is none: a session belongs to the credential that it was made
 // with.
 func (f *front) find() *joint {
-	key := jointKey{credential: f.by.Credential, endpoint: f.e.Prefix}
+	key := jointKey{credential: f.by.Credential(), endpoint: f.e.Prefix}
 	if ids := f.r.Header[sessionField]; len(ids) > 1 || len(ids) == 1 && ids[0] == "" {
 		return nil
 	} else if len(ids) == 1 {
@@ -83,31 +86,50 @@ func (f *front) find() *joint {
 // does. A credential that none takes reaches nothing here.
 func (f *front) door(known *joint) bool {
 	last := &httpgate.Failure{Status: http.StatusForbidden, Reason: "no member of the endpoint is configured any more", Hint: "ask the gateway's operator"}
-	for _, up := range []bool{true, false} { // those that let it in before first
-		for i, m := range f.e.Members {
-			is := false
-			if known != nil {
-				_, is = known.legs[i].isUp()
+	for _, m := range f.order(known) {
+		res := f.p.resource(m.Resource)
+		if res == nil {
+			continue
+		}
+		rep := f.ask(f.ctx, res, http.MethodGet, httpgate.SessionPath, nil, nil)
+		if rep.status == http.StatusOK {
+			rep.close()
+			if f.in = res; known != nil {
+				known.mu.Lock()
+				known.in = m.Name
+				known.mu.Unlock()
 			}
-			res := f.p.resource(m.Resource)
-			if res == nil || is != up {
-				continue
-			}
-			rep := f.ask(f.ctx, res, http.MethodGet, httpgate.SessionPath, nil, nil)
-			if rep.status == http.StatusOK {
-				rep.close()
-				f.in = res
-				return true
-			}
-			last = failureOf(rep)
-			if last.Status == http.StatusUnauthorized {
-				f.p.Refuse(f.w, f.r, last)
-				return false
-			}
+			return true
+		}
+		if last = failureOf(rep); last.Status == http.StatusUnauthorized {
+			break
 		}
 	}
 	f.p.Refuse(f.w, f.r, last)
 	return false
+}
+
+// order are the members, those first that have let the agent in before.
+func (f *front) order(known *joint) []Member {
+	if known == nil {
+		return f.e.Members
+	}
+	known.mu.Lock()
+	in := known.in
+	known.mu.Unlock()
+	list := slices.Clone(f.e.Members)
+	first := func(m Member) int {
+		_, up := known.leg(label(m.Name)).isUp()
+		switch {
+		case m.Name == in:
+			return 0
+		case up:
+			return 1
+		}
+		return 2
+	}
+	slices.SortStableFunc(list, func(a, b Member) int { return cmp.Compare(first(a), first(b)) })
+	return list
 }
 
 // limit is how large a message may be: what is too large for all members is for
@@ -367,12 +389,29 @@ func refusedBy(status int, data []byte) *httpgate.Failure {
 	case doc.Detail != "":
 		f.Reason, f.Hint, f.ID, f.Rules = doc.Detail, doc.Hint, doc.Command, doc.Rules
 	case doc.Error.Message != "":
-		f.Reason, f.Hint, f.ID, f.Rules = doc.Error.Message, doc.Error.Data.Hint, doc.Error.Data.Command, doc.Error.Data.Rules
+		f.Reason, f.Hint, f.ID, f.Rules = plain(doc.Error.Message), doc.Error.Data.Hint, doc.Error.Data.Command, doc.Error.Data.Rules
 	}
 	return f
 }
 
-// relay passes on what a member says until its answer to a request comes.
+// plain is a text that may be a server's: of what can be seen, and not too long.
+func plain(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return -1
+	}, s)
+	if runes := []rune(s); len(runes) > maxPlain {
+		s = string(runes[:maxPlain]) + "…"
+	}
+	return s
+}
+
+const maxPlain = 300
+
+// relay passes on what a member says until its answer to a request comes. Whole
+// is an answer that becomes part of another one.
 func (f *front) relay(l *leg, rep *reply, id []byte, whole bool) (*message, *event, *httpgate.Failure) {
 	if rep.stream && !whole {
 		f.out.begin()
@@ -385,7 +424,7 @@ func (f *front) relay(l *leg, rep *reply, id []byte, whole bool) (*message, *eve
 		case err != nil:
 			return nil, nil, &httpgate.Failure{Status: http.StatusBadGateway, Reason: "the answer of " + l.Name + " broke off: it may or may not have done what was asked", Hint: "find out before you repeat it"}
 		}
-		if e.hasID && !whole {
+		if e.hasID && !whole && f.j.opening != nil {
 			e.id = l.Name + ":" + e.id
 		} else {
 			e.id, e.hasID, e.retry = "", false, ""
@@ -428,7 +467,7 @@ func (f *front) heard(l *leg, m *message) []byte {
 
 // refused answers a request that no member serves.
 func (f *front) refused(m *message, fail *httpgate.Failure) {
-	if fail.Status == http.StatusUnauthorized {
+	if fail.Status == http.StatusUnauthorized && !f.out.begun() {
 		f.p.Refuse(f.w, f.r, fail)
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"net/http"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -69,9 +70,11 @@ func (f *front) drop(ctx context.Context, res *Resource, session string) {
 
 // take takes a session of a member's in.
 func (l *leg) take(o *opened) {
-	offers, err := member(o.result, "capabilities")
-	if err != nil || offers == nil {
-		offers = []byte("{}")
+	offers := make(map[string]bool)
+	said, _ := member(o.result, "capabilities") // what can be read in two ways offers nothing
+	for _, capability := range []string{"tools", "prompts", "resources", "completions", "logging"} {
+		v, err := member(said, capability)
+		offers[capability] = err == nil && v != nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -120,12 +123,16 @@ func printable(s string) string {
 // must agree on the revision of the protocol: that is the oldest that one of
 // them asks for.
 func (f *front) initialize(m *message) {
+	if len(m.raw) > maxOpening { // it is kept for members that come late
+		f.stray(m, m.raw, http.StatusRequestEntityTooLarge, errors.New("this message exceeds 64 KiB"))
+		return
+	}
 	asked, err := member(m.params, "protocolVersion")
 	if err != nil || f.j.key.id != "" || text(asked) == "" {
 		f.stray(m, m.raw, http.StatusBadRequest, errors.New("a session begins once, with the revision of the protocol"))
 		return
 	}
-	f.j = newJoint(jointKey{f.by.Credential, f.e.Prefix, rand.Text()}, f.e)
+	f.j = newJoint(jointKey{f.by.Credential(), f.e.Prefix, rand.Text()}, f.e)
 	f.j.opening = m.raw
 	all := make([]*opened, len(f.j.legs))
 	begin := func(version string) {
@@ -182,6 +189,8 @@ func (f *front) initialize(m *message) {
 	f.result(m, result, f.absent())
 }
 
+const maxOpening = 64 << 10
+
 // self is who the agent speaks with.
 var self = map[string]string{"name": OwnMember, "title": "Exhibit access gateway", "version": "1"}
 
@@ -191,9 +200,22 @@ func (f *front) beside(ask func(ctx context.Context, i int, l *leg)) {
 	defer cancel()
 	var all sync.WaitGroup
 	for i, l := range f.j.legs {
-		all.Go(func() { ask(ctx, i, l) })
+		f.also(&all, func() { ask(ctx, i, l) })
 	}
 	all.Wait()
+}
+
+// also runs one of several that serve the request. A fault in it is the end of
+// that one, as it would be of a request.
+func (f *front) also(all *sync.WaitGroup, run func()) {
+	all.Go(func() {
+		defer func() {
+			if v := recover(); v != nil {
+				f.p.log.Error("a part of a request failed", "panic", v, "stack", string(debug.Stack()))
+			}
+		}()
+		run()
+	})
 }
 
 // absent are the members that aren't up, and why.

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"slices"
 	"sync"
 	"time"
 
@@ -51,7 +50,21 @@ func (f *front) list(m *message) {
 			more[l.Name] = next
 		}
 	})
-	entries := slices.Concat(parts...)
+	var entries []json.RawMessage
+	size := 0
+	for i, l := range f.j.legs {
+		part := 0
+		for _, e := range parts[i] {
+			part += len(e) + 1
+		}
+		if size+part > f.out.limit {
+			out[l.Name] = "with its part the list would be too large: ask it at its own address"
+			delete(more, l.Name)
+			continue
+		}
+		size += part
+		entries = append(entries, parts[i]...)
+	}
 	if cursors == nil && key == "tools" {
 		answered = true
 		for _, tool := range f.ownTools(m) {

@@ -92,6 +92,55 @@ func FuzzMessages(f *testing.F) {
 	})
 }
 
+// Whatever a member says, what becomes of it is one value that all readers read
+// alike, and nothing in it is another member's.
+func FuzzLabels(f *testing.F) {
+	for _, seed := range []string{
+		`{"jsonrpc":"2.0","id":"a","result":{"content":[{"type":"resource_link","uri":"x"},{"type":"resource","resource":{"uri":"y"}},{"Type":"resource","type":"tool_result","content":[[]]}],"contents":[{"uri":1}],"Messages":[],"messages":[{"content":{}}],"inputRequests":{"a":{"method":"elicitation/create","params":{"message":"m","elicitationId":null}}}}}`,
+		`{"jsonrpc":"2.0","id":1,"error":{"code":-32042,"message":"","data":{"elicitations":[{"elicitationId":"a"},7]}}}`,
+		`{"jsonrpc":"2.0","id":7,"method":"sampling/createMessage","params":{"_meta":{"progressToken":1.5},"messages":[{"content":[{"type":"resource"}]}]}}`,
+		`{"jsonrpc":"2.0","id":7,"method":"roots/list"}`, `{"jsonrpc":"2.0","id":7,"method":"roots/list","params":[]}`,
+		`{"jsonrpc":"2.0","method":"notifications/message","params":{}}`, `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":[]}}`,
+		`{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"URI":"left+a","uri":"b"}}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		m, err := parse(raw)
+		if err != nil {
+			return
+		}
+		l := label("right")
+		var out []byte
+		switch {
+		case m.isResponse():
+			out = l.answer(m.raw)
+			for key := range map[string]bool{"tools": true, "resources": true, "resourceTemplates": true} {
+				list, _ := l.listed(key, m.result)
+				for _, one := range list {
+					if strict(one) != nil {
+						t.Errorf("%q lists %q", raw, one)
+					}
+				}
+			}
+		case m.isRequest():
+			out = l.asked(m)
+			if n, err := parseID(out, maxTagged); err != nil {
+				t.Errorf("%q becomes %q: %v", raw, out, err)
+			} else if whose, own, ok := whoseID(n.id); !ok || whose != l || idKey(own) != idKey(m.id) {
+				t.Errorf("the id of %q becomes %q, which is %s of %s", raw, n.id, own, whose)
+			}
+		default:
+			if out = l.said(m); out == nil {
+				return
+			}
+		}
+		if strict(out) != nil {
+			t.Errorf("%q becomes %q", raw, out)
+		}
+	})
+}
+
 func TestStreamsOfEvents(t *testing.T) {
 	for stream, want := range map[string]string{
 		"data: a\n\n":                                 "[data: a||]",

@@ -62,6 +62,13 @@ func (o *outlet) begin() {
 	}
 }
 
+// begun reports whether the stream has begun.
+func (o *outlet) begun() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.streaming
+}
+
 // stream begins the stream, if that wasn't done yet; o.mu is held.
 func (o *outlet) stream() {
 	if o.streaming {

@@ -111,7 +111,7 @@ func (f *front) forward(l *leg, m *message, name string, content []byte) {
 		return
 	}
 	defer rep.close()
-	a, e, fail := f.relay(l, rep, m.id, f.j.opening == nil)
+	a, e, fail := f.relay(l, rep, m.id, false)
 	switch {
 	case fail != nil:
 		f.refused(m, fail)
@@ -330,7 +330,7 @@ func (f *front) hear() {
 	first := make(chan bool, len(f.j.legs))
 	var all sync.WaitGroup
 	for _, l := range f.j.legs {
-		all.Go(func() { f.hearOne(ctx, cancel, l, first) })
+		f.also(&all, func() { f.hearOne(ctx, cancel, l, first) })
 	}
 	opens, late := false, time.After(ownTimeout)
 	for range f.j.legs {
@@ -358,8 +358,7 @@ func (f *front) hear() {
 
 // hearOne listens to one member for as long as that can be done.
 func (f *front) hearOne(ctx context.Context, over context.CancelFunc, l *leg, first chan<- bool) {
-	refused, last := "", ""
-	said := false
+	last, said := "", false
 	say := func(ok bool) {
 		if !said {
 			said = true
@@ -369,7 +368,7 @@ func (f *front) hearOne(ctx context.Context, over context.CancelFunc, l *leg, fi
 	defer say(false)
 	for ctx.Err() == nil {
 		wait := listenLate
-		if session, up := l.isUp(); up && (session != refused || session == "") {
+		if session, up := l.isUp(); up {
 			rep := f.stream(ctx, l, session, last)
 			switch {
 			case rep.stream:
@@ -379,10 +378,12 @@ func (f *front) hearOne(ctx context.Context, over context.CancelFunc, l *leg, fi
 				rep.close()
 				over()
 				return
-			default:
-				if refused, last = session, ""; rep.status == http.StatusNotFound && session != "" {
-					l.lost(session)
-				}
+			case rep.status == http.StatusNotFound && session != "":
+				last = ""
+				l.lost(session)
+			default: // it has no stream, or none for this agent
+				rep.close()
+				return
 			}
 			rep.close()
 		}
@@ -447,7 +448,7 @@ func (f *front) subscribe(m *message) {
 	defer cancel()
 	var all sync.WaitGroup
 	for _, l := range f.j.legs {
-		all.Go(func() {
+		f.also(&all, func() {
 			left := sync.OnceFunc(ack.spoken)
 			defer left()
 			content := with(m.raw, "params", func(v []byte) []byte {
