@@ -285,7 +285,7 @@ func TestAMemberThatIsDownFailsNoOther(t *testing.T) {
 				}
 			}
 			said := make(chan string, 8)
-			cs := connectAs(t, g, g.url, &sdk.ClientOptions{LoggingMessageHandler: func(_ context.Context, r *sdk.LoggingMessageRequest) {
+			cs := connectAs(t, g, g.url, &sdk.ClientOptions{LoggingMessageHandler: func(_ context.Context, r *sdk.LoggingMessageRequest) { //nolint:staticcheck // deprecated, and in use
 				said <- fmt.Sprint(r.Params.Logger, " ", r.Params.Data)
 			}})
 			for i := range 2 {

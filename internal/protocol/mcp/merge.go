@@ -67,9 +67,7 @@ func (f *front) list(m *message) {
 	}
 	if cursors == nil && key == "tools" {
 		answered = true
-		for _, tool := range f.ownTools(m) {
-			entries = append(entries, tool)
-		}
+		entries = append(entries, f.ownTools(m)...)
 	}
 	if !answered && first != nil {
 		f.refused(m, first)
