@@ -826,6 +826,27 @@ func TestASessionOfAnEndpointEndsWithTheAgents(t *testing.T) {
 	}
 }
 
+func TestAnEndpointThatChangesBeginsAnew(t *testing.T) {
+	g := startEndpoint(t, map[string]string{"left": serve(t, sdkServer(), nil), "right": serve(t, sdkServer(), nil)}, nil)
+	a := g.agent()
+	session := a.begin(t, "/all", "2025-11-25")
+	e := *g.endpoint.Load()
+	e.Members = e.Members[:1]
+	g.endpoint.Store(&e)
+	if got, err := a.do("POST", "/all", ask(1, "tools/list", "{}"), "Mcp-Session-Id", session); err != nil || got.status != http.StatusNotFound {
+		t.Errorf("of the one that it was: %+v, %v", got, err)
+	}
+	session = a.begin(t, "/all", "2025-11-25")
+	if got := a.must2(t, "/all", ask(1, "tools/list", "{}"), "Mcp-Session-Id", session); !strings.Contains(got, "left__echo") || strings.Contains(got, "right") {
+		t.Errorf("it lists %s", got)
+	}
+	e.Prefix = "/elsewhere"
+	g.endpoint.Store(&e)
+	if got, err := a.do("POST", "/elsewhere", ask(2, "ping", "{}"), "Mcp-Session-Id", session); err != nil || got.status != http.StatusNotFound {
+		t.Errorf("where it is now: %+v, %v", got, err)
+	}
+}
+
 func TestARightThatEndsAtOneMemberEndsNothingAtAnother(t *testing.T) {
 	s, o := &script{tools: toolA}, &script{tools: toolA}
 	arrived, proceed := make(chan struct{}), make(chan struct{})

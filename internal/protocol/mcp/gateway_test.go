@@ -31,6 +31,7 @@ type gateway struct {
 	version string // that clients ask for; "" is the newest
 
 	resource atomic.Pointer[mcp.Resource]
+	endpoint atomic.Pointer[mcp.Endpoint]
 
 	mu      sync.Mutex
 	imports []evidence.ImportBody
@@ -90,9 +91,10 @@ func startEndpoint(t *testing.T, upstreams map[string]string, resources map[stri
 		list = append(list, r)
 		e.Members = append(e.Members, mcp.Member{Name: name, Resource: r.Resource})
 	}
+	g.endpoint.Store(&e)
 	g.listen(mcp.New(mcp.Config{
 		Resources:   func() []mcp.Resource { return list },
-		Endpoints:   func() []mcp.Endpoint { return []mcp.Endpoint{e} },
+		Endpoints:   func() []mcp.Endpoint { return []mcp.Endpoint{*g.endpoint.Load()} },
 		Definitions: mcp.NewDefinitions(mcp.DefinitionsConfig{Record: g.record, Logger: slog.New(slog.DiscardHandler)}),
 		Issuer:      func() string { return "https://issuer.example" },
 		Limits:      httpgate.Limits{Idle: time.Minute}, Logger: slog.New(slog.DiscardHandler),

@@ -189,7 +189,10 @@ func (f *front) initialize(m *message) {
 	f.result(m, result, f.absent())
 }
 
-const maxOpening = 64 << 10
+const (
+	maxOpening      = 64 << 10
+	maxInstructions = 64 << 10 // of all members
+)
 
 // self is who the agent speaks with.
 var self = map[string]string{"name": OwnMember, "title": "Exhibit access gateway", "version": "1"}
@@ -295,7 +298,7 @@ func (f *front) merged(of map[*leg][]byte) map[string]any {
 				}
 			}
 		}
-		if v, err := member(result, "instructions"); err == nil && text(v) != "" {
+		if v, err := member(result, "instructions"); err == nil && text(v) != "" && len(said)+len(v) <= maxInstructions {
 			said += "\n" + l.Name + " says:\n" + text(v) + "\n"
 		}
 	}

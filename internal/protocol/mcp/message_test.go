@@ -3,8 +3,10 @@ package mcp
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"io"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -90,6 +92,21 @@ func FuzzMessages(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestOwnToolsOfAnEndpointSayWhichMemberTheyAreAbout(t *testing.T) {
+	for def, want := range map[string]string{
+		`{"name":"a","inputSchema":{"type":"object","properties":{"x":{}},"required":["x"]},"outputSchema":{}}`: `{"name":"exhibit__a","inputSchema":{"required":["x","member"],"type":"object","properties":{"member":M,"x":{}}}}`,
+		`{"name":"b","annotations":{"readOnlyHint":true},"inputSchema":{"type":"object"}}`:                      `{"name":"exhibit__b","annotations":{"readOnlyHint":true},"inputSchema":{"properties":{"member":E},"type":"object"}}`,
+	} {
+		d := ownDefinition{raw: []byte(def), readOnly: strings.Contains(def, "readOnlyHint")}
+		var got, wanted any
+		m := `{"type":"string","enum":["left","right"],"description":"which part of this endpoint it is about`
+		want = strings.NewReplacer(`:M`, ":"+m+`"}`, `:E`, ":"+m+`; without it, each"}`).Replace(want)
+		if json.Unmarshal(d.listed([]string{"left", "right"}), &got) != nil || json.Unmarshal([]byte(want), &wanted) != nil || !reflect.DeepEqual(got, wanted) {
+			t.Errorf("%s is listed as %s\nwant %s", def, d.listed([]string{"left", "right"}), want)
+		}
+	}
 }
 
 // Whatever a member says, what becomes of it is one value that all readers read

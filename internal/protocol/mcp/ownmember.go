@@ -72,34 +72,38 @@ func (f *front) ownTools(m *message) (list []json.RawMessage) {
 		names = append(names, l.Name)
 	}
 	for _, tool := range f.ownDefinitions(m) {
-		about := "which part of this endpoint it is about"
-		if tool.readOnly {
-			about += "; without it, each"
-		}
-		raw := with(tool.raw, "name", func(v []byte) []byte { return encode(label(OwnMember).name(text(v))) })
-		raw = with(raw, "outputSchema", func([]byte) []byte { return nil })
-		raw = set(raw, "inputSchema", func(v []byte) []byte {
-			if v == nil {
-				v = []byte(`{"type":"object"}`)
-			}
-			v = set(v, "properties", func(v []byte) []byte {
-				if v == nil {
-					v = []byte("{}")
-				}
-				return set(v, argMember, func([]byte) []byte {
-					return encode(map[string]any{"type": "string", "enum": names, "description": about})
-				})
-			})
-			if tool.readOnly {
-				return v
-			}
-			return set(v, "required", func(v []byte) []byte {
-				return encode(append(texts(v), argMember))
-			})
-		})
-		list = append(list, raw)
+		list = append(list, tool.listed(names))
 	}
 	return list
+}
+
+// listed is the definition as an endpoint lists it: with an argument that says
+// which member it is about, which may be left out where nothing is changed. What
+// it answers about several has another form.
+func (d *ownDefinition) listed(members []string) []byte {
+	about := "which part of this endpoint it is about"
+	if d.readOnly {
+		about += "; without it, each"
+	}
+	raw := with(d.raw, "name", func(v []byte) []byte { return encode(label(OwnMember).name(text(v))) })
+	raw = with(raw, "outputSchema", func([]byte) []byte { return nil })
+	return set(raw, "inputSchema", func(v []byte) []byte {
+		if v == nil {
+			v = []byte(`{"type":"object"}`)
+		}
+		v = set(v, "properties", func(v []byte) []byte {
+			if v == nil {
+				v = []byte("{}")
+			}
+			return set(v, argMember, func([]byte) []byte {
+				return encode(map[string]any{"type": "string", "enum": members, "description": about})
+			})
+		})
+		if d.readOnly {
+			return v
+		}
+		return set(v, "required", func(v []byte) []byte { return encode(append(texts(v), argMember)) })
+	})
 }
 
 // callOwn calls one of the gateway's own tools about a member, or about each.
