@@ -85,7 +85,12 @@ type joint struct {
 	begun   bool // the agent has said that it is initialized
 	quiet   bool // the agent wants to hear of errors only
 	flights []*flight
+	past    []landed // the newest
 }
+
+// landed is a request whose answer stands in a stream of a member's that may be
+// taken up again, so that it may come again.
+type landed struct{ key, member string }
 
 // jointKey is whose a joint is, where, and its Mcp-Session-Id; "" is requests
 // that stand for themselves.
@@ -194,6 +199,7 @@ func (j *joint) takeOff(x *flight) error {
 		}
 	}
 	j.flights = append(j.flights, x)
+	j.past = slices.DeleteFunc(j.past, func(p landed) bool { return p.key == x.key }) // of another request now
 	return nil
 }
 
@@ -223,16 +229,28 @@ func (j *joint) halt(x *flight) {
 	x.halted = true
 }
 
-// answers takes out the halted request that an answer of a member's is to, and
-// reports whether there is one.
-func (j *joint) answers(l *leg, key string) bool {
+// answered notes that the answer to a request may come again.
+func (j *joint) answered(l *leg, key string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if len(j.past) == maxInFlight {
+		j.past = slices.Delete(j.past, 0, 1)
+	}
+	j.past = append(j.past, landed{key, l.Name})
+}
+
+// answers reports whether a member's answer in a stream that was taken up is to
+// a request that it got, and nobody waits for elsewhere.
+func (j *joint) answers(l *leg, key string) bool {
+	j.mu.Lock()
 	i := slices.IndexFunc(j.flights, func(x *flight) bool { return x.key == key && x.halted && x.to[l.Name] })
 	if i < 0 {
-		return false
+		defer j.mu.Unlock()
+		return slices.Contains(j.past, landed{key, l.Name})
 	}
 	j.flights = slices.Delete(j.flights, i, i+1)
+	j.mu.Unlock()
+	j.answered(l, key)
 	return true
 }
 

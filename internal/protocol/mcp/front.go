@@ -35,6 +35,8 @@ type front struct {
 	in  *Resource // the first member that let the agent in
 	x   *flight   // the request, when it is one
 	out *outlet
+
+	resumes bool // the stream that answers it can be taken up again
 }
 
 // serve serves the request; rest is its path below the endpoint's.
@@ -425,7 +427,7 @@ func (f *front) relay(l *leg, rep *reply, id []byte, whole bool) (*message, *eve
 			return nil, nil, &httpgate.Failure{Status: http.StatusBadGateway, Reason: "the answer of " + l.Name + " broke off: it may or may not have done what was asked", Hint: "find out before you repeat it"}
 		}
 		if e.hasID && !whole && f.j.opening != nil {
-			e.id = l.Name + ":" + e.id
+			e.id, f.resumes = l.Name+":"+e.id, true
 		} else {
 			e.id, e.hasID, e.retry = "", false, ""
 		}

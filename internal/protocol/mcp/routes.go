@@ -123,6 +123,9 @@ func (f *front) forward(l *leg, m *message, name string, content []byte) {
 		f.out.end()
 		return
 	}
+	if f.resumes && a.id != nil {
+		f.j.answered(l, f.x.key)
+	}
 	b := l.label.answer(a.raw)
 	if e.hasID {
 		f.out.event(&event{id: e.id, hasID: true, retry: e.retry, data: b})
