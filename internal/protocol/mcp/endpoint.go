@@ -1,7 +1,6 @@
 package mcp
 
 import (
-	"context"
 	"crypto/sha256"
 	"net/http"
 	"slices"
@@ -372,9 +371,4 @@ func (j *joint) leave() {
 	defer j.mu.Unlock()
 	j.used = time.Now()
 	j.running--
-}
-
-// timed is a context for what a member does for all to wait for.
-func timed(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, ownTimeout)
 }

@@ -741,6 +741,30 @@ func TestMembersAgreeOnARevision(t *testing.T) {
 	}
 }
 
+func TestAMemberOfAnUnknownRevisionTakesNoOtherWithIt(t *testing.T) {
+	odd := &script{tools: toolA}
+	odd.answer = func(w http.ResponseWriter, _ *http.Request, id, method string) bool {
+		if method == "initialize" {
+			w.Header().Set("Mcp-Session-Id", "odd")
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":{"protocolVersion":"1999-01-01","capabilities":{"tools":{}}}}`, id)
+		}
+		return method == "initialize"
+	}
+	g := startEndpoint(t, map[string]string{"left": serve(t, sdkServer(), nil), "odd": odd.start(t)}, nil)
+	g.version = "2025-11-25"
+	cs := connectAs(t, g, g.url, nil)
+	if got := cs.InitializeResult(); got.ProtocolVersion != "2025-11-25" || !strings.Contains(fmt.Sprint(got.Meta), "1999-01-01") {
+		t.Errorf("the session is of revision %s, %v", got.ProtocolVersion, got.Meta)
+	}
+	if got := call(t, cs, "left__echo", "x"); got != "you said x" {
+		t.Errorf("%s", got)
+	}
+	if got := odd.received(); got[len(got)-1] != "DELETE " {
+		t.Errorf("its session was left: %q", got)
+	}
+}
+
 func TestABatchToAnEndpointIsTakenApart(t *testing.T) {
 	g := startEndpoint(t, map[string]string{"left": serve(t, sdkServer(), nil), "right": serve(t, sdkServer(), nil)}, nil)
 	g.Decide = refuse("drop")

@@ -273,7 +273,7 @@ func methodKnown(m *message) string {
 // made is a request to a member, as the agent would make it itself.
 func (f *front) made(ctx context.Context, res *Resource, method, path string, h http.Header, content []byte) *http.Request {
 	r := f.r.Clone(ctx)
-	r.Method, r.Host = method, f.r.Host
+	r.Method = method
 	if path = res.Prefix + path; path == "" {
 		path = "/"
 	}

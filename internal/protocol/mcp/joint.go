@@ -52,6 +52,10 @@ func (f *front) begin(ctx context.Context, res *Resource, l *leg, opening []byte
 		if o.version, o.result = text(v), a.result; err != nil || o.version == "" {
 			return nil, &httpgate.Failure{Status: http.StatusBadGateway, Reason: "no session was made: the answer names no revision of the protocol"}
 		}
+		if o.version != version && !slices.Contains(legacy, o.version) { // no other member is asked for that
+			f.drop(ctx, res, o.session)
+			return nil, &httpgate.Failure{Status: http.StatusBadGateway, Reason: "it speaks revision " + printable(o.version) + " of the protocol, which nobody asked for"}
+		}
 		return o, nil
 	}
 }
@@ -61,6 +65,8 @@ func (f *front) drop(ctx context.Context, res *Resource, session string) {
 	if session == "" {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, ownTimeout)
+	defer cancel()
 	h := http.Header{sessionField: {session}}
 	if f.j.version > batchVersion {
 		h.Set("Mcp-Protocol-Version", f.j.version)
@@ -165,11 +171,9 @@ func (f *front) initialize(m *message) {
 		case o == nil:
 		case o.version != f.j.version:
 			l.fails("it speaks revision " + printable(o.version) + " of the protocol, and another member an older one")
-			f.beside(func(ctx context.Context, k int, _ *leg) {
-				if res := f.p.resource(l.Resource); k == i && res != nil {
-					f.drop(ctx, res, o.session)
-				}
-			})
+			if res := f.p.resource(l.Resource); res != nil {
+				f.drop(f.ctx, res, o.session)
+			}
 		default:
 			l.take(o)
 			up[l] = o.result
@@ -199,7 +203,7 @@ var self = map[string]string{"name": OwnMember, "title": "Exhibit access gateway
 
 // beside asks each member, beside each other and in bounded time.
 func (f *front) beside(ask func(ctx context.Context, i int, l *leg)) {
-	ctx, cancel := timed(f.ctx)
+	ctx, cancel := context.WithTimeout(f.ctx, ownTimeout)
 	defer cancel()
 	var all sync.WaitGroup
 	for i, l := range f.j.legs {
@@ -365,8 +369,9 @@ func (f *front) discover(m *message) {
 // codeVersion is how a server says that it doesn't speak a revision.
 const codeVersion = "-32022"
 
-// legacy are the revisions of servers that can't be asked for theirs.
-var legacy = []string{"2025-11-25", "2025-06-18", "2025-03-26"}
+// legacy are the revisions that have sessions: those of servers that can't be
+// asked for theirs.
+var legacy = []string{"2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"}
 
 // texts are the strings of a list.
 func texts(b []byte) (list []string) {
