@@ -601,8 +601,10 @@ type LogKeyBody struct {
 }
 
 // BackupBody says that the log is being copied: everything up to this record,
-// and further.
+// and further. One that was made while no gateway ran has everything before the
+// boot that records it, and its own time.
 type BackupBody struct {
+	Made       int64    `json:"made,omitempty"`       // when, if no gateway ran then
 	Keys       bool     `json:"keys"`                 // those of the gateway and of sessions too
 	Recipients []string `json:"recipients,omitempty"` // age recipients that they are encrypted to
 	By         By       `json:"by"`

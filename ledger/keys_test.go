@@ -18,7 +18,7 @@ import (
 const keyOrigin = "example.com/gw1"
 
 // namedKey is a key made from its name.
-func namedKey(t *testing.T, origin, seed string) (note.Signer, string) {
+func namedKey(t testing.TB, origin, seed string) (note.Signer, string) {
 	t.Helper()
 	sum := sha256.Sum256([]byte(seed))
 	vkey, err := note.NewEd25519VerifierKey(origin, ed25519.NewKeyFromSeed(sum[:]).Public().(ed25519.PublicKey))
@@ -43,7 +43,7 @@ type keyStep struct {
 	spoil           func(*ledger.KeyChange)
 }
 
-func (s keyStep) made(t *testing.T, seq uint64) ledger.KeyChange {
+func (s keyStep) made(t testing.TB, seq uint64) ledger.KeyChange {
 	t.Helper()
 	_, old := namedKey(t, keyOrigin, s.old)
 	_, to := namedKey(t, keyOrigin, s.to)
@@ -154,4 +154,29 @@ func TestChangesOfKeysThatNobodyNeedBelieve(t *testing.T) {
 			t.Errorf("%s: it left %+v", name, keys.List())
 		}
 	}
+}
+
+// FuzzKeyChange: whatever a record says, a history either takes it whole or stays
+// as it was.
+func FuzzKeyChange(f *testing.F) {
+	f.Add(evidence.EncodeBody(rotate("b", "c", 5).made(f, 2).Body), uint64(5))
+	f.Add(evidence.EncodeBody(keyStep{change: "revoke", old: "a", to: "b", by: []string{"b"}, block: 5}.made(f, 2).Body), uint64(6))
+	f.Fuzz(func(t *testing.T, body []byte, block uint64) {
+		keys := ledger.NewKeys(keyOrigin)
+		if err := keys.Change(rotate("a", "b", 4).made(t, 1)); err != nil {
+			t.Fatal(err)
+		}
+		r := evidence.Record{Head: evidence.Head{Type: evidence.LogKey, Pos: evidence.Position{Gateway: "gw1", Boot: 1, Seq: 2}}, Body: body}
+		err := keys.Apply(block, &r)
+		want := 2
+		if err == nil {
+			want = 3
+			if keys.Changes()[1].Body.Change == ledger.KeyRevoked {
+				want = 2
+			}
+		}
+		if n := len(keys.List()); n != want || (len(keys.Changes()) == 2) != (err == nil) {
+			t.Errorf("%d keys, %d changes: %v", n, len(keys.Changes()), err)
+		}
+	})
 }

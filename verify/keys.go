@@ -285,6 +285,9 @@ func (v *verifier) restsOn(due *ledger.Key) {
 			note += fmt.Sprintf(". Key %s was revoked by record %s (%.200s)", list[j].ID(), r.Pos, r.Body.Reason)
 		}
 	}
+	if v.m.Range.LastBlock+1 < v.cp.Size {
+		note += ". A revocation after the range may have been left out: ask for a pack up to now"
+	}
 	c.Note = workpaper.Visible(note)
 }
 

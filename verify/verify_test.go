@@ -167,6 +167,23 @@ func TestAnyChangeOfTheKeysFileIsFound(t *testing.T) {
 	}
 }
 
+// What a pack can't prove its report says.
+func TestChangesOfKeysAfterTheRangeAreNotComplete(t *testing.T) {
+	g := late()
+	for to, told := range map[int64]bool{25: true, 36000: false} {
+		r, err := verify.Pack(openZip(t, create(t, g, at(0), at(to))), trust(t, g))
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect(t, r, "")
+		for _, c := range r.Checks {
+			if c.ID == "log.keys" && strings.Contains(c.Note, "may have been left out") != told {
+				t.Errorf("up to %d the note is %q", to, c.Note)
+			}
+		}
+	}
+}
+
 func TestLogThatGrewFromAKnownCheckpoint(t *testing.T) {
 	g, s := packtest.Shop()
 	old := g.Checkpoint()

@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 
 	"filippo.io/age"
 	"github.com/spf13/cobra"
@@ -127,7 +128,7 @@ func (a *app) backup(ctx context.Context, output string, recipients []string, to
 		return errors.Join(err, os.Remove(part))
 	}
 	if !recorded {
-		if err := a.noteBackup(data, recipients); err != nil {
+		if err := a.noteBackup(data, info.Made, recipients); err != nil {
 			return err
 		}
 	}
@@ -172,9 +173,9 @@ func (a *app) recordBackup(ctx context.Context, recipients []string) (recorded b
 }
 
 // noteBackup leaves word of a backup for the next start of the gateway.
-func (a *app) noteBackup(data string, recipients []string) error {
+func (a *app) noteBackup(data string, made time.Time, recipients []string) error {
 	err := gateway.NoteBackup(data, evidence.BackupBody{
-		Keys: len(recipients) > 0, Recipients: recipients,
+		Made: made.UnixMicro(), Keys: len(recipients) > 0, Recipients: recipients,
 		By: evidence.By{Via: fmt.Sprintf("exhibit backup, uid %d", os.Getuid())},
 	})
 	if errors.Is(err, fs.ErrPermission) {

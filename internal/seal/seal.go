@@ -277,16 +277,12 @@ func (s *Sealer) sealBlocks(ctx context.Context, run []*cutBlock) error {
 		}
 		failpoint.Hit("block stored")
 
-		// Where the block brings another key of the log, that one signs from here
-		// on. A crash changes nothing of that: Open finds the block as it is.
-		if err := s.turn(ctx, c); err != nil {
-			return err
-		}
-
-		// 2. Its header is leaf n. Adding isn't exactly-once by itself; the size
-		// of the tree makes it so: an attempt that failed may have come
-		// through, and so may one before a crash. Leaves of others can't come
-		// between: this process alone adds, and waits for every answer.
+		// 2. Its header is leaf n. Where it brings another key of the log, that
+		// one signs from here on; Open finds the block, and so the key. Adding
+		// isn't exactly-once by itself; the size of the tree makes it so: an
+		// attempt that failed may have come through, and so may one before a
+		// crash. Leaves of others can't come between: this process alone adds,
+		// and waits for every answer.
 		if err := s.add(ctx, c, last.header.Block); err != nil {
 			return err
 		}
@@ -350,6 +346,9 @@ func (s *Sealer) add(ctx context.Context, c *cutBlock, last uint64) error {
 		return nil
 	case size != n:
 		return fmt.Errorf("%w: block %d is due and the log has %d leaves; something else writes to %s", ErrDiverged, n, size, s.cfg.Dir)
+	}
+	if err := s.turn(ctx, c); err != nil {
+		return err
 	}
 	at, err := s.tree.Add(ctx, c.header.Encode())
 	if err != nil {

@@ -230,25 +230,29 @@ func readHistory(origin string, blocks uint64, load func(n uint64, sections int)
 }
 
 // stored is the number of blocks in the archive, given that there are those of
-// the tree.
+// the tree: by doubling and then halving, since a tree that is made anew has
+// none and the archive all.
 func (s *Sealer) stored(ctx context.Context, tree uint64) (uint64, error) {
 	var failed error
-	has := func(n uint64) bool {
-		_, err := s.archive.Get(ctx, ledger.BlockPath(n))
+	missing := func(more int) bool {
+		if failed != nil {
+			return true
+		}
+		_, err := s.archive.Get(ctx, ledger.BlockPath(tree+uint64(more)))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			failed = err
 		}
-		return err == nil
+		return err != nil
 	}
-	step := uint64(1)
-	for ; failed == nil && has(tree+step-1); step *= 2 { //nolint:revive // the condition does the work
+	step := 1
+	for !missing(step - 1) {
+		step *= 2
 	}
-	low := tree + step/2 // so many there are
-	n := sort.Search(int(step-step/2), func(i int) bool { return failed != nil || !has(low+uint64(i)) })
+	more := sort.Search(step, missing)
 	if failed != nil {
 		return 0, fmt.Errorf("looking for the newest block: %w", failed)
 	}
-	return low + uint64(n), nil
+	return tree + uint64(more), nil
 }
 
 // openSigners finds out from the archive which keys sign, before the tree is

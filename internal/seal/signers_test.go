@@ -154,6 +154,29 @@ func TestTheTreeIsMadeAnewAfterRotations(t *testing.T) {
 	w.checkLog()
 }
 
+// What fails while the key turns, and is tried again, leaves no trace.
+func TestFaultsWhileTheKeyTurns(t *testing.T) {
+	t.Parallel()
+	for _, op := range []string{"put", "add", "size"} {
+		for at := 1; at <= 4; at++ {
+			t.Run(fmt.Sprintf("%s %d", op, at), func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t)
+				w.config.MaxBytes = 1 << 10
+				w.open()
+				w.work(5)
+				w.rotate()
+				w.faults.set(op, &fault{at: at, times: 2, after: at%2 == 0})
+				w.work(10)
+				w.checkLog()
+				if got := w.signedBy(); got != ledger.KeyID(w.verifier) {
+					t.Errorf("signed by %s, want %s", got, ledger.KeyID(w.verifier))
+				}
+			})
+		}
+	}
+}
+
 // A crash at any step of the sealing of a change leaves a log that goes on with
 // the key that its records put in force.
 func TestACrashWhileTheKeyTurns(t *testing.T) {
