@@ -41,7 +41,19 @@ type Proof struct {
 // stamped finds the earliest proof that covers a block.
 type stamped struct {
 	proofs []Proof // by size of the tree, each the earliest of its size or more
+	names  map[string]string
 	report Stamps
+}
+
+// name returns the one copy of an authority's name: many proofs hold it.
+func (s *stamped) name(authority string) string {
+	if s.names == nil {
+		s.names = make(map[string]string)
+	}
+	if _, ok := s.names[authority]; !ok {
+		s.names[authority] = authority
+	}
+	return s.names[authority]
 }
 
 // stamps checks the checkpoints that were stamped: each of the log's own key,
@@ -106,7 +118,7 @@ func (v *verifier) stamp(s *ledger.Stamped) (*Proof, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := ledger.OpenCheckpoint([]byte(s.Checkpoint), v.trust.Log, nil, 0); err != nil {
+	if _, err := ledger.OpenCheckpoint([]byte(s.Checkpoint), v.keys.ever(), nil, 0); err != nil {
 		return nil, err
 	}
 	if err := v.tree.CheckConsistency(cp); err != nil {
@@ -118,7 +130,7 @@ func (v *verifier) stamp(s *ledger.Stamped) (*Proof, error) {
 	if err := stamp.Verify(v.trust.TSA); err != nil {
 		return nil, fmt.Errorf("the time stamp of the log of %d blocks: %w", cp.Size, err)
 	}
-	return &Proof{cp.Size, stamp.NotAfter(), stamp.Authority}, nil
+	return &Proof{cp.Size, stamp.NotAfter(), v.stamped.name(stamp.Authority)}, nil
 }
 
 // sort makes each proof the earliest of those of its size or more: what a larger

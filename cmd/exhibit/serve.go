@@ -131,19 +131,19 @@ func settingsOf(c *config.Config, live *atomic.Pointer[inForce]) (gateway.Settin
 			MaxUnsealedAge: c.Sealing.MaxUnsealedAge, MaxUnsealedBytes: int64(c.Sealing.MaxUnsealedBytes),
 		},
 		Listening: []string{c.Admin.Socket, c.Admin.HTTPS.Address, c.Metrics.Address},
-		InForce:   func() { live.Store(&inForce{c, services, serversOf(c)}) },
+		InForce:   func() { live.Store(&inForce{c, services, serversOf(c), endpointsOf(c)}) },
 	}
 	if s.Witnesses, err = witnessesOf(c.Log); err != nil {
 		return gateway.Settings{}, err
 	}
 	s.Quorum = c.Log.Quorum
+	if s.Stamping, err = stampingOf(c.Log.Timestamps); err != nil {
+		return gateway.Settings{}, err
+	}
 	if s.Alerts, err = alertsOf(c.Alerts); err != nil {
 		return gateway.Settings{}, err
 	}
 	s.Telling = fmt.Sprintf("%+v", c.Alerts)
-	if s.Stamping, err = stampingOf(c.Log.Timestamps); err != nil {
-		return gateway.Settings{}, err
-	}
 	for _, p := range c.People {
 		s.People = append(s.People, p.Evidence())
 	}

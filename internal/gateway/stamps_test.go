@@ -49,7 +49,7 @@ func (w *world) packed(roots *x509.CertPool) (api.Pack, *verify.Report) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	tr, err := verify.NewTrustFile(w.material.verifier).Trust()
+	tr, err := verify.NewTrustFile(w.material.log.verifier).Trust()
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -150,6 +150,10 @@ func TestAGatewayHasItsLogStamped(t *testing.T) {
 	if blocks := w.sealer.Status().Blocks; err != nil || last != blocks {
 		t.Errorf("it stopped with %d of %d blocks stamped, %v", last, blocks, err)
 	}
+	report, err := Fsck(t.Context(), w.opened.Data, nil, nil)
+	if err != nil || len(report.Problems) > 0 {
+		t.Errorf("fsck: %+v, %v", report, err)
+	}
 	// A backup has them too.
 	data := filepath.Join(t.TempDir(), "data")
 	if _, err := Restore(t.Context(), RestoreParams{Data: data}, bytes.NewReader(w.backup())); err != nil {
@@ -157,6 +161,18 @@ func TestAGatewayHasItsLogStamped(t *testing.T) {
 	}
 	if b, err := os.ReadFile(filepath.Join(data, ledger.StampsFile)); err != nil || !bytes.Equal(b, kept) {
 		t.Errorf("restored stamps of %d bytes, want %d: %v", len(b), len(kept), err)
+	}
+	// And fsck tells what is wrong with them.
+	swapped := bytes.Replace(kept, []byte(`\n1\n`), []byte(`\n2\n`), 1)
+	if bytes.Equal(swapped, kept) {
+		swapped = bytes.Replace(kept, []byte(packtest.Origin+`\n`), []byte(`example.com/gw2\n`), 1)
+	}
+	if err := os.WriteFile(file, swapped, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	report, err = Fsck(t.Context(), w.opened.Data, nil, nil)
+	if err != nil || len(report.Problems) != 1 || !strings.HasPrefix(report.Problems[0].Where, "stamps.jsonl, line ") {
+		t.Errorf("fsck of a stamp that is of something else: %+v, %v", report, err)
 	}
 }
 

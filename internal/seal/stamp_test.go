@@ -207,8 +207,8 @@ func TestStampsGoOnAfterARestart(t *testing.T) {
 	end()
 	g.add("d")
 	s, end = begin()
-	if st := s.state(4); st.Size != 3 || f.requests() != 1 {
-		t.Errorf("after a restart: %d blocks are stamped, %d requests", st.Size, f.requests())
+	if st := s.state(4); st.Size != 3 || st.At.IsZero() || st.Authorities[0].Size != 3 || st.Authorities[0].Behind != 1 || f.requests() != 1 {
+		t.Errorf("after a restart: %+v, %d requests", st, f.requests())
 	}
 	time.Sleep(50 * time.Millisecond)
 	if f.requests() != 1 {
@@ -241,6 +241,46 @@ func TestStampsGoOnAfterARestart(t *testing.T) {
 	if b, err := os.ReadFile(file); err != nil || string(b) != "not a line\n" {
 		t.Errorf("a damaged file is now %q, %v", b, err)
 	}
+}
+
+// Of a file of years the end is read, and each authority known by its own stamps.
+func TestAStartReadsTheEndOfALongFile(t *testing.T) {
+	g, one, two := newGrowing(t), newFakeAuthority("one.example"), newFakeAuthority("two.example")
+	var b bytes.Buffer
+	at := time.Now().Add(-time.Hour).Truncate(time.Second)
+	for i := range 400 {
+		g.add(fmt.Sprint(i))
+		cp := g.newest()
+		by := one
+		if i == 350 {
+			by = two
+		}
+		line, err := (&ledger.Stamped{Checkpoint: string(cp.Note), Token: by.Token(cp.Note, at)}).Encode()
+		check(t, err)
+		b.Write(line)
+	}
+	if b.Len() < maxTail+len(b.Bytes())/400 {
+		t.Fatalf("a file of %d bytes", b.Len())
+	}
+	file := filepath.Join(t.TempDir(), ledger.StampsFile)
+	check(t, os.WriteFile(file, b.Bytes(), 0o600))
+	s, _ := stamping(t, g, file, nil, one, two)
+	s.await(t.Context(), 400, true)
+	st := s.state(400)
+	if st.Size != 400 || st.Authorities[0].Size != 400 || st.Authorities[1].Size != 400 || one.requests() != 0 || two.requests() != 1 {
+		t.Errorf("status %+v after %d and %d requests", st, one.requests(), two.requests())
+	}
+	if got := stampsIn(t, file, g.vkey, poolOf(one, two)); len(got) != 401 {
+		t.Errorf("%d stamps are in the file", len(got))
+	}
+}
+
+func poolOf(fakes ...*fakeAuthority) *x509.CertPool {
+	p := x509.NewCertPool()
+	for _, f := range fakes {
+		p.AddCert(f.Root)
+	}
+	return p
 }
 
 func TestAStampThatCannotBeKept(t *testing.T) {

@@ -54,7 +54,6 @@ type stamps struct {
 	log    *slog.Logger
 	newest func() ledger.Checkpoint
 	file   stampsFile
-	first  time.Time // when stamps are due first
 
 	members []*stampMember
 	done    chan struct{} // closed when run has returned
@@ -62,7 +61,7 @@ type stamps struct {
 	mu      sync.Mutex
 	status  []StampStatus // by member
 	kept    uint64        // size of the newest checkpoint that is stamped
-	keptAt  time.Time
+	keptAt  time.Time     // not later than which it was there
 	changed chan struct{} // closed and made anew with status
 }
 
@@ -79,9 +78,9 @@ type stampMember struct {
 // StampStatus is how far an authority has stamped the log.
 type StampStatus struct {
 	URL     string
-	Size    uint64    // of the newest checkpoint that it has stamped since the start
-	Behind  uint64    // blocks since, or all
-	Stamped time.Time // by its clock; zero: not by this process
+	Size    uint64    // of the newest checkpoint that it has stamped
+	Behind  uint64    // blocks since
+	Stamped time.Time // by its clock
 	Err     error     // of the last question
 	Since   time.Time // Err, or others before it
 
@@ -91,7 +90,7 @@ type StampStatus struct {
 // StampedStatus is how far the log is stamped.
 type StampedStatus struct {
 	Size        uint64    // of the newest checkpoint with a stamp
-	At          time.Time // that it was there not later than; zero when another process had it stamped
+	At          time.Time // that it was there not later than
 	Authorities []StampStatus
 }
 
@@ -111,20 +110,25 @@ func newStamps(cfg Stamping, log *slog.Logger, newest func() ledger.Checkpoint) 
 	return s
 }
 
-// open finds what was stamped before. Stamps begin an interval after the last
-// one, so that starting over and over is no burden to an authority. A file that
-// is damaged keeps stamps from being kept, and not the gateway from its work.
+// open finds what each authority stamped last, by the end of the file. It is
+// asked again an interval later, so that starting over and over is no burden to
+// it. A file that is damaged keeps stamps from being kept, and not the gateway from its work.
 func (s *stamps) open() {
 	if len(s.members) == 0 {
 		return
 	}
-	size, at, err := s.file.open(s.cfg.File)
+	size := s.newest().Size
+	err := s.file.open(s.cfg.File, func(cp ledger.Checkpoint, stamp *ledger.Stamp) {
+		for i, m := range s.members {
+			if cp.Size > size || stamp.Verify(m.Roots) != nil {
+				continue
+			}
+			s.status[i].Size, s.status[i].Stamped = cp.Size, stamp.Time
+			s.kept, s.keptAt = cp.Size, stamp.NotAfter()
+		}
+	})
 	if err != nil {
 		s.log.Error("stamped checkpoints cannot be kept", "cause", err)
-		return
-	}
-	if s.kept = size; size > 0 {
-		s.first = at.Add(s.cfg.Interval)
 	}
 }
 
@@ -142,7 +146,9 @@ func (s *stamps) run(ctx context.Context) {
 func (s *stamps) follow(ctx context.Context, m *stampMember) {
 	defer m.client.CloseIdleConnections()
 	m.since = time.Now()
-	pause := min(max(time.Until(s.first), 0), s.cfg.Interval)
+	s.mu.Lock()
+	pause := min(max(time.Until(s.status[m.number].Stamped.Add(s.cfg.Interval)), 0), s.cfg.Interval)
+	s.mu.Unlock()
 	for {
 		select {
 		case <-ctx.Done():
@@ -301,51 +307,52 @@ type stampsFile struct {
 	err  error // of opening it; then nothing is added
 }
 
-// open finds the end of the last whole line, the size of the checkpoint in it,
-// and when it was written.
-func (f *stampsFile) open(name string) (size uint64, at time.Time, err error) {
+// open finds the end of the last whole line, and calls fn for the last lines.
+func (f *stampsFile) open(name string, fn func(ledger.Checkpoint, *ledger.Stamp)) error {
 	f.name = name
-	if size, at, err = f.last(); err != nil {
-		err = fmt.Errorf("keeping stamps in %s: %w; move it away to go on without", name, err)
+	if err := f.readTail(fn); err != nil {
+		f.err = fmt.Errorf("keeping stamps in %s: %w; move it away to go on without", name, err)
 	}
-	f.err = err
-	return size, at, err
+	return f.err
 }
 
-func (f *stampsFile) last() (size uint64, at time.Time, err error) {
+// maxTail is how much of the file is read at the start: two of the longest lines,
+// or a hundred usual ones.
+const maxTail = 512 << 10
+
+func (f *stampsFile) readTail(fn func(ledger.Checkpoint, *ledger.Stamp)) error {
 	file, err := os.Open(f.name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, at, nil
+		return nil
 	}
 	if err != nil {
-		return 0, at, err
+		return err
 	}
 	defer file.Close()
 	info, err := file.Stat()
 	if err != nil {
-		return 0, at, err
+		return err
 	}
-	const most = 512 << 10 // more than two lines
-	from := max(0, info.Size()-most)
-	tail, err := io.ReadAll(io.NewSectionReader(file, from, most))
+	from := max(0, info.Size()-maxTail)
+	lines, err := io.ReadAll(io.NewSectionReader(file, from, maxTail))
 	if err != nil {
-		return 0, at, err
+		return err
 	}
-	tail = tail[:bytes.LastIndexByte(tail, '\n')+1] // a line that a crash cut off counts for nothing
-	f.end = from + int64(len(tail))
-	if len(tail) == 0 {
-		if from > 0 {
-			return 0, at, fmt.Errorf("%w: its end holds no line", ledger.ErrStampsFile)
+	lines = lines[:bytes.LastIndexByte(lines, '\n')+1] // a line that a crash cut off counts for nothing
+	f.end = from + int64(len(lines))
+	if from > 0 { // it begins within a line
+		lines = lines[bytes.IndexByte(lines, '\n')+1:]
+		if len(lines) == 0 {
+			return fmt.Errorf("%w: its end holds no line", ledger.ErrStampsFile)
 		}
-		return 0, at, nil
 	}
-	begin := bytes.LastIndexByte(tail[:len(tail)-1], '\n') + 1
-	err = ledger.ReadStamps(bytes.NewReader(tail[begin:]), func(_ []byte, s *ledger.Stamped) error {
-		cp, _, err := s.Open()
-		size = cp.Size
+	return ledger.ReadStamps(bytes.NewReader(lines), func(_ []byte, s *ledger.Stamped) error {
+		cp, stamp, err := s.Open()
+		if err == nil {
+			fn(cp, stamp)
+		}
 		return err
 	})
-	return size, info.ModTime(), err
 }
 
 // append adds a line, durably. What a failed attempt left is written over.

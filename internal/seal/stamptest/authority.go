@@ -33,7 +33,8 @@ type Authority struct {
 	// Change, when set, may change each token on its way.
 	Change func(*Draft)
 
-	key ed25519.PrivateKey
+	key   ed25519.PrivateKey
+	chain []byte // certificates above its own
 }
 
 // Draft is a token in the making.
@@ -49,6 +50,7 @@ type Draft struct {
 	MessageDigest []byte
 	CertHash      []byte
 	NoCertificate bool // leaves its certificate out
+	NoChain       bool // or those above it
 	// Mangle, when set, changes the token once it is signed.
 	Mangle func([]byte) []byte
 }
@@ -58,6 +60,7 @@ type Certificate struct {
 	NotBefore, NotAfter time.Time // 1990 to 2120 by default
 	Usage               []asn1.ObjectIdentifier
 	NotCritical         bool
+	Between             bool // another authority's certificate leads to the root
 }
 
 // Purposes of a key.
@@ -93,7 +96,16 @@ func New(name string, c Certificate) *Authority {
 	}
 	a := &Authority{Policy: asn1.ObjectIdentifier{1, 2, 3, 4, 1}, key: own}
 	a.Root = certificate(root, root, rootKey, rootKey)
-	a.Signer = certificate(signer, a.Root, own, rootKey)
+	issuer, issuerKey := a.Root, rootKey
+	if c.Between {
+		between := *root
+		between.SerialNumber, between.Subject = big.NewInt(3), pkix.Name{CommonName: name + " issuing"}
+		issuerKey = key("issuing")
+		issuer = certificate(&between, a.Root, issuerKey, rootKey)
+		a.chain = issuer.Raw
+	}
+	a.chain = slices.Concat(a.chain, a.Root.Raw)
+	a.Signer = certificate(signer, issuer, own, issuerKey)
 	return a
 }
 
@@ -191,9 +203,12 @@ func (a *Authority) token(d Draft) []byte {
 	set := bytes.Join(attrs, nil)
 	signature, err := a.key.Sign(nil, der(asn1.RawValue{Tag: asn1.TagSet, IsCompound: true, Bytes: set}), crypto.Hash(0))
 	must(err)
-	certs := slices.Concat(a.Signer.Raw, a.Root.Raw)
-	if d.NoCertificate {
+	certs := slices.Concat(a.Signer.Raw, a.chain)
+	switch {
+	case d.NoCertificate:
 		certs = nil
+	case d.NoChain:
+		certs = a.Signer.Raw
 	}
 	digest := algorithm{oidSHA512}
 	issuer := struct {
