@@ -90,3 +90,30 @@ func TestAGatewayWhereAgentsCannotAsk(t *testing.T) {
 		t.Errorf("how_to_ask says %s", got)
 	}
 }
+
+// At an endpoint an agent says which member it asks for.
+func TestAnAgentAsksAtAnEndpoint(t *testing.T) {
+	var wishes []mcp.Wish
+	servers := map[string]string{"left": serve(t, sdkServer(), nil), "right": serve(t, sdkServer(), nil)}
+	g := startEndpoint(t, servers, nil, func(c *mcp.Config) {
+		c.Ask = func(_ context.Context, w mcp.Wish) (mcp.Wished, error) {
+			wishes = append(wishes, w)
+			return mcp.Wished{Request: "gw1.1.9", Approvers: []string{"bob@example.com"}}, nil
+		}
+	})
+	cs := connect(t, g, nil)
+	for member, resource := range map[string]string{"": "", "left": "r-left", "right": "r-right"} {
+		args := map[string]any{"role": "writer", "for": "8h", "reason": "r"}
+		if member != "" {
+			args["member"] = member
+		}
+		r, err := cs.CallTool(t.Context(), &sdk.CallToolParams{Name: "exhibit__request_access", Arguments: args})
+		told := err == nil && !r.IsError
+		if told != (resource != "") || told && wishes[len(wishes)-1].Resource != resource {
+			t.Errorf("of %q: %+v, %v; people are asked %v", member, r, err, wishes)
+		}
+	}
+	if len(wishes) != 2 {
+		t.Errorf("people are asked %v", wishes)
+	}
+}

@@ -84,7 +84,7 @@ func startGatewayLogging(t *testing.T, upstream string, r mcp.Resource, log slog
 // startEndpoint starts a gateway before servers that are one endpoint, at /all:
 // each is a resource of its own, at an address or as the resource says. One of
 // the name x is the resource r-x.
-func startEndpoint(t *testing.T, upstreams map[string]string, resources map[string]mcp.Resource) *gateway {
+func startEndpoint(t *testing.T, upstreams map[string]string, resources map[string]mcp.Resource, edit ...func(*mcp.Config)) *gateway {
 	t.Helper()
 	g := &gateway{t: t, Gate: &prototest.Gate{UpstreamOf: func(to protocol.Target) protocol.Upstream {
 		return protocol.Upstream{Address: upstreams[strings.TrimPrefix(to.Resource, "r-")]}
@@ -101,13 +101,17 @@ func startEndpoint(t *testing.T, upstreams map[string]string, resources map[stri
 		e.Members = append(e.Members, mcp.Member{Name: name, Resource: r.Resource})
 	}
 	g.endpoint.Store(&e)
-	g.listen(mcp.New(mcp.Config{
+	c := mcp.Config{
 		Resources:   func() []mcp.Resource { return list },
 		Endpoints:   func() []mcp.Endpoint { return []mcp.Endpoint{*g.endpoint.Load()} },
 		Definitions: mcp.NewDefinitions(mcp.DefinitionsConfig{Record: g.record, Logger: slog.New(slog.DiscardHandler)}),
 		Issuer:      func() string { return "https://issuer.example" },
 		Limits:      httpgate.Limits{Idle: time.Minute}, Logger: slog.New(slog.DiscardHandler),
-	}))
+	}
+	for _, e := range edit {
+		e(&c)
+	}
+	g.listen(mcp.New(c))
 	g.url = "http://" + g.address + "/all"
 	return g
 }
