@@ -586,6 +586,41 @@ type ReadBody struct {
 	By      By     `json:"by"`
 }
 
+// LogKeyBody changes the keys of the log's checkpoints. Keys are verifier keys
+// of C2SP signed-note. The signatures make it a statement that stands by itself
+// (docs/spec/log.md).
+type LogKeyBody struct {
+	Change     string   `json:"change"`     // "rotate": New takes the place of Old; "revoke": Old is not to be believed any more
+	Old        string   `json:"old"`        // of a rotation the key in force before
+	New        string   `json:"new"`        // the key in force after it; of a revocation also before
+	Size       uint64   `json:"size"`       // of a checkpoint that was published before
+	Root       Hash     `json:"root"`       // its root
+	Signatures []string `json:"signatures"` // lines of a signed note: of a rotation by Old and New, of a revocation by New
+	Reason     string   `json:"reason,omitempty"`
+	By         By       `json:"by"`
+}
+
+// BackupBody says that the log is being copied: everything up to this record,
+// and further. One that was made while no gateway ran has everything before the
+// boot that records it, and its own time.
+type BackupBody struct {
+	Made       int64    `json:"made,omitempty"`       // when, if no gateway ran then
+	Keys       bool     `json:"keys"`                 // those of the gateway and of sessions too
+	Recipients []string `json:"recipients,omitempty"` // age recipients that they are encrypted to
+	By         By       `json:"by"`
+}
+
+// RestoreBody says that the data folder was made of a backup since the boot
+// before.
+type RestoreBody struct {
+	Made     int64  `json:"made"`     // when the backup was, as it says
+	Restored int64  `json:"restored"` // when it was put in place
+	Blocks   uint64 `json:"blocks"`   // of the log that was restored
+	Root     Hash   `json:"root"`     // of its tree
+	Keys     bool   `json:"keys"`     // came out of the backup
+	By       By     `json:"by"`       // whose account did it
+}
+
 // ErrBody is wrapped by every failure to decode a body.
 var ErrBody = errors.New("not a record body")
 

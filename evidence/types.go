@@ -45,15 +45,20 @@ const (
 	AlertAck       Type = "alert.ack"       // AlertAckBody
 	EvidenceRead   Type = "evidence.read"   // ReadBody
 	PackExport     Type = "pack.export"     // ReadBody
+
+	LogKey     Type = "log.key"     // LogKeyBody; control: who signs the log
+	LogBackup  Type = "log.backup"  // BackupBody
+	LogRestore Type = "log.restore" // RestoreBody
 )
 
-// IsControl reports whether records of type t change who may do what. Blocks
-// that hold one are chained, so that the registry folds without the rest.
+// IsControl reports whether records of type t change who may do what, which is
+// also which key may speak for the log. Blocks that hold one are chained, so
+// that the registry folds without the rest.
 func (t Type) IsControl() bool {
 	switch t {
 	case AgentCreate, AgentDisable, CredentialEnroll, CredentialRevoke,
 		GrantCreate, GrantRemove, ApprovalRequest, ApprovalDecision, ApprovalUse,
-		PolicyChange, ConfigChange, StateSnapshot:
+		PolicyChange, ConfigChange, StateSnapshot, LogKey:
 		return true
 	}
 	return false

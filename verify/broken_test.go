@@ -3,6 +3,7 @@ package verify_test
 import (
 	"archive/zip"
 	"bytes"
+	"cmp"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"crypto/x509"
@@ -720,6 +721,141 @@ type vector struct {
 	Also    string            `json:"also,omitempty"`   // a finding of integrity that comes with it
 }
 
+// The keys of the logs below: the one that a log begins with, and others.
+const firstKey, secondKey, thirdKey = "packtest log key", "second log key", "third log key"
+
+// keyed is a log whose key changes, and what an auditor with some of its keys
+// must say of it.
+type keyed struct {
+	finding, name string
+	trust         []string // keys, by their seeds
+	log           func() *packtest.Gateway
+	kept          func(*packtest.Gateway) ledger.Checkpoint // by the auditor
+	from, to      int64                                     // the period, in seconds; to 0 is the end
+	forge         func(t testing.TB, g *packtest.Gateway, u unpacked)
+}
+
+// rotated is the shop with a new key, and whatever comes after.
+func rotated(then ...func(*packtest.Gateway)) func() *packtest.Gateway {
+	return func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.Rotate(secondKey)
+		s.Do("SELECT ?", "postgres:select", "public.orders")
+		g.Cut()
+		for _, f := range then {
+			f(g)
+		}
+		return finish(g, s)
+	}
+}
+
+// spoilt is the shop rotated with the record changed before it is sealed.
+func spoilt(change func(*evidence.LogKeyBody)) func() *packtest.Gateway {
+	return func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.Change = func(d *evidence.Draft) {
+			var b evidence.LogKeyBody
+			if d.Head.Type != evidence.LogKey || evidence.DecodeBody(d.Body, &b) != nil {
+				return
+			}
+			change(&b)
+			d.Body = evidence.EncodeBody(b)
+		}
+		g.Rotate(secondKey)
+		return finish(g, s)
+	}
+}
+
+func revoked(g *packtest.Gateway) { g.Revoke(firstKey) }
+
+// newest is what an auditor keeps who was there after all of it.
+func newest(g *packtest.Gateway) ledger.Checkpoint { return g.Checkpoint() }
+
+// dropKeys leaves the changes of keys out of a pack, or all but some.
+func dropKeys(keep int) func(testing.TB, *packtest.Gateway, unpacked) {
+	return func(t testing.TB, g *packtest.Gateway, u unpacked) {
+		lines := bytes.SplitAfter(u[verify.KeysFile], []byte("\n"))
+		if u[verify.KeysFile] = bytes.Join(lines[:keep], nil); keep == 0 {
+			delete(u, verify.KeysFile)
+		}
+		u.resign(t, g, nil)
+	}
+}
+
+// late is a log that changes its key after the period, and again.
+func late() *packtest.Gateway {
+	g, s := packtest.Shop()
+	s.Close()
+	g.Cut()
+	g.Now = packtest.Noon + 50*packtest.Second
+	g.Beat()
+	g.Rotate(secondKey)
+	g.Cut()
+	g.Rotate(thirdKey)
+	g.Stop()
+	g.Cut()
+	g.Now += 10 * packtest.Second
+	g.Boot()
+	return finish(g, nil)
+}
+
+var keyedLogs = []keyed{
+	{"", "rotated-known-by-the-old-key", []string{firstKey}, rotated(), nil, 0, 0, nil},
+	{"", "rotated-known-by-the-new-key", []string{secondKey}, rotated(), nil, 0, 0, nil},
+	{"", "rotated-known-by-both", []string{firstKey, secondKey}, rotated(), nil, 0, 0, nil},
+	{"", "rotated-since", []string{firstKey}, late, nil, 0, 25, nil},
+	{"", "rotated-before", []string{firstKey}, late, nil, 55, 0, nil},
+	{"", "revoked-known-by-the-new-key", []string{secondKey}, rotated(revoked), nil, 0, 0, nil},
+	{"", "revoked-and-kept-since", []string{firstKey}, rotated(revoked), newest, 0, 0, nil},
+	{"log.keys", "followed-from-a-revoked-key", []string{firstKey}, rotated(revoked), nil, 0, 0, nil},
+	{"log.keys", "revoked-key-signs", []string{firstKey}, rotated(revoked, func(g *packtest.Gateway) { g.SignAs(firstKey) }), nil, 0, 0, nil},
+	{"log.keys", "replaced-key-signs", []string{firstKey, secondKey}, rotated(func(g *packtest.Gateway) { g.SignAs(firstKey) }), nil, 0, 0, nil},
+	{"log.keys", "rotation-not-recorded", []string{firstKey, secondKey}, func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.SignAs(secondKey)
+		return finish(g, s)
+	}, nil, 0, 0, nil},
+	{"pack.manifest", "rotation-not-recorded", []string{firstKey}, func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.SignAs(secondKey)
+		return finish(g, s)
+	}, nil, 0, 0, nil},
+	{"log.keys", "rotation-left-out", []string{secondKey}, rotated(), nil, 0, 0, dropKeys(0)},
+	{"log.keys", "revocation-left-out", []string{firstKey}, rotated(revoked), nil, 0, 0, dropKeys(1)},
+	{"log.keys", "rotation-made-up", []string{firstKey, secondKey}, rotated(), nil, 0, 0, func(t testing.TB, g *packtest.Gateway, u unpacked) {
+		other := rotated(func(g *packtest.Gateway) { g.Rotate(thirdKey) })() // of the same log until then
+		u[verify.KeysFile] = unpack(t, create(t, other, at(0), at(36000)))[verify.KeysFile]
+		u.resign(t, g, nil)
+	}},
+	{"log.keys", "forged-signature-of-the-old", []string{secondKey}, spoilt(func(b *evidence.LogKeyBody) { b.Signatures[0] = b.Signatures[1] }), nil, 0, 0, nil},
+	{"log.keys", "forged-signature-of-the-new", []string{firstKey, secondKey}, spoilt(func(b *evidence.LogKeyBody) { b.Signatures[1] = b.Signatures[0] }), nil, 0, 0, nil},
+	{"pack.manifest", "forged-signature-of-the-old", []string{firstKey}, spoilt(func(b *evidence.LogKeyBody) { b.Signatures[0] = b.Signatures[1] }), nil, 0, 0, nil},
+	{"log.keys", "another-history-signed", []string{firstKey}, spoilt(func(b *evidence.LogKeyBody) {
+		b.Root[0] ^= 1
+		old, _ := packtest.LogKey(firstKey)
+		next, _ := packtest.LogKey(secondKey)
+		if err := ledger.SignKeyChange(packtest.Origin, b, old, next); err != nil {
+			panic(err)
+		}
+	}), nil, 0, 0, nil},
+	{"log.keys", "back-to-an-old-key", []string{firstKey}, rotated(func(g *packtest.Gateway) { g.Rotate(firstKey) }), nil, 0, 0, nil},
+	{"log.keys", "boot-with-another-key", []string{firstKey}, edit(evidence.GatewayStart, func(_ *evidence.Head, b *evidence.GatewayStartBody) {
+		_, b.LogKey = packtest.LogKey(secondKey)
+	}), nil, 0, 0, nil},
+	{"log.keys", "manifest-by-another-key", []string{firstKey, secondKey}, rotated(), nil, 0, 0, func(t testing.TB, _ *packtest.Gateway, u unpacked) {
+		old, _ := packtest.LogKey(firstKey)
+		signed, err := note.Sign(&note.Note{Text: verify.SignedText(packtest.Origin, u[verify.ManifestFile])}, old)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u[verify.SignatureFile] = signed
+	}},
+	{"log.keys", "another-spelling", []string{secondKey}, rotated(), nil, 0, 0, func(t testing.TB, g *packtest.Gateway, u unpacked) {
+		u[verify.KeysFile] = append([]byte(" "), u[verify.KeysFile]...)
+		u.resign(t, g, nil)
+	}},
+}
+
 // vectors makes every pack of testdata.
 func vectors(t testing.TB) (list []vector, packs map[string][]byte) {
 	packs = make(map[string][]byte)
@@ -756,6 +892,28 @@ func vectors(t testing.TB) (list []vector, packs map[string][]byte) {
 	known := verify.NewTrustFile(good.VerifierKey())
 	known.Remember(other)
 	add("log.known-rewritten.zip", "log.known", known, whole)
+	for _, k := range keyedLogs {
+		trusted := verify.NewTrustFile()
+		for _, name := range k.trust {
+			_, vkey := packtest.LogKey(name)
+			trusted.Log = append(trusted.Log, vkey)
+		}
+		g := k.log()
+		if k.kept != nil {
+			trusted.Remember(k.kept(g))
+		}
+		b := create(t, g, at(k.from), at(cmp.Or(k.to, 36000)))
+		if k.forge != nil {
+			u := unpack(t, b)
+			k.forge(t, g, u)
+			b = u.zip(t)
+		}
+		name := k.finding + "-" + k.name + ".zip"
+		if k.finding == "" {
+			name = "good-" + k.name + ".zip"
+		}
+		add(name, k.finding, trusted, b)
+	}
 	witness := verify.NewTrustFile(good.VerifierKey())
 	witness.Witnesses, witness.Quorum = []string{verifierKey(t, "witness.example.org", "witness")}, 1
 	add("log.witnesses-none.zip", "log.witnesses", witness, whole)

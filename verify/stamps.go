@@ -118,7 +118,7 @@ func (v *verifier) stamp(s *ledger.Stamped) (*Proof, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := ledger.OpenCheckpoint([]byte(s.Checkpoint), v.trust.Log, nil, 0); err != nil {
+	if _, err := ledger.OpenCheckpoint([]byte(s.Checkpoint), v.keys.ever(), nil, 0); err != nil {
 		return nil, err
 	}
 	if err := v.tree.CheckConsistency(cp); err != nil {

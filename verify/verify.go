@@ -20,8 +20,8 @@ import (
 // checks are those of integrity, in the order in which they are reported.
 type checks struct {
 	files, manifest, digests             Check
-	checkpoint, witnesses, known, tree   Check
-	stamps                               Check
+	checkpoint, keys                     Check
+	witnesses, known, tree, stamps       Check
 	leaf, block, follows, control        Check
 	edges, context                       Check
 	commitments, tables, replay, meaning Check
@@ -29,7 +29,7 @@ type checks struct {
 
 func (c *checks) all() []*Check {
 	return []*Check{
-		&c.files, &c.manifest, &c.digests, &c.checkpoint, &c.witnesses, &c.known, &c.tree, &c.stamps, &c.leaf, &c.block, &c.follows, &c.control,
+		&c.files, &c.manifest, &c.digests, &c.checkpoint, &c.keys, &c.witnesses, &c.known, &c.tree, &c.stamps, &c.leaf, &c.block, &c.follows, &c.control,
 		&c.edges, &c.context, &c.commitments, &c.tables, &c.replay, &c.meaning,
 	}
 }
@@ -40,9 +40,10 @@ func newChecks() *checks {
 	}
 	c := &checks{
 		files:       check("pack.files", "files", "The pack holds the files that its manifest names, and no others"),
-		manifest:    check("pack.manifest", "manifests", "The manifest is well-formed and signed by the key of the log"),
+		manifest:    check("pack.manifest", "manifests", "The manifest is well-formed and signed by a key of the log"),
 		digests:     check("pack.digests", "files", "Every file is the one in the manifest"),
-		checkpoint:  check("log.checkpoint", "checkpoints", "The checkpoint is signed by the key of the log"),
+		checkpoint:  check("log.checkpoint", "checkpoints", "The checkpoint is signed by a key of the log that you trust, or that one led to"),
+		keys:        check("log.keys", "keys", "The key that signed is the one that the log's own records put in force"),
 		witnesses:   check("log.witnesses", "cosignatures", "A quorum of witnesses has cosigned the checkpoint"),
 		known:       check("log.known", "known checkpoints", "The log grew from the checkpoints that you kept"),
 		tree:        check("log.tree", "leaves", "The log's tree, rebuilt from its tiles, has the checkpoint's root"),
@@ -83,6 +84,9 @@ type verifier struct {
 	before   []link // of the context, in order
 	edge     [2]*ledger.Header
 	cp       *ledger.Checkpoint
+	keys     keyring
+
+	encoded, signature []byte // the manifest and what signs it
 }
 
 // link is what is kept of a block of the context: its place in the chain of
@@ -109,6 +113,7 @@ func verifyPack(pack fs.FS, t Trust, remember bool) (*Report, error) {
 
 // run goes through the pack until something makes the rest meaningless.
 func (v *verifier) run() {
+	v.readKeys()
 	if !v.manifest() || !v.checkpoint() {
 		return
 	}
@@ -118,6 +123,7 @@ func (v *verifier) run() {
 	whole := v.readSeeds() && v.readContext() && v.readEdges() && v.readRange()
 	if whole {
 		v.conclude()
+		v.concludeKeys()
 	}
 	v.files.rest(&v.c.files, whole)
 }
@@ -144,7 +150,7 @@ func (v *verifier) manifest() bool {
 	c.Population = 1
 	sig, err := readSmall(v.files.fs, SignatureFile, maxSmall)
 	if err == nil {
-		err = openSignature(sig, encoded, v.m.Origin, v.trust.Log)
+		err = openSignature(sig, encoded, v.m.Origin, v.keys.accepted)
 	}
 	if err != nil {
 		c.except("its signature: %.200s", err)
@@ -155,6 +161,7 @@ func (v *verifier) manifest() bool {
 		v.files.manifest[f.Path] = f
 	}
 	v.c.digests.made = true
+	v.encoded, v.signature = encoded, sig
 	return true
 }
 
@@ -167,7 +174,7 @@ func (v *verifier) checkpoint() bool {
 		c.except("%.200s", err)
 		return false
 	}
-	cp, err := ledger.OpenCheckpoint(msg, v.trust.Log, v.trust.Witnesses, 0)
+	cp, err := ledger.OpenCheckpoint(msg, v.keys.accepted, v.trust.Witnesses, 0)
 	if err != nil {
 		c.except("%.200s", err)
 		return false
@@ -300,6 +307,7 @@ func (v *verifier) readContext() bool {
 		v.c.context.Population++
 		v.before = append(v.before, link{b.Block, b.PrevControl, b.Control})
 		for i := range b.Records {
+			v.key(b.Block, &b.Records[i])
 			if !v.commitment(&b.Records[i], true) || !v.text(&b.Records[i]) || !v.folded(v.fold.Opening(&b.Records[i])) {
 				return false
 			}
@@ -379,6 +387,7 @@ func (v *verifier) readRange() bool {
 			prev, next = &h, next+1
 			records += b.Count
 			for i := range b.Records {
+				v.key(b.Block, &b.Records[i])
 				if !v.commitment(&b.Records[i], false) || !v.text(&b.Records[i]) || !v.folded(v.fold.Record(&b.Records[i])) {
 					return false
 				}

@@ -200,9 +200,11 @@ func (f *Fold) totalRows(agents, grants rollForward, openSessions, openCommands 
 		{commandsTable, "open at closing (=)", openCommands}, {commandsTable, "in doubt", c.commandsInDoubt}, {commandsTable, "allowed though opaque", c.opaque},
 		{transactionsTable, "ended", c.transactions}, {resolutionsTable, "commands resolved", c.resolutions},
 		{"decisions", "allow", c.allowed}, {"decisions", "deny", c.denied}, {"decisions", "error", c.failed},
-		{changesTable, "policy", c.policyChanges}, {changesTable, "configuration", c.configChanges},
+		{changesTable, "policy", c.policyChanges}, {changesTable, "configuration", c.configChanges}, {changesTable, "keys of the log", c.keyChanges},
 		{uptimeTable, "boots begun", c.boots}, {uptimeTable, "recording gaps", c.gaps},
 		{alertsTable, "raised", c.alerts}, {alertsTable, "acknowledgements", c.acks}, {"records", "reads and exports of evidence", c.exports},
+		{alertsTable, "raised", c.alerts}, {"records", "reads and exports of evidence", c.exports},
+		{"records", "backups", c.backups}, {"records", "restores", c.restores},
 	} {
 		if err := f.row(totalsTable, t.table, t.measure, count(t.value)); err != nil {
 			return err

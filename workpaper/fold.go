@@ -102,6 +102,7 @@ type counts struct {
 	grantsCreated, grantsRemoved                                        uint64
 	keysEnrolled, credentialsRevoked, tokensIssued                      uint64
 	policyChanges, configChanges, boots, exports, alerts, gaps, crashed uint64
+	keyChanges, backups, restores                                       uint64
 	transactions, resolutions                                           uint64
 	approvalsAsked, approvalsDecided, approvalsUsed                     uint64
 	violations, unseparated, kills, acks                                uint64
@@ -269,6 +270,10 @@ func (f *Fold) other(r *evidence.Record) error {
 	switch r.Head.Type {
 	case evidence.PackExport, evidence.EvidenceRead:
 		f.counts.exports++
+	case evidence.LogBackup:
+		f.counts.backups++
+	case evidence.LogRestore:
+		f.counts.restores++
 	case evidence.Alert:
 		return f.alert(r)
 	case evidence.AlertAck:
@@ -312,7 +317,7 @@ func (f *Fold) controlInRange(r *evidence.Record) error {
 		}
 	}
 	switch r.Head.Type {
-	case evidence.PolicyChange, evidence.ConfigChange:
+	case evidence.PolicyChange, evidence.ConfigChange, evidence.LogKey:
 		return f.change(r)
 	case evidence.AgentDisable:
 		f.retired(r)

@@ -199,9 +199,16 @@ func (f *Fold) bootRow(b *bootState) error {
 		strconv.FormatInt(b.body.Heartbeat, 10), count(b.records), strconv.FormatInt(b.longest, 10), count(b.silent), count(b.gaps), count(b.steps), down)
 }
 
-// change writes the row of a change of policy or configuration.
+// change writes the row of a change of policy, configuration or keys of the log.
 func (f *Fold) change(r *evidence.Record) error {
 	h := &r.Head
+	if h.Type == evidence.LogKey {
+		f.counts.keyChanges++
+		var b evidence.LogKeyBody
+		f.decode(r, &b)
+		return f.row(changesTable, pos(h.Pos), f.clock.format(h.Time), string(h.Type), b.Old, b.New, b.Change, "", b.Reason, b.By.Person.ID, b.By.Via,
+			"", "", "", "", "", "", "", "")
+	}
 	if h.Type == evidence.PolicyChange {
 		f.counts.policyChanges++
 		var b evidence.PolicyBody

@@ -32,6 +32,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/api"
 	"github.com/exhibit-gateway/exhibit/internal/identity"
+	"github.com/exhibit-gateway/exhibit/ledger"
 )
 
 func TestMain(m *testing.M) {
@@ -428,7 +429,33 @@ func (g *memory) LogStatus(context.Context) (api.LogStatus, error) {
 
 func (g *memory) Flush(ctx context.Context) (api.LogStatus, error) { return g.LogStatus(ctx) }
 
-func (g *memory) Fsck(context.Context, func(api.Progress)) (api.FsckReport, error) {
+func (g *memory) LogKeys(context.Context) (api.LogKeys, error) {
+	by := evidence.By{Person: evidence.Person{ID: "alice@example.com"}}
+	from := &api.Change{Position: "gw1.1.9", Time: noon, By: by, Reason: "yearly"}
+	return api.LogKeys{Origin: "example.com/gw1", Keys: []api.LogKey{
+		{ID: "0a1b2c3d", Key: "example.com/gw1+0a1b2c3d+AYq", Status: "replaced", Blocks: 3, Until: from},
+		{ID: "4e5f6071", Key: "example.com/gw1+4e5f6071+ABB", Status: "in force", From: from},
+	}}, nil
+}
+
+func (g *memory) RotateLogKey(ctx context.Context, _ api.KeyRotation, _ evidence.By) (api.LogKeys, error) {
+	return g.LogKeys(ctx)
+}
+
+func (g *memory) RevokeLogKey(ctx context.Context, r api.KeyRevocation, _ evidence.By) (api.LogKeys, error) {
+	keys, err := g.LogKeys(ctx)
+	if r.Key != keys.Keys[0].ID {
+		return api.LogKeys{}, api.Conflict("key "+r.Key+" is in force, and a log without a key signs nothing", "put another in its place first: exhibit log rotate-key")
+	}
+	keys.Keys[0].Status, keys.Keys[0].Revoked = "revoked", &api.Change{Position: "gw1.1.12", Time: noon, Reason: r.Reason}
+	return keys, err
+}
+
+func (g *memory) Backup(ctx context.Context, _ api.Backup, _ evidence.By) (api.LogStatus, error) {
+	return g.LogStatus(ctx)
+}
+
+func (g *memory) Fsck(context.Context, []ledger.Checkpoint, func(api.Progress)) (api.FsckReport, error) {
 	return api.FsckReport{Blocks: 7, Records: 120, Bytes: 9000, Root: "r", Problems: []api.Finding{{Where: "block 3", Message: "its digest differs"}}}, nil
 }
 

@@ -143,7 +143,7 @@ func newLog(a *app) *cobra.Command {
 			})
 		},
 	}
-	return group(groupEvidence, "log", "Look after the log", status, newFsck(a))
+	return group(groupEvidence, "log", "Look after the log", status, newFsck(a), newLogKeys(a), newRotateKey(a), newRevokeKey(a))
 }
 
 // witnessFields are a line about the quorum and one for each witness.
@@ -157,6 +157,9 @@ func witnessFields(s api.LogStatus) (pairs []string) {
 		switch {
 		case w.Problem != "":
 			text += fmt.Sprintf("; not cosigning since %s: %s", stamp(w.Since), w.Problem)
+			if w.Hint != "" {
+				text += "; " + w.Hint
+			}
 		case !w.Cosigned.IsZero():
 			text += "; cosigned " + stamp(w.Cosigned)
 		}

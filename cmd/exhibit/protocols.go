@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"slices"
 	"sync/atomic"
 
 	"github.com/exhibit-gateway/exhibit/internal/config"
@@ -30,8 +31,9 @@ var actions = func() map[string][]string {
 // inForce is a configuration with what was read for it.
 type inForce struct {
 	*config.Config
-	services []http.Resource
-	servers  []mcp.Resource
+	services  []http.Resource
+	servers   []mcp.Resource
+	endpoints []mcp.Endpoint
 }
 
 // protocolsOf returns how to make the protocol of a listener: a line for each.
@@ -70,7 +72,7 @@ func protocolsOf(live *atomic.Pointer[inForce], g *gateway.Gateway, log *slog.Lo
 			}), nil
 		case mcp.Name:
 			return mcp.New(mcp.Config{
-				Listener: l.Name, Resources: servers, Definitions: definitions, Issuer: func() string { return live.Load().Issuer },
+				Listener: l.Name, Resources: servers, Endpoints: func() []mcp.Endpoint { return live.Load().endpoints }, Definitions: definitions, Issuer: func() string { return live.Load().Issuer },
 				Assert: g.Identify, Keys: g.Keys, Logger: log,
 				Limits: httpgate.Limits{Idle: c.Limits.SessionIdle, Login: c.Limits.Handshake},
 			}), nil
@@ -106,6 +108,19 @@ func serversOf(c *config.Config) []mcp.Resource {
 		if r.Protocol == mcp.Name {
 			list = append(list, serverOf(r))
 		}
+	}
+	return list
+}
+
+// endpointsOf are servers that agents see as one.
+func endpointsOf(c *config.Config) []mcp.Endpoint {
+	list := []mcp.Endpoint{}
+	for _, e := range c.Endpoints {
+		joined := mcp.Endpoint{Prefix: e.Prefix, Hosts: e.Hosts}
+		for _, name := range slices.Sorted(maps.Keys(e.Members)) {
+			joined.Members = append(joined.Members, mcp.Member{Name: name, Resource: e.Members[name]})
+		}
+		list = append(list, joined)
 	}
 	return list
 }

@@ -32,6 +32,7 @@ import (
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/identity"
+	"github.com/exhibit-gateway/exhibit/ledger"
 )
 
 var update = flag.Bool("update", false, "rewrite golden files")
@@ -124,9 +125,19 @@ func (g *gateway) Explain(_ context.Context, q Explain, by evidence.By) (Explana
 }
 func (g *gateway) LogStatus(context.Context) (LogStatus, error) { return ask[LogStatus](g) }
 func (g *gateway) Flush(context.Context) (LogStatus, error)     { return ask[LogStatus](g) }
-func (g *gateway) Fsck(_ context.Context, progress func(Progress)) (FsckReport, error) {
+func (g *gateway) LogKeys(context.Context) (LogKeys, error)     { return ask[LogKeys](g) }
+func (g *gateway) RotateLogKey(_ context.Context, r KeyRotation, by evidence.By) (LogKeys, error) {
+	return ask[LogKeys](g, r, by)
+}
+func (g *gateway) RevokeLogKey(_ context.Context, r KeyRevocation, by evidence.By) (LogKeys, error) {
+	return ask[LogKeys](g, r, by)
+}
+func (g *gateway) Backup(_ context.Context, b Backup, by evidence.By) (LogStatus, error) {
+	return ask[LogStatus](g, b, by)
+}
+func (g *gateway) Fsck(_ context.Context, known []ledger.Checkpoint, progress func(Progress)) (FsckReport, error) {
 	progress(Progress{Stage: "blocks", Done: 1, Total: 2})
-	return ask[FsckReport](g)
+	return ask[FsckReport](g, known)
 }
 func (g *gateway) Config(context.Context) (Document, error) { return ask[Document](g) }
 func (g *gateway) Policy(context.Context) (Document, error) { return ask[Document](g) }
@@ -227,6 +238,7 @@ func TestChangesCarryThePerson(t *testing.T) {
 	key := NewKey{Agent: "a", PublicKey: identity.FormatPublicKey(make([]byte, 32))}
 	grant := NewGrant{Agent: "a", Role: "reader", Resource: "orders", Expires: expires, Ticket: "T-1"}
 	agent := NewAgent{ID: "spiffe://example.com/a", Purpose: "reports", Owner: alice.ID}
+	known := []ledger.Checkpoint{{Origin: "example.com/gw1", Size: 7, Root: evidence.Hash{1}, Extensions: []string{}}}
 	explain := Explain{Agent: "a", Resource: "orders", Statement: "select 1"}
 	followed := Did{Session: "gw1.1.9", Range: Range{Limit: 5}, Verbs: []string{"read", "write"}, Outcomes: []string{"denied"}, Follow: true}
 	for _, test := range []struct {
@@ -240,6 +252,16 @@ func TestChangesCarryThePerson(t *testing.T) {
 		{"revoke credential", func() error { _, err := c.RevokeCredential(ctx, "gw1.1.2", "lost"); return err }, []any{"gw1.1.2", "lost", by}},
 		{"grant", func() error { _, err := c.AddGrant(ctx, grant); return err }, []any{grant, by}},
 		{"revoke grant", func() error { _, err := c.RevokeGrant(ctx, "gw1.1.3", "done"); return err }, []any{"gw1.1.3", "done", by}},
+		{"rotate the log's key", func() error {
+			_, err := c.RotateLogKey(ctx, KeyRotation{Prepare: true, Reason: "yearly"})
+			return err
+		}, []any{KeyRotation{Prepare: true, Reason: "yearly"}, by}},
+		{"revoke a key of the log", func() error {
+			_, err := c.RevokeLogKey(ctx, KeyRevocation{Key: "0a1b2c3d", Reason: "copied"})
+			return err
+		}, []any{KeyRevocation{Key: "0a1b2c3d", Reason: "copied"}, by}},
+		{"backup", func() error { _, err := c.Backup(ctx, Backup{Recipients: []string{"age1x"}}); return err }, []any{Backup{Recipients: []string{"age1x"}}, by}},
+		{"fsck", func() error { _, err := c.Fsck(ctx, known, nil); return err }, []any{known}},
 		{"reload", func() error { _, err := c.Reload(ctx, true); return err }, []any{true, by}},
 		{"who", func() error { _, err := c.Who(ctx, "orders", Range{Limit: 5}); return err }, []any{"orders", Range{Limit: 5}, by}},
 		{"allowed", func() error { _, err := c.Allowed(ctx, "a", Moment{Time: expires}); return err }, []any{"a", Moment{Time: expires}, by}},
@@ -468,7 +490,7 @@ func TestStreams(t *testing.T) {
 	wantProblem(t, err, 500, "block 7 is damaged", "")
 
 	g.err, g.answer = nil, FsckReport{Blocks: 3, Problems: []Finding{{"block 1", "bad digest"}}}
-	report, err := c.Fsck(t.Context(), nil)
+	report, err := c.Fsck(t.Context(), nil, nil)
 	if err != nil || report.Blocks != 3 || len(report.Problems) != 1 {
 		t.Errorf("%+v, %v", report, err)
 	}

@@ -16,6 +16,8 @@ import (
 	"reflect"
 	"strings"
 	"time"
+
+	"github.com/exhibit-gateway/exhibit/ledger"
 )
 
 var typeEvent = reflect.TypeFor[Event]()
@@ -287,9 +289,34 @@ func (c *Client) Flush(ctx context.Context) (LogStatus, error) {
 	return call[LogStatus](ctx, c, http.MethodPost, "/v1/log/flush", struct{}{})
 }
 
-// Fsck re-derives everything in the archive and the log.
-func (c *Client) Fsck(ctx context.Context, progress func(Progress)) (FsckReport, error) {
-	e, err := c.events(ctx, http.MethodPost, "/v1/log/fsck", struct{}{}, func(e Event) error {
+// LogKeys lists the keys that sign the log, and those that did.
+func (c *Client) LogKeys(ctx context.Context) (LogKeys, error) {
+	return call[LogKeys](ctx, c, http.MethodGet, "/v1/log/keys", nil)
+}
+
+// RotateLogKey puts a new key in the place of the one that signs the log.
+func (c *Client) RotateLogKey(ctx context.Context, r KeyRotation) (LogKeys, error) {
+	return call[LogKeys](ctx, c, http.MethodPost, "/v1/log/keys/rotate", r)
+}
+
+// RevokeLogKey says that a key that went is not to be believed any more.
+func (c *Client) RevokeLogKey(ctx context.Context, r KeyRevocation) (LogKeys, error) {
+	return call[LogKeys](ctx, c, http.MethodPost, "/v1/log/keys/revoke", r)
+}
+
+// Backup records that the log is about to be copied, and seals everything.
+func (c *Client) Backup(ctx context.Context, b Backup) (LogStatus, error) {
+	return call[LogStatus](ctx, c, http.MethodPost, "/v1/log/backup", b)
+}
+
+// Fsck re-derives everything in the archive and the log, and holds it against
+// checkpoints that somebody kept.
+func (c *Client) Fsck(ctx context.Context, known []ledger.Checkpoint, progress func(Progress)) (FsckReport, error) {
+	var in checking
+	for _, cp := range known {
+		in.Known = append(in.Known, cp.Text())
+	}
+	e, err := c.events(ctx, http.MethodPost, "/v1/log/fsck", in, func(e Event) error {
 		told(progress, e)
 		return nil
 	})

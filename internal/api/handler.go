@@ -18,6 +18,7 @@ import (
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/identity"
+	"github.com/exhibit-gateway/exhibit/ledger"
 )
 
 // Options is what New needs.
@@ -479,14 +480,54 @@ func (a *routes) registerLog() {
 			return &body[LogStatus]{out}, err
 		})
 	stream(a, operation{id: "log-fsck", method: "POST", path: "/v1/log/fsck", tag: "log", summary: "Re-derive everything in the archive and the log"},
-		func(ctx context.Context, _ *struct{}, s *events) error {
-			report, err := a.Services.Log.Fsck(ctx, s.progress)
+		func(ctx context.Context, in *body[checking], s *events) error {
+			known, err := in.Body.checkpoints()
+			if err != nil {
+				return err
+			}
+			report, err := a.Services.Log.Fsck(ctx, known, s.progress)
 			if report.Problems == nil {
 				report.Problems = []Finding{}
 			}
 			s.event = Event{Fsck: &report}
 			return err
 		})
+	handle(a, operation{id: "log-keys", method: "GET", path: "/v1/log/keys", tag: "log", summary: "The keys that sign the log, and those that did"},
+		func(ctx context.Context, _ *struct{}) (*body[LogKeys], error) {
+			out, err := a.Services.Log.LogKeys(ctx)
+			return &body[LogKeys]{out}, err
+		})
+	handle(a, operation{id: "rotate-log-key", method: "POST", path: "/v1/log/keys/rotate", tag: "log", summary: "Put a new key in the place of the one that signs the log"},
+		func(ctx context.Context, in *body[KeyRotation]) (*body[LogKeys], error) {
+			out, err := a.Services.Log.RotateLogKey(ctx, in.Body, by(ctx))
+			return &body[LogKeys]{out}, err
+		})
+	handle(a, operation{id: "revoke-log-key", method: "POST", path: "/v1/log/keys/revoke", tag: "log", summary: "Say that a key of the log that went is not to be believed any more"},
+		func(ctx context.Context, in *body[KeyRevocation]) (*body[LogKeys], error) {
+			out, err := a.Services.Log.RevokeLogKey(ctx, in.Body, by(ctx))
+			return &body[LogKeys]{out}, err
+		})
+	handle(a, operation{id: "log-backup", method: "POST", path: "/v1/log/backup", tag: "log", summary: "Record that the log is about to be copied, and seal everything"},
+		func(ctx context.Context, in *body[Backup]) (*body[LogStatus], error) {
+			out, err := a.Services.Log.Backup(ctx, in.Body, by(ctx))
+			return &body[LogStatus]{out}, err
+		})
+}
+
+// checking asks to check the log.
+type checking struct {
+	Known []string `json:"known,omitempty" maxItems:"1000" doc:"texts of checkpoints that the log must have grown from (C2SP tlog-checkpoint)"`
+}
+
+func (c *checking) checkpoints() (list []ledger.Checkpoint, err error) {
+	for _, text := range c.Known {
+		cp, err := ledger.ParseCheckpoint(text)
+		if err != nil {
+			return nil, Invalid(fmt.Sprintf("a known checkpoint: %v", err), "")
+		}
+		list = append(list, cp)
+	}
+	return list, nil
 }
 
 // reloading asks to reload.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/ledger"
 )
 
 // Services is what the API needs of the gateway. Each method is called from
@@ -323,7 +324,50 @@ type Log interface {
 	Flush(ctx context.Context) (LogStatus, error)
 	// Fsck re-derives everything that the archive and the log hold. What is
 	// wrong is in the report; the error is for what kept it from looking.
-	Fsck(ctx context.Context, progress func(Progress)) (FsckReport, error)
+	// It is held against checkpoints that somebody kept, too.
+	Fsck(ctx context.Context, known []ledger.Checkpoint, progress func(Progress)) (FsckReport, error)
+	LogKeys(ctx context.Context) (LogKeys, error)
+	// RotateLogKey puts a new key in the place of the one that signs the log.
+	RotateLogKey(ctx context.Context, r KeyRotation, by evidence.By) (LogKeys, error)
+	// RevokeLogKey says that a key that went is not to be believed any more.
+	RevokeLogKey(ctx context.Context, r KeyRevocation, by evidence.By) (LogKeys, error)
+	// Backup records that the log is about to be copied, and returns when that
+	// record is sealed with everything before it.
+	Backup(ctx context.Context, b Backup, by evidence.By) (LogStatus, error)
+}
+
+// LogKeys are the keys that signed the log, and sign it, the oldest first.
+type LogKeys struct {
+	Origin string   `json:"origin"`
+	Keys   []LogKey `json:"keys"`
+}
+
+// LogKey is one key of the log.
+type LogKey struct {
+	ID      string  `json:"id" doc:"8 hexadecimal digits"`
+	Key     string  `json:"key" doc:"verifier key (C2SP signed-note)"`
+	Status  string  `json:"status" enum:"prepared,recorded,in force,replaced,revoked" doc:"recorded: it signs as soon as its record is sealed"`
+	Blocks  uint64  `json:"blocks,omitempty" doc:"most that it signed for"`
+	From    *Change `json:"from,omitempty" doc:"what put it in force; none for the first"`
+	Until   *Change `json:"until,omitempty"`
+	Revoked *Change `json:"revoked,omitempty"`
+}
+
+// KeyRotation asks for a new key of the log.
+type KeyRotation struct {
+	Prepare bool   `json:"prepare,omitempty" doc:"only make the key, to be given to witnesses before it signs"`
+	Reason  string `json:"reason,omitempty" maxLength:"1000" doc:"stands in the record"`
+}
+
+// KeyRevocation names a key of the log that went.
+type KeyRevocation struct {
+	Key    string `json:"key" minLength:"8" maxLength:"512" doc:"its id, or the verifier key"`
+	Reason string `json:"reason" minLength:"1" maxLength:"1000" doc:"stands in the record"`
+}
+
+// Backup says what is about to be copied.
+type Backup struct {
+	Recipients []string `json:"recipients,omitempty" maxItems:"100" doc:"age recipients that the keys are encrypted to; none: no keys"`
 }
 
 // LogStatus says how far the log is.
@@ -356,6 +400,7 @@ type Witness struct {
 	Behind   uint64    `json:"behind" doc:"blocks that it has not seen"`
 	Cosigned time.Time `json:"cosigned,omitzero" doc:"when it last did since the gateway's start"`
 	Problem  string    `json:"problem,omitempty" doc:"why it does not cosign"`
+	Hint     string    `json:"hint,omitempty" doc:"what to do about it"`
 	Since    time.Time `json:"since,omitzero" doc:"when it stopped"`
 }
 

@@ -33,6 +33,7 @@ type Config struct {
 	Metrics      Metrics    `yaml:"metrics"`
 	Listeners    []Listener `yaml:"listeners"`
 	Resources    []Resource `yaml:"resources"`
+	Endpoints    []Endpoint `yaml:"endpoints"`
 	Policies     string     `yaml:"policies"` // folder of Cedar files
 	Issuer       string     `yaml:"issuer"`   // URL at which agents get tokens, as clients of MCP are told
 	Limits       Limits     `yaml:"limits"`
@@ -167,6 +168,14 @@ type MCP struct {
 	TrustAnnotations bool              `yaml:"trust_annotations"` // a tool that says it only reads is a read
 	Match            []string          `yaml:"match"`             // JSON pointers into arguments; policy sees the values
 	MessageBytes     Size              `yaml:"message_bytes"`     // largest message, either way
+}
+
+// Endpoint is several resources of the protocol mcp that agents see as one
+// server.
+type Endpoint struct {
+	Hosts   []string          `yaml:"hosts"`   // that requests name; none is any that nothing else has
+	Prefix  string            `yaml:"prefix"`  // the path at which agents find it; default: /
+	Members map[string]string `yaml:"members"` // resources, by the names that their tools begin with
 }
 
 // Which tools of a server are accepted.

@@ -124,6 +124,9 @@ func TestFull(t *testing.T) {
 				Durability: DurabilityPower,
 			},
 		},
+		Endpoints: []Endpoint{{
+			Hosts: []string{"tools.gw.example.com"}, Prefix: "/all", Members: map[string]string{"files": "files", "web-search": "search"},
+		}},
 		Issuer:   "https://gateway.example.com:8443",
 		Policies: dir + "/policies",
 		Limits:   Limits{Sessions: 10, SessionsPerAgent: 2, TokenTTL: 5 * time.Minute, Handshake: 3 * time.Second, SessionIdle: time.Minute, MessageBytes: 1 << 20},

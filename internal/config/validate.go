@@ -114,6 +114,7 @@ func (c *Config) validate(d *decoder) {
 	c.validateAdmin(d)
 	c.validateListeners(d)
 	c.validateResources(d)
+	c.validateEndpoints(d)
 	c.validateIssuer(d)
 	c.validateNumbers(d)
 	c.validateAlerts(d)

@@ -28,7 +28,7 @@ import (
 func (g *Gateway) LogStatus(context.Context) (api.LogStatus, error) {
 	st := g.sealer.Status()
 	s := api.LogStatus{
-		Origin: g.opened.Origin, Key: g.material.verifier, Blocks: st.Blocks,
+		Origin: g.opened.Origin, Key: g.keyInForce(st.Checkpoint.Size), Blocks: st.Blocks,
 		Root: st.Checkpoint.Root.String(), Published: st.Published.UTC(),
 		Position: g.recorder.Last().String(), Sealed: st.Last.String(),
 		UnsealedBytes: st.UnsealedBytes, UnsealedAge: st.UnsealedAge.Seconds(),
@@ -41,6 +41,9 @@ func (g *Gateway) LogStatus(context.Context) (api.LogStatus, error) {
 		out := api.Witness{Name: w.Name, URL: w.URL, Blocks: w.Size, Behind: w.Behind, Cosigned: w.Cosigned.UTC(), Since: w.Since.UTC()}
 		if w.Err != nil {
 			out.Problem = w.Err.Error()
+		}
+		if errors.Is(w.Err, seal.ErrNotKnown) {
+			out.Hint = fmt.Sprintf("give the operator of %s the log %s with the key %s", w.Name, s.Origin, s.Key)
 		}
 		s.Witnesses = append(s.Witnesses, out)
 	}
@@ -67,11 +70,11 @@ func (g *Gateway) Flush(ctx context.Context) (api.LogStatus, error) {
 }
 
 // Fsck implements api.Log.
-func (g *Gateway) Fsck(ctx context.Context, progress func(api.Progress)) (api.FsckReport, error) {
+func (g *Gateway) Fsck(ctx context.Context, known []ledger.Checkpoint, progress func(api.Progress)) (api.FsckReport, error) {
 	if err := g.sealer.Flush(ctx); err != nil {
 		return api.FsckReport{}, err
 	}
-	return fsck(ctx, g.opened.Data, g.material.verifier, nil, progress)
+	return fsck(ctx, g.opened.Data, g.keyInForce(g.sealer.Status().Blocks), known, progress)
 }
 
 // Fsck checks the log of a data directory that no gateway need be running on,
@@ -121,10 +124,10 @@ func (g *Gateway) CreatePack(ctx context.Context, r api.PackRequest, by evidence
 	}
 	sum := sha256.New()
 	count := &counter{w: io.MultiWriter(w, sum)}
-	exporter := &exporter{g: g}
+	exporter := &exporter{Signer: g.sealer.Signer(0), g: g}
 	res, err := pack.Create(ctx, pack.Source{
 		Archive: g.archive, Log: os.DirFS(filepath.Join(g.opened.Data, logDir)),
-		Seeds: g.keys, Signer: g.material.signer, Gateway: exporter, Stamps: g.openStamps,
+		Seeds: g.keys, Signer: exporter, Gateway: exporter, Stamps: g.openStamps,
 	}, pack.Params{
 		From: from, To: to, By: by, Purpose: r.Purpose, Organisation: g.live.Load().Organisation,
 		Generator: verify.Generator{Version: g.opened.Version, Binary: g.opened.Binary},
@@ -205,8 +208,11 @@ func (g *Gateway) headAt(ctx context.Context, pos evidence.Position) (h evidence
 }
 
 // exporter records a pack and waits until its record is in the log, and the log
-// with the witnesses and the time stamp authorities.
+// with the witnesses and the time stamp authorities. It signs with the key of the checkpoint that it returned,
+// also where that goes while the pack is made.
 type exporter struct {
+	note.Signer
+
 	g            *Gateway
 	cosignatures int
 	unwitnessed  string // why there is no quorum of them
@@ -238,7 +244,7 @@ func (e *exporter) Checkpoint(ctx context.Context) ([]byte, error) {
 		}
 		e.unwitnessed = err.Error()
 	}
-	e.cosignatures = len(cp.Cosignatures)
+	e.cosignatures, e.Signer = len(cp.Cosignatures), e.g.sealer.Signer(cp.Size)
 	return cp.Note, nil
 }
 

@@ -145,10 +145,11 @@ type Gateway struct {
 	traceFrom  uint64                       // block at which their boot begins
 	listeners  []*listener.Listener
 
-	changing      sync.Mutex // one change of configuration or policy at a time
 	acknowledging sync.Mutex
-	stopping      chan struct{} // closed when the gateway begins to
-	followers     atomic.Int32  // of transcripts
+	changing      sync.Mutex                  // one change of configuration, policy or keys at a time
+	stopping      chan struct{}               // closed when the gateway begins to
+	followers     atomic.Int32                // of transcripts
+	logKeys       atomic.Pointer[ledger.Keys] // by position: also what isn't sealed yet
 	live          atomic.Pointer[Settings]
 	resources     atomic.Pointer[map[string]Resource]
 }
@@ -175,6 +176,9 @@ func Open(ctx context.Context, s Settings, reload func() (Settings, error), log 
 		return nil, err
 	}
 	if err := g.boot(ctx, past, registry, version); err != nil {
+		return nil, err
+	}
+	if err := g.recordNoted(ctx); err != nil {
 		return nil, err
 	}
 	if err := g.recognise(past.Last.IsZero()); err != nil {
@@ -243,7 +247,8 @@ func (g *Gateway) openStores(ctx context.Context, s Settings) (err error) {
 	g.sealer, err = seal.Open(ctx, seal.Config{
 		Dir:              filepath.Join(s.Data, logDir),
 		Origin:           s.Origin,
-		Signer:           g.material.signer,
+		Signer:           g.material.log,
+		Next:             g.material.nextSigner(),
 		Interval:         s.Sealing.Interval,
 		MaxBytes:         s.Sealing.BlockBytes,
 		MaxUnsealedAge:   s.Sealing.MaxUnsealedAge,
@@ -268,6 +273,13 @@ func (g *Gateway) fold(ctx context.Context) (*recorder.Past, *decision.Registry,
 	registry, version, err := g.foldRegistry(ctx)
 	if err != nil {
 		return nil, nil, 0, fmt.Errorf("folding the registry: %w", err)
+	}
+	keys, err := g.keyChanges(ctx)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	if err := g.openKeys(keys); err != nil {
+		return nil, nil, 0, err
 	}
 	past := &recorder.Past{}
 	from, err := g.sealer.LastBoot(ctx)
@@ -310,7 +322,7 @@ func (g *Gateway) boot(ctx context.Context, past *recorder.Past, registry *decis
 		Version: g.opened.Version, Binary: g.opened.Binary,
 		Config: g.opened.Config.Digest, Policy: g.opened.Policy.Digest, FailMode: "closed",
 		Heartbeat: int64(g.opened.Heartbeat / time.Second), Host: host,
-		Origin: g.opened.Origin, LogKey: g.material.verifier,
+		Origin: g.opened.Origin, LogKey: g.logKeys.Load().Current().Text,
 	})
 	if err != nil {
 		return err
@@ -344,7 +356,7 @@ func (g *Gateway) Run(ctx context.Context, others ...func(context.Context) error
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	var tasks sync.WaitGroup
-	failed := make(chan error, 3+len(g.listeners)+len(others))
+	failed := make(chan error, 4+len(g.listeners)+len(others))
 	start := func(run func(context.Context) error, ctx context.Context) *sync.WaitGroup {
 		var done sync.WaitGroup
 		done.Add(1)
@@ -361,6 +373,7 @@ func (g *Gateway) Run(ctx context.Context, others ...func(context.Context) error
 	start(g.heartbeat, background)
 	start(g.watch, background)
 	start(g.sender.Run, background)
+	start(g.settleKeys, background)
 	accept, refuse := context.WithCancel(ctx)
 	defer refuse()
 	serving := []*sync.WaitGroup{start(g.resolve, accept)}
@@ -400,8 +413,12 @@ func (g *Gateway) Abandon() error {
 	return errors.Join(stop, <-done, g.close())
 }
 
-// stop writes the last record of the boot and seals it.
+// stop writes the last record of the boot and seals it. It says that nothing is
+// open any more: what a later start needn't look for.
 func (g *Gateway) stop(ctx context.Context, open int, cause error) error {
+	if n := g.gate.OpenSessions(); n > 0 {
+		return fmt.Errorf("%d sessions did not end: there is no stop on record, and the next start ends them", n)
+	}
 	reason := "asked to"
 	if cause != nil {
 		reason = "failure"

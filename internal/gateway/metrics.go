@@ -28,7 +28,7 @@ func (g *Gateway) Metrics(r prometheus.Registerer) {
 	gauge("log_blocks", "Blocks sealed in the log.", func() float64 { return float64(g.sealer.Status().Blocks) })
 	gauge("log_unsealed_bytes", "Bytes of the journal that wait for their blocks.", func() float64 { return float64(g.sealer.Status().UnsealedBytes) })
 	gauge("log_unsealed_seconds", "Age of the oldest record that waits for its block.", func() float64 { return g.sealer.Status().UnsealedAge.Seconds() })
-	r.MustRegister(witnessMetrics{g.sealer}, stampMetrics{g.sealer}, alertMetrics{g.sender})
+	r.MustRegister(sealingMetrics{g.sealer}, witnessMetrics{g.sealer}, stampMetrics{g.sealer}, alertMetrics{g.sender})
 	gauge("ready", "1 while new sessions are taken.", func() float64 {
 		if g.Ready() != nil {
 			return 0
@@ -72,6 +72,26 @@ func (m alertMetrics) Collect(to chan<- prometheus.Metric) {
 		to <- prometheus.MustNewConstMetric(alertsSent, prometheus.CounterValue, float64(s.Sent), s.Name)
 		to <- prometheus.MustNewConstMetric(alertsDropped, prometheus.CounterValue, float64(s.Dropped), s.Name)
 		to <- prometheus.MustNewConstMetric(alertsFailing, prometheus.GaugeValue, failing, s.Name)
+	}
+}
+
+// sealingMetrics say what holds sealing up.
+type sealingMetrics struct{ sealer *seal.Sealer }
+
+var sealingFailing = prometheus.NewDesc("exhibit_log_failing_seconds", "How long sealing has failed, by what it waits for; 0 while it doesn't.", []string{"at"}, nil)
+
+// Describe implements prometheus.Collector.
+func (sealingMetrics) Describe(to chan<- *prometheus.Desc) { to <- sealingFailing }
+
+// Collect implements prometheus.Collector.
+func (m sealingMetrics) Collect(to chan<- prometheus.Metric) {
+	st := m.sealer.Status()
+	for _, part := range seal.Parts {
+		failing := 0.0
+		if st.Err != nil && st.At == part {
+			failing = time.Since(st.Since).Seconds()
+		}
+		to <- prometheus.MustNewConstMetric(sealingFailing, prometheus.GaugeValue, failing, string(part))
 	}
 }
 

@@ -49,7 +49,7 @@ func (w *world) packed(roots *x509.CertPool) (api.Pack, *verify.Report) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	tr, err := verify.NewTrustFile(w.material.verifier).Trust()
+	tr, err := verify.NewTrustFile(w.material.log.verifier).Trust()
 	if err != nil {
 		w.t.Fatal(err)
 	}

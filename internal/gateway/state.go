@@ -34,6 +34,20 @@ func (g *Gateway) foldRegistry(ctx context.Context) (registry *decision.Registry
 	return fold.Registry(), since, err
 }
 
+// keyChanges are the changes of the log's keys, which no snapshot has.
+func (g *Gateway) keyChanges(ctx context.Context) (list []evidence.Record, err error) {
+	err = g.sealer.ScanControl(ctx, nil, func(r *evidence.Record) error {
+		if r.Head.Type == evidence.LogKey {
+			list = append(list, *r)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the changes of the log's keys: %w", err)
+	}
+	return list, nil
+}
+
 func (g *Gateway) foldFromSnapshot(ctx context.Context) (*decision.Registry, uint64, error) {
 	var fold *decision.Fold
 	var parts []evidence.SnapshotBody

@@ -89,6 +89,7 @@ type maker struct {
 	files       []verify.File
 	seen        map[string]bool // texts and boots that were written already
 	stamped     int             // checkpoints
+	keys        []ledger.KeyChange
 }
 
 // Create writes a pack of a period to w. It says so in the log first, so that
@@ -158,6 +159,9 @@ func (m *maker) make(ctx context.Context, cp ledger.Checkpoint, checkpoint []byt
 	}
 	summary, err := m.fold.Close()
 	if err != nil {
+		return nil, err
+	}
+	if err := m.laterKeys(ctx, cp.Size); err != nil {
 		return nil, err
 	}
 	if err := m.log(cp, checkpoint); err != nil {
@@ -308,6 +312,9 @@ func (m *maker) copyBlock(ctx context.Context, w io.Writer, n uint64, fold func(
 		if err := m.texts(r); err != nil {
 			return err
 		}
+		if err := m.keyChange(n, r); err != nil {
+			return err
+		}
 		if err := fold(r); err != nil {
 			return fmt.Errorf("folding %s: %w", r.Head.Pos, err)
 		}
@@ -357,10 +364,57 @@ func (m *maker) texts(r *evidence.Record) error {
 	return nil
 }
 
-// log writes the checkpoint and the hash tiles of its tree.
+// keyChange keeps the changes of the log's keys.
+func (m *maker) keyChange(block uint64, r *evidence.Record) error {
+	if r.Head.Type != evidence.LogKey {
+		return nil
+	}
+	c := ledger.KeyChange{Pos: r.Head.Pos, Block: block, Time: r.Head.Time}
+	if err := evidence.DecodeBody(r.Body, &c.Body); err != nil {
+		return fmt.Errorf("record %s: %w", r.Head.Pos, err)
+	}
+	m.keys = append(m.keys, c)
+	return nil
+}
+
+// laterKeys looks for changes of keys after the range: the checkpoint is signed
+// by the key in force at its own size.
+func (m *maker) laterKeys(ctx context.Context, size uint64) error {
+	newest, err := m.headers.get(size - 1)
+	if err != nil {
+		return err
+	}
+	control, err := ledger.ControlBlocks(&newest, m.headers.get)
+	if err != nil {
+		return err
+	}
+	for _, n := range control {
+		if n <= m.last {
+			continue
+		}
+		b, _, err := m.block(ctx, n, ledger.Bodies+1)
+		if err != nil {
+			return err
+		}
+		for i := range b.Records {
+			if err := m.keyChange(n, &b.Records[i]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// log writes the checkpoint, the changes of keys that lead to it, and the hash
+// tiles of its tree.
 func (m *maker) log(cp ledger.Checkpoint, checkpoint []byte) error {
 	if err := m.add(verify.LogFolder+"/"+ledger.CheckpointPath, zip.Store, checkpoint); err != nil {
 		return err
+	}
+	if len(m.keys) > 0 {
+		if err := m.add(verify.KeysFile, zip.Deflate, verify.EncodeKeys(m.keys)); err != nil {
+			return err
+		}
 	}
 	for lvl, n := 0, cp.Size; n > 0; lvl, n = lvl+1, n/256 {
 		for i := uint64(0); i*256 < n; i++ {

@@ -102,7 +102,17 @@ type scope struct {
 
 // New returns a gateway that has never run.
 func New() *Gateway {
-	seed := sha256.Sum256([]byte("packtest log key"))
+	signer, vkey := LogKey("packtest log key")
+	return &Gateway{
+		Now: Noon, Registry: decision.New(), PerBlock: 64, signer: signer, vkey: vkey,
+		secrets: make(map[[2]uint64]*evidence.Secret), erased: make(map[[2]uint64]bool),
+		blocks: fstest.MapFS{}, tiles: fstest.MapFS{}, control: -1, config: "config-1",
+	}
+}
+
+// LogKey is the key of the log that is made from a seed.
+func LogKey(of string) (note.Signer, string) {
+	seed := sha256.Sum256([]byte(of))
 	key := ed25519.NewKeyFromSeed(seed[:])
 	vkey, err := note.NewEd25519VerifierKey(Origin, key.Public().(ed25519.PublicKey))
 	must(err)
@@ -111,12 +121,34 @@ func New() *Gateway {
 	skey := fmt.Sprintf("PRIVATE+KEY+%s+%08x+%s", Origin, v.KeyHash(), base64.StdEncoding.EncodeToString(append([]byte{1}, seed[:]...)))
 	signer, err := note.NewSigner(skey)
 	must(err)
-	return &Gateway{
-		Now: Noon, Registry: decision.New(), PerBlock: 64, signer: signer, vkey: vkey,
-		secrets: make(map[[2]uint64]*evidence.Secret), erased: make(map[[2]uint64]bool),
-		blocks: fstest.MapFS{}, tiles: fstest.MapFS{}, control: -1, config: "config-1",
-	}
+	return signer, vkey
 }
+
+// Rotate puts the key made from a seed in force.
+func (g *Gateway) Rotate(to string) evidence.Position {
+	next, vkey := LogKey(to)
+	b := evidence.LogKeyBody{Change: ledger.KeyRotated, Old: g.vkey, New: vkey, Reason: "yearly", By: Alice}
+	pos := g.changeKeys(b, g.signer, next)
+	g.signer, g.vkey = next, vkey
+	return pos
+}
+
+// Revoke says that the key made from a seed is not to be believed any more.
+func (g *Gateway) Revoke(of string) evidence.Position {
+	_, vkey := LogKey(of)
+	return g.changeKeys(evidence.LogKeyBody{Change: ledger.KeyRevoked, Old: vkey, New: g.vkey, Reason: "copied", By: Alice}, g.signer)
+}
+
+func (g *Gateway) changeKeys(b evidence.LogKeyBody, by ...note.Signer) evidence.Position {
+	cp := g.Checkpoint()
+	b.Size, b.Root = cp.Size, cp.Root
+	must(ledger.SignKeyChange(Origin, &b, by...))
+	return g.Own(evidence.LogKey, b)
+}
+
+// SignAs has checkpoints and packs signed by the key made from a seed from here
+// on, whatever the records say.
+func (g *Gateway) SignAs(of string) { g.signer, _ = LogKey(of) }
 
 func must(err error) {
 	if err != nil {

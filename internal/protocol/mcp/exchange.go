@@ -397,7 +397,7 @@ func (f *flow) run(rep *reply) {
 				e.data = []byte{} // but where the stream stands is
 			}
 		}
-		f.resumes = f.resumes || e.hasID
+		f.resumes = f.resumes || e.hasID && !f.whole
 		f.turn.write(e.append(nil))
 		if f.answered && f.c.proc != nil {
 			return
