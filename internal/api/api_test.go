@@ -253,8 +253,8 @@ func TestChangesCarryThePerson(t *testing.T) {
 	key := NewKey{Agent: "a", PublicKey: identity.FormatPublicKey(make([]byte, 32))}
 	grant := NewGrant{Agent: "a", Role: "reader", Resource: "orders", Expires: expires, Ticket: "T-1"}
 	agent := NewAgent{ID: "spiffe://example.com/a", Purpose: "reports", Owner: alice.ID}
-	wanted := NewGrantRequest{Agent: "a", Role: "reader", Resource: "orders", Starts: expires.Add(-time.Minute), Expires: expires, Renews: "gw1.1.3", Ticket: "T-1"}
 	known := []ledger.Checkpoint{{Origin: "example.com/gw1", Size: 7, Root: evidence.Hash{1}, Extensions: []string{}}}
+	wanted := NewGrantRequest{Agent: "a", Role: "reader", Resource: "orders", Starts: expires.Add(-time.Minute), Expires: expires, Renews: "gw1.1.3", Ticket: "T-1"}
 	explain := Explain{Agent: "a", Resource: "orders", Statement: "select 1"}
 	followed := Did{Session: "gw1.1.9", Range: Range{Limit: 5}, Verbs: []string{"read", "write"}, Outcomes: []string{"denied"}, Follow: true}
 	for _, test := range []struct {
@@ -268,6 +268,16 @@ func TestChangesCarryThePerson(t *testing.T) {
 		{"revoke credential", func() error { _, err := c.RevokeCredential(ctx, "gw1.1.2", "lost"); return err }, []any{"gw1.1.2", "lost", by}},
 		{"grant", func() error { _, err := c.AddGrant(ctx, grant); return err }, []any{grant, by}},
 		{"revoke grant", func() error { _, err := c.RevokeGrant(ctx, "gw1.1.3", "done"); return err }, []any{"gw1.1.3", "done", by}},
+		{"rotate the log's key", func() error {
+			_, err := c.RotateLogKey(ctx, KeyRotation{Prepare: true, Reason: "yearly"})
+			return err
+		}, []any{KeyRotation{Prepare: true, Reason: "yearly"}, by}},
+		{"revoke a key of the log", func() error {
+			_, err := c.RevokeLogKey(ctx, KeyRevocation{Key: "0a1b2c3d", Reason: "copied"})
+			return err
+		}, []any{KeyRevocation{Key: "0a1b2c3d", Reason: "copied"}, by}},
+		{"backup", func() error { _, err := c.Backup(ctx, Backup{Recipients: []string{"age1x"}}); return err }, []any{Backup{Recipients: []string{"age1x"}}, by}},
+		{"fsck", func() error { _, err := c.Fsck(ctx, known, nil); return err }, []any{known}},
 		{"request grant", func() error { _, err := c.RequestGrant(ctx, wanted); return err }, []any{wanted, by}},
 		{"approvals", func() error { _, err := c.Approvals(ctx, ApprovalQuery{Kind: "grant", All: true}); return err }, []any{ApprovalQuery{Kind: "grant", All: true}}},
 		{"approval", func() error { _, err := c.Approval(ctx, "gw1.1.4"); return err }, []any{"gw1.1.4", by}},
@@ -281,16 +291,6 @@ func TestChangesCarryThePerson(t *testing.T) {
 		}, []any{"gw1.1.4", evidence.Refused, Answer{Reason: "no"}, by}},
 		{"withdraw", func() error { _, err := c.AnswerApproval(ctx, "gw1.1.4", evidence.Withdrawn, Answer{}); return err }, []any{"gw1.1.4", evidence.Withdrawn, Answer{}, by}},
 		{"kill", func() error { _, err := c.Kill(ctx, KillRequest{Agent: "a", Reason: "loops"}); return err }, []any{KillRequest{Agent: "a", Reason: "loops"}, by}},
-		{"rotate the log's key", func() error {
-			_, err := c.RotateLogKey(ctx, KeyRotation{Prepare: true, Reason: "yearly"})
-			return err
-		}, []any{KeyRotation{Prepare: true, Reason: "yearly"}, by}},
-		{"revoke a key of the log", func() error {
-			_, err := c.RevokeLogKey(ctx, KeyRevocation{Key: "0a1b2c3d", Reason: "copied"})
-			return err
-		}, []any{KeyRevocation{Key: "0a1b2c3d", Reason: "copied"}, by}},
-		{"backup", func() error { _, err := c.Backup(ctx, Backup{Recipients: []string{"age1x"}}); return err }, []any{Backup{Recipients: []string{"age1x"}}, by}},
-		{"fsck", func() error { _, err := c.Fsck(ctx, known, nil); return err }, []any{known}},
 		{"reload", func() error { _, err := c.Reload(ctx, true); return err }, []any{true, by}},
 		{"who", func() error { _, err := c.Who(ctx, "orders", Range{Limit: 5}); return err }, []any{"orders", Range{Limit: 5}, by}},
 		{"allowed", func() error { _, err := c.Allowed(ctx, "a", Moment{Time: expires}); return err }, []any{"a", Moment{Time: expires}, by}},

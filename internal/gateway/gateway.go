@@ -149,13 +149,13 @@ type Gateway struct {
 	listeners  []*listener.Listener
 
 	acknowledging sync.Mutex
-	answering     sync.Mutex                  // one answer to a request at a time
-	holds         Holds                       // commands that wait; nil is none
-	wishes        wishes                      // of agents
 	changing      sync.Mutex                  // one change of configuration, policy or keys at a time
 	stopping      chan struct{}               // closed when the gateway begins to
 	followers     atomic.Int32                // of transcripts
 	logKeys       atomic.Pointer[ledger.Keys] // by position: also what isn't sealed yet
+	answering     sync.Mutex                  // one answer to a request at a time
+	holds         Holds                       // commands that wait; nil is none
+	wishes        wishes                      // of agents
 	live          atomic.Pointer[Settings]
 	resources     atomic.Pointer[map[string]Resource]
 }
@@ -276,15 +276,11 @@ func (g *Gateway) openStores(ctx context.Context, s Settings) (err error) {
 // fold reads what the boots before left: the registry, with the number of control
 // records since its newest snapshot, and what is open, from the last boot's.
 func (g *Gateway) fold(ctx context.Context) (*recorder.Past, *decision.Registry, uint64, error) {
-	registry, version, err := g.foldRegistry(ctx)
+	f, err := g.foldRegistry(ctx)
 	if err != nil {
 		return nil, nil, 0, fmt.Errorf("folding the registry: %w", err)
 	}
-	keys, err := g.keyChanges(ctx)
-	if err != nil {
-		return nil, nil, 0, err
-	}
-	if err := g.openKeys(keys); err != nil {
+	if err := g.openKeys(f.from, f.keys); err != nil {
 		return nil, nil, 0, err
 	}
 	past := &recorder.Past{}
@@ -297,7 +293,7 @@ func (g *Gateway) fold(ctx context.Context) (*recorder.Past, *decision.Registry,
 	if err != nil {
 		return nil, nil, 0, fmt.Errorf("reading the last boot: %w", err)
 	}
-	return past, registry, version, nil
+	return past, f.registry, f.since, nil
 }
 
 // boot starts the next boot: its keys, its first record, and the end of what a

@@ -25,7 +25,7 @@ import (
 
 // settings are those of a gateway in a folder of its own, with a resource
 // orders and Alice.
-func settings(t *testing.T) Settings {
+func settings(t testing.TB) Settings {
 	t.Helper()
 	dir := t.TempDir()
 	if _, err := Init(dir, packtest.Origin); err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,15 +32,17 @@ import (
 const settleTimeout = 15 * time.Second
 
 // openKeys folds the history of the log's keys, by position: the sealed ones,
-// and what the journal holds on top of them.
-func (g *Gateway) openKeys(control []evidence.Record) error {
+// and what the journal holds on top of them. Control are those that the proven
+// records hold from a position on.
+func (g *Gateway) openKeys(from evidence.Position, control []evidence.Record) error {
 	keys := g.sealer.Keys()
-	if len(control) < len(keys.Changes()) {
+	sealed := slices.DeleteFunc(slices.Clone(keys.Changes()), func(c ledger.KeyChange) bool { return c.Pos.Before(from) })
+	if len(control) < len(sealed) {
 		return fmt.Errorf("%w: the log's proven records do not hold every change of its keys; run exhibit log fsck", seal.ErrDiverged)
 	}
 	blocks := g.sealer.Status().Blocks
 	for i := range control {
-		if sealed := keys.Changes(); i < len(sealed) {
+		if i < len(sealed) {
 			if sealed[i].Pos != control[i].Head.Pos {
 				return fmt.Errorf("%w: log.key %s is not among the log's proven records; run exhibit log fsck", seal.ErrDiverged, sealed[i].Pos)
 			}

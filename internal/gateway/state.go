@@ -19,43 +19,44 @@ var snapshotEvery = uint64(5000)
 var errNoSnapshot = errors.New("the log holds no whole snapshot")
 
 // foldRegistry reads the registry from the log: from the newest snapshot on, or
-// from the beginning. Since is the number of control records after it.
-func (g *Gateway) foldRegistry(ctx context.Context) (registry *decision.Registry, since uint64, err error) {
-	registry, since, err = g.foldFromSnapshot(ctx)
+// from the beginning.
+func (g *Gateway) foldRegistry(ctx context.Context) (folded, error) {
+	f, err := g.foldFromSnapshot(ctx)
 	if !errors.Is(err, errNoSnapshot) {
-		return registry, since, err
+		return f, err
 	}
 	fold := decision.NewFold(nil)
-	since = 0
+	f = folded{}
 	err = g.sealer.ScanControl(ctx, nil, func(r *evidence.Record) error {
-		since++
+		f.add(r)
 		return fold.Apply(r.Head, r.Body)
 	})
-	return fold.Registry(), since, err
+	f.registry = fold.Registry()
+	return f, err
 }
 
-// keyChanges are the changes of the log's keys, which no snapshot has.
-func (g *Gateway) keyChanges(ctx context.Context) (list []evidence.Record, err error) {
-	err = g.sealer.ScanControl(ctx, nil, func(r *evidence.Record) error {
-		if r.Head.Type == evidence.LogKey {
-			list = append(list, *r)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("reading the changes of the log's keys: %w", err)
+// folded is what the control records of the log fold to.
+type folded struct {
+	registry *decision.Registry
+	since    uint64            // control records after the snapshot that it began with
+	keys     []evidence.Record // of those, the changes of the log's keys
+	from     evidence.Position // of the snapshot; zero is none
+}
+
+func (f *folded) add(r *evidence.Record) {
+	f.since++
+	if r.Head.Type == evidence.LogKey {
+		f.keys = append(f.keys, *r)
 	}
-	return list, nil
 }
 
-func (g *Gateway) foldFromSnapshot(ctx context.Context) (*decision.Registry, uint64, error) {
+func (g *Gateway) foldFromSnapshot(ctx context.Context) (f folded, err error) {
 	var fold *decision.Fold
 	var parts []evidence.SnapshotBody
-	since := uint64(0)
 	begins := func(r *evidence.Record) bool { return snapshotPart(r).Part == 1 }
-	err := g.sealer.ScanControl(ctx, begins, func(r *evidence.Record) (err error) {
+	err = g.sealer.ScanControl(ctx, begins, func(r *evidence.Record) (err error) {
 		if fold != nil {
-			since++
+			f.add(r)
 			return fold.Apply(r.Head, r.Body)
 		}
 		b := snapshotPart(r)
@@ -63,7 +64,7 @@ func (g *Gateway) foldFromSnapshot(ctx context.Context) (*decision.Registry, uin
 		case b.Part == 0 && parts == nil:
 			return nil // before it, in the same block
 		case b.Part == 1:
-			parts = nil
+			parts, f.from = nil, r.Head.Pos
 		case b.Part != len(parts)+1:
 			return errNoSnapshot // it was broken off
 		}
@@ -80,9 +81,10 @@ func (g *Gateway) foldFromSnapshot(ctx context.Context) (*decision.Registry, uin
 		err = errNoSnapshot
 	}
 	if err != nil {
-		return nil, 0, err
+		return folded{}, err
 	}
-	return fold.Registry(), since, nil
+	f.registry = fold.Registry()
+	return f, nil
 }
 
 // snapshotPart is the body of a snapshot's record; zero for any other.
