@@ -106,7 +106,7 @@ func settingsOf(c *config.Config, live *atomic.Pointer[inForce]) (gateway.Settin
 	if err != nil {
 		return gateway.Settings{}, hinted{err, "nothing was put in force"}
 	}
-	bundle, err := policy.Load(c.Policies, actions)
+	bundle, err := policy.Load(c.Policies, vocabulary)
 	if err != nil {
 		return gateway.Settings{}, hinted{fmt.Errorf("the policies cannot be used:\n%w", err), "nothing was put in force"}
 	}

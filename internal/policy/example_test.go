@@ -19,7 +19,7 @@ const noon = int64(1_800_000_000_000_000)
 // per role, named after it.
 func house(t *testing.T) *decision.Registry {
 	t.Helper()
-	body, err := LoadFS(Example(), "examples/policies", sql.Actions)
+	body, err := LoadFS(Example(), "examples/policies", words)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,13 +177,13 @@ func TestThePostgresGuidesRules(t *testing.T) {
 		}
 		files = append(files, f)
 	}
-	example, err := LoadFS(Example(), "examples/policies", sql.Actions)
+	example, err := LoadFS(Example(), "examples/policies", words)
 	if err != nil {
 		t.Fatal(err)
 	}
 	example.Files = append(example.Files, files...)
 	slices.SortFunc(example.Files, func(a, b evidence.File) int { return strings.Compare(a.Name, b.Name) })
-	example.Digest = decision.Digest(example.Files, sql.Actions)
+	example.Digest = decision.Digest(example.Files, words.Actions)
 	r := household(t, example, "support", "refunds", "assistant", "backup", "writer")
 	for _, tc := range []struct {
 		agent, action, object string
