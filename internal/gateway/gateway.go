@@ -29,6 +29,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/internal/journal"
 	"github.com/exhibit-gateway/exhibit/internal/keys"
 	"github.com/exhibit-gateway/exhibit/internal/listener"
+	"github.com/exhibit-gateway/exhibit/internal/policy"
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
 	"github.com/exhibit-gateway/exhibit/internal/recorder"
 	"github.com/exhibit-gateway/exhibit/internal/seal"
@@ -50,7 +51,10 @@ type Settings struct {
 	Recipients []age.Recipient // auditors
 	Auditors   []string        // the same, as written
 	Config     evidence.ConfigBody
-	Policy     evidence.PolicyBody
+	Policy     evidence.PolicyBody                 // of the policy folder
+	Unread     error                               // why there is none
+	Folder     func() (evidence.PolicyBody, error) // reads the folder again; may be nil
+	Vocabulary policy.Vocabulary                   // what policies can speak of
 	Resources  []Resource
 
 	InForce func() // called once the settings are in force; may be nil
@@ -125,6 +129,7 @@ type Gateway struct {
 	listeners []*listener.Listener
 
 	changing  sync.Mutex    // one change of configuration or policy at a time
+	folder    watched       // the policy folder
 	stopping  chan struct{} // closed when the gateway begins to
 	followers atomic.Int32  // of transcripts
 	live      atomic.Pointer[Settings]
@@ -135,7 +140,8 @@ type Gateway struct {
 // the boot before left open, and puts configuration and policy in force.
 // Reload reads both again. The gateway serves nobody before Run.
 func Open(ctx context.Context, s Settings, reload func() (Settings, error), log *slog.Logger) (_ *Gateway, err error) {
-	g := &Gateway{log: log, reload: reload, opened: s, clock: s.clock, stopping: make(chan struct{})}
+	g := &Gateway{log: log, reload: reload, opened: s, clock: s.clock, stopping: make(chan struct{}),
+		folder: watched{seen: make(map[string]time.Duration), alerted: make(map[string]bool)}}
 	if g.clock == nil {
 		g.clock = system{}
 	}
@@ -152,6 +158,10 @@ func Open(ctx context.Context, s Settings, reload func() (Settings, error), log 
 	if err != nil {
 		return nil, err
 	}
+	if err := usable(registry, &s); err != nil {
+		return nil, err
+	}
+	g.opened.Policy, _ = standing(registry, &s)
 	if err := g.boot(ctx, past, registry, version); err != nil {
 		return nil, err
 	}
@@ -161,6 +171,7 @@ func Open(ctx context.Context, s Settings, reload func() (Settings, error), log 
 	if err := g.putInForce(ctx, s, evidence.By{Via: "gateway start"}); err != nil {
 		return nil, err
 	}
+	g.compareFolder(&s, true)
 	g.gate = session.NewGate(session.Config{
 		Recorder:      sessionRecorder{g.recorder},
 		Authenticator: authenticator{g.authority},
@@ -321,7 +332,7 @@ func (g *Gateway) Run(ctx context.Context, others ...func(context.Context) error
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	var tasks sync.WaitGroup
-	failed := make(chan error, 3+len(g.listeners)+len(others))
+	failed := make(chan error, 4+len(g.listeners)+len(others))
 	start := func(run func(context.Context) error, ctx context.Context) *sync.WaitGroup {
 		var done sync.WaitGroup
 		done.Add(1)
@@ -336,6 +347,7 @@ func (g *Gateway) Run(ctx context.Context, others ...func(context.Context) error
 	start(g.sealer.Run, background)
 	start(func(ctx context.Context) error { g.gate.Run(ctx); return nil }, background)
 	start(g.heartbeat, background)
+	start(g.watch, background)
 	accept, refuse := context.WithCancel(ctx)
 	defer refuse()
 	serving := []*sync.WaitGroup{start(g.resolve, accept)}
@@ -434,7 +446,7 @@ func (g *Gateway) RecordImport(ctx context.Context, resource string, b evidence.
 func (g *Gateway) Services() api.Services {
 	return api.Services{
 		Agents: g, Credentials: g, Tokens: g, Grants: g, Questions: g,
-		Log: g, Control: g, Packs: g, Sessions: g,
+		Log: g, Control: g, Packs: g, Sessions: g, Policies: g,
 	}
 }
 
