@@ -18,7 +18,7 @@ import (
 
 func newPolicy(a *app) *cobra.Command {
 	return group(groupRights, "policy", "Write, test, propose and activate policies", newPolicyTest(a), newPolicyBacktest(a), newPolicyPropose(a),
-		newPolicyActivate(a), newPolicyRollback(a), newPolicyList(a), newPolicyShow(a), newPolicyDiff(a), newPolicySchema(a))
+		newApprove(a, evidence.ApprovePolicy), newDeny(a, evidence.ApprovePolicy), newPolicyActivate(a), newPolicyRollback(a), newPolicyList(a), newPolicyShow(a), newPolicyDiff(a), newPolicySchema(a))
 }
 
 // policyFolder is the folder that a verb is about: its argument, or the
@@ -148,7 +148,7 @@ person has approved them, exhibit policy activate puts them in force.`,
 	f := c.Flags()
 	f.StringVar(&n.Ticket, "ticket", "", "ticket that asks for it")
 	f.StringVar(&n.Reason, "reason", "", "why; stands in the record")
-	f.StringVar(&expires, "expires", "", "until when it can be approved and activated: a date, a time or a duration (default 168h)")
+	f.StringVar(&expires, "expires", "", "until when it can be approved and activated: a date, a time or a duration (default rights.request_ttl)")
 	f.IntVar(&n.Days, "days", 7, "days of recorded commands to decide again; 0 is none")
 	return c
 }
@@ -170,7 +170,7 @@ func (a *app) proposed(p api.Proposed) error {
 		}
 	}
 	a.say("Proposal %s of policy %.12s, until %s.", p.Request, p.Digest, stamp(p.Expires))
-	a.say("Next: another person approves it, and then: exhibit policy activate %s", p.Request)
+	a.say("Next: another person looks at it (exhibit approval show %s) and approves it (exhibit policy approve %[1]s); then: exhibit policy activate %[1]s", p.Request)
 	return nil
 }
 
@@ -220,7 +220,7 @@ func (a *app) backtest(r api.BacktestReport) error {
 		for _, e := range d.Examples {
 			text := e.Text
 			if text == "" {
-				text = checkList(e.Checks)
+				text = checksText(e.Checks)
 			}
 			a.say("  %s  %s on %s: %s, would be %s", e.Position, text, e.Resource, e.Was, e.Would)
 			if e.Reason != "" {
@@ -229,14 +229,6 @@ func (a *app) backtest(r api.BacktestReport) error {
 		}
 	}
 	return nil
-}
-
-func checkList(checks []evidence.Check) string {
-	list := make([]string, len(checks))
-	for i, k := range checks {
-		list[i] = strings.TrimSpace(k.Action + " " + k.Object)
-	}
-	return strings.Join(list, ", ")
 }
 
 func newPolicyActivate(a *app) *cobra.Command {

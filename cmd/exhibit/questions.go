@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -166,11 +165,6 @@ func (a *app) explained(e api.Explanation, err error) error {
 }
 
 func (a *app) explanation(e api.Explanation) error {
-	var facts []string
-	for name, v := range e.Facts {
-		facts = append(facts, fmt.Sprintf("%s=%v", name, v))
-	}
-	slices.Sort(facts)
 	list := func(l []string) string { return strings.Join(l, ", ") }
 	obligations := ""
 	if e.Obligations != nil {
@@ -178,13 +172,13 @@ func (a *app) explanation(e api.Explanation) error {
 	}
 	err := a.fields(e, "decision", e.Position, "at", stamp(e.Time), "agent", e.Agent, "resource", e.Resource,
 		"effect", e.Effect, "reason", e.Reason, "verb", e.Verb, "understood", e.Parse, "text", e.Text,
-		"checks", checkList(e.Checks), "facts", list(facts), "roles", list(e.Roles), "rules", list(e.Rules), "grants", list(e.Grants),
+		"checks", checksText(e.Checks), "facts", factsText(e.Facts), "roles", list(e.Roles), "rules", list(e.Rules), "grants", list(e.Grants),
 		"obligations", obligations, "approval", e.Approval, "limit", e.Limit, "policy", e.Policy, "on record", e.Differs)
 	if err != nil || a.json || a.csv {
 		return err
 	}
 	for _, c := range e.Answers {
-		a.say("%s: %s", checkList([]evidence.Check{c.Check}), c.Effect)
+		a.say("%s: %s", checksText([]evidence.Check{c.Check}), c.Effect)
 		for _, kind := range []struct {
 			what  string
 			rules []api.RuleSaid

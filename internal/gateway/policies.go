@@ -39,7 +39,7 @@ func standing(registry *decision.Registry, s *Settings) (b evidence.PolicyBody, 
 	switch {
 	case s.Unread != nil:
 		return kept, "it cannot be used: " + strings.Join(strings.Fields(s.Unread.Error()), " ")
-	case separated(registry, s):
+	case needsTwo(registry, s):
 		return kept, "another person must approve it"
 	case was && (before.Request != "" || before.Back != ""):
 		return kept, "it was replaced by a bundle that people activated"
@@ -47,16 +47,16 @@ func standing(registry *decision.Registry, s *Settings) (b evidence.PolicyBody, 
 	return s.Policy, ""
 }
 
-// separated reports whether a policy needs two people, by what is in force or by
+// needsTwo reports whether a policy needs two people, by what is in force or by
 // what would be.
-func separated(registry *decision.Registry, s *Settings) bool {
+func needsTwo(registry *decision.Registry, s *Settings) bool {
 	return registry.Separated() || s.Config.Separation == evidence.SeparationRequired
 }
 
 // usable is why s can't be put in force: its policy folder can't be read, and it
 // is needed.
 func usable(registry *decision.Registry, s *Settings) error {
-	if s.Unread != nil && (registry.Policy() == "" || !separated(registry, s)) {
+	if s.Unread != nil && (registry.Policy() == "" || !needsTwo(registry, s)) {
 		return s.Unread
 	}
 	return nil
@@ -160,8 +160,12 @@ func (g *Gateway) compareFolder(s *Settings, start bool) {
 	g.Alert(alertEdit, "medium", text)
 }
 
-// defaultProposalLife is how long a proposal waits for people.
-const defaultProposalLife = 7 * 24 * time.Hour
+// proposal is the request for a policy.
+func proposal(p *evidence.Proposal, digest string, by evidence.By) evidence.ApprovalRequestBody {
+	return evidence.ApprovalRequestBody{
+		Kind: evidence.ApprovePolicy, Digest: digest, Policy: p, Needs: []evidence.ApprovalNeed{{Group: evidence.GroupPolicy, Count: 1}}, By: by,
+	}
+}
 
 // ProposePolicy implements api.Policies.
 func (g *Gateway) ProposePolicy(ctx context.Context, n api.NewProposal, by evidence.By, progress func(api.Progress)) (api.Proposed, error) {
@@ -173,6 +177,13 @@ func (g *Gateway) ProposePolicy(ctx context.Context, n api.NewProposal, by evide
 	before, _ := registry.Bundle()
 	if slices.Equal(b.Files, before.Files) {
 		return api.Proposed{}, api.Conflict("this bundle is in force already", "")
+	}
+	if body := proposal(nil, b.Digest, by); len(answerers(registry, &body)) == 0 {
+		hint := "name people and, if you like, rights.policy_approvers in the configuration, then exhibit reload"
+		if !registry.Separated() {
+			hint = "one person may put policies in force alone here, on record as that: exhibit reload"
+		}
+		return api.Proposed{}, api.Invalid(fmt.Sprintf("nobody could approve it: %s asks, and nobody else approves policies", by.Person.ID), hint)
 	}
 	report, err := g.test(b, n.Tests)
 	if err != nil {
@@ -188,12 +199,11 @@ func (g *Gateway) ProposePolicy(ctx context.Context, n api.NewProposal, by evide
 		prop.Backtest, out.Backtest = bt.Summary(n.Days), backtestReport(bt, n.Days)
 	}
 	if out.Expires.IsZero() {
-		out.Expires = g.clock.now().Add(defaultProposalLife).UTC().Truncate(time.Second)
+		out.Expires = moment(g.requestEnds())
 	}
-	pos, err := g.control(ctx, evidence.Head{Type: evidence.ApprovalRequest}, evidence.ApprovalRequestBody{
-		Kind: evidence.ApprovePolicy, Digest: b.Digest, Policy: prop, Needs: []evidence.ApprovalNeed{{Group: evidence.GroupPolicy, Count: 1}},
-		Ticket: n.Ticket, Reason: n.Reason, Expires: micros(out.Expires), By: by,
-	})
+	body := proposal(prop, b.Digest, by)
+	body.Ticket, body.Reason, body.Expires = n.Ticket, n.Reason, micros(out.Expires)
+	pos, err := g.control(ctx, evidence.Head{Type: evidence.ApprovalRequest}, body)
 	out.Request = pos.String()
 	return out, err
 }
@@ -409,10 +419,10 @@ func (g *Gateway) Policies(ctx context.Context) (api.PolicyHistory, error) {
 
 // proposedBy is who asked for something and who approved it.
 func proposedBy(a *decision.Approval) (asked api.Change, approved []api.Change) {
-	asked = api.Change{Position: a.ID, Time: moment(a.AskedAt), By: a.By, Reason: a.Reason}
+	asked = askedBy(a)
 	for _, d := range a.Decisions {
 		if d.Decision == evidence.Approved {
-			approved = append(approved, api.Change{Position: d.Decided.String(), Time: moment(d.DecidedAt), By: d.By, Reason: d.Reason})
+			approved = append(approved, decidedBy(&d))
 		}
 	}
 	return asked, approved

@@ -18,8 +18,6 @@ import (
 	"github.com/exhibit-gateway/exhibit/internal/policy"
 )
 
-var bob = evidence.By{Person: evidence.Person{ID: "bob@example.com"}, Via: "unix peer uid 1001"}
-
 // proposals makes a gateway where people propose.
 func proposals(separation string) func(*Settings) {
 	return func(s *Settings) {
@@ -51,18 +49,9 @@ func (w *world) propose(more string, by evidence.By) api.Proposed {
 	return p
 }
 
-// answer says yes to a proposal, or not.
-func (w *world) answer(id string, by evidence.By) error {
-	a, _ := w.registry().Approval(id)
-	_, err := w.control(w.t.Context(), evidence.Head{Type: evidence.ApprovalDecision}, evidence.ApprovalDecisionBody{
-		Request: id, Digest: a.Digest, Decision: evidence.Approved, Groups: w.registry().Groups(&a.ApprovalRequestBody, by.Person.ID), By: by,
-	})
-	return err
-}
-
 func (w *world) approve(id string, by evidence.By) {
 	w.t.Helper()
-	if err := w.answer(id, by); err != nil {
+	if _, err := w.answer(id, evidence.Approved, by); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -100,9 +89,9 @@ func TestAPolicyIsProposedByOneAndApprovedByAnother(t *testing.T) {
 	if _, err := w.ActivatePolicy(ctx, p.Request, packtest.Alice); problemStatus(err) != http.StatusUnprocessableEntity || !strings.Contains(err.Error(), "it has 0 of 1 of policy") {
 		t.Errorf("before anybody said yes: %v", err)
 	}
-	for who, by := range map[string]evidence.By{"who asked": packtest.Alice, "no approver": {Person: evidence.Person{ID: "carol@example.com"}, Via: "test"}} {
-		if err := w.answer(p.Request, by); err == nil {
-			t.Errorf("%s approved it", who)
+	for who, by := range map[string]evidence.By{"who asked": packtest.Alice, "no approver": carol} {
+		if _, err := w.answer(p.Request, evidence.Approved, by); problemStatus(err) != http.StatusForbidden {
+			t.Errorf("%s: %v", who, err)
 		}
 	}
 	h, err := w.Policies(ctx)
@@ -175,6 +164,18 @@ func TestWhatCannotBeProposed(t *testing.T) {
 	p, err := w.ProposePolicy(t.Context(), api.NewProposal{Files: files("// x"), Tests: test("deny")}, packtest.Alice, quiet)
 	if err != nil || p.Tests != 1 || !slices.Equal(p.Untested, []string{"reader", "writer"}) {
 		t.Errorf("%+v, %v", p, err)
+	}
+}
+
+// Where nobody else could say yes a proposal would wait in vain.
+func TestAProposalThatNobodyCouldApprove(t *testing.T) {
+	for separation, hint := range map[string]string{evidence.SeparationRequired: "rights.policy_approvers", evidence.SeparationReported: "exhibit reload"} {
+		w := newWorld(t, proposals(separation), func(s *Settings) { s.Config.People = s.Config.People[:1] })
+		_, err := w.ProposePolicy(t.Context(), api.NewProposal{Files: files("// x")}, packtest.Alice, quiet)
+		var p *api.Problem
+		if !errors.As(err, &p) || p.Status != http.StatusUnprocessableEntity || !strings.Contains(p.Hint, hint) {
+			t.Errorf("%s: %v", separation, err)
+		}
 	}
 }
 
