@@ -337,9 +337,16 @@ func (g *Gateway) registryBefore(ctx context.Context, pos evidence.Position) (*d
 func (g *Gateway) ActivatePolicy(ctx context.Context, request string, by evidence.By) (api.PolicyChange, error) {
 	g.changing.Lock()
 	defer g.changing.Unlock()
-	a, ok := g.registry().Approval(request)
-	if !ok || a.Policy == nil {
+	registry := g.registry()
+	a, ok := registry.Approval(request)
+	switch {
+	case !ok || a.Policy == nil:
 		return api.PolicyChange{}, api.NotFound(fmt.Sprintf("there is no proposal %.80q", request), "exhibit policy list shows those that wait")
+	case !a.Used.IsZero():
+		return api.PolicyChange{}, api.Conflict(fmt.Sprintf("proposal %s is used: record %s put it in force", a.ID, a.Used), "exhibit policy rollback goes back to a bundle that was in force")
+	case a.Policy.Before != registry.Policy():
+		return api.PolicyChange{}, api.Conflict(fmt.Sprintf("proposal %s was made from policy %.12s, and %.12s is in force by now", a.ID, a.Policy.Before, registry.Policy()),
+			"what it would change is no longer what was approved: exhibit policy propose")
 	}
 	return g.change(ctx, evidence.PolicyBody{
 		Digest: a.Digest, Before: a.Policy.Before, Files: a.Policy.Files, Actions: a.Policy.Actions, Diff: a.Policy.Diff, Request: a.ID, By: by,
