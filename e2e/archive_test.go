@@ -58,14 +58,8 @@ var archiveFaults = map[string]struct {
 	strike func(w *world) (mend func())
 }{
 	"read-only": {"read-only file system", func(w *world) func() {
-		remount := func(how string) {
-			w.t.Helper()
-			if out, err := w.run("mount", "-o", "remount,"+how, w.path("data/archive")); err != nil {
-				w.t.Fatalf("%v\n%s", err, out)
-			}
-		}
-		remount("ro")
-		return func() { remount("rw") }
+		w.remount("data/archive", "ro")
+		return func() { w.remount("data/archive", "rw") }
 	}},
 	"full": {"no space left on device", func(w *world) func() {
 		return w.fill("data/archive")

@@ -45,6 +45,19 @@ func (w *world) onSmallDisk(size string) {
 	}))
 }
 
+// remount changes how a folder's disk is mounted. That is refused while a file of
+// it is open for writing, as one may be for a moment in another test's child.
+func (w *world) remount(folder, how string) {
+	w.t.Helper()
+	w.until(60*time.Second, "the disk is mounted "+how, func() bool {
+		out, err := w.run("mount", "-o", "remount,"+how, w.path(folder))
+		if err != nil {
+			w.t.Logf("%v\n%s", err, out)
+		}
+		return err == nil
+	})
+}
+
 // fill takes all space that is left to a folder, and returns what gives it back.
 func (w *world) fill(folder string) (free func()) {
 	w.t.Helper()
@@ -159,19 +172,13 @@ func TestAFolderThatCannotBeServed(t *testing.T) {
 
 	w.stop(syscall.SIGTERM)
 	w.onSmallDisk("180m")
-	remount := func(how string) {
-		t.Helper()
-		if out, err := exec.CommandContext(t.Context(), "mount", "-o", "remount,"+how, w.path("data")).CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
-	}
-	remount("ro")
+	w.remount("data", "ro")
 	refused("a read-only disk", "read-only file system")
-	remount("rw")
+	w.remount("data", "rw")
 	w.start()
 	if out, err := exec.CommandContext(t.Context(), "mount", "-o", "remount,ro", w.path("data")).CombinedOutput(); err == nil {
 		t.Errorf("the system makes a disk read-only under a journal that is open:\n%s", out)
-		remount("rw")
+		w.remount("data", "rw")
 	}
 	if _, err := w.connect().Exec(t.Context(), "select 1"); err != nil {
 		t.Errorf("writable again: %v", err)

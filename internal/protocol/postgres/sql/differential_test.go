@@ -399,11 +399,13 @@ func (w *world) fill(text string) string {
 // What is called a read changes nothing, whoever runs it; and what changes
 // something is called what it is, wherever it stands and hides.
 func TestReadsChangeNothing(t *testing.T) {
+	t.Parallel()
 	for _, version := range listed {
 		t.Run(version, func(t *testing.T) {
 			if testing.Short() && version != listed[0] {
 				t.Skip("one version is enough for a short run")
 			}
+			t.Parallel()
 			w := newWorld(t, version)
 			t.Run("nasty", w.in((*world).testNasties))
 			t.Run("places", w.in((*world).testPlaces))
