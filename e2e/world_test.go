@@ -234,7 +234,7 @@ func (w *world) must(args ...string) string {
 func (w *world) grant(agent, role string, resource ...string) string {
 	w.t.Helper()
 	var g struct{ ID string }
-	w.ok(json.Unmarshal([]byte(w.must("grant", "add", "--agent", agent, "--role", role, "--resource", append(resource, "orders")[0], "--for", "1h", "--json")), &g))
+	w.ok(json.Unmarshal([]byte(w.must("grant", "add", "--agent", agent, "--role", role, "--resource", append(resource, "orders")[0], "--for", "12h", "--json")), &g))
 	return g.ID
 }
 

@@ -374,8 +374,12 @@ func (g *Gateway) Abandon() error {
 	return errors.Join(stop, <-done, g.close())
 }
 
-// stop writes the last record of the boot and seals it.
+// stop writes the last record of the boot and seals it. It says that nothing is
+// open any more: what a later start needn't look for.
 func (g *Gateway) stop(ctx context.Context, open int, cause error) error {
+	if n := g.gate.OpenSessions(); n > 0 {
+		return fmt.Errorf("%d sessions did not end: there is no stop on record, and the next start ends them", n)
+	}
 	reason := "asked to"
 	if cause != nil {
 		reason = "failure"

@@ -158,7 +158,8 @@ func each(ctx context.Context, records []evidence.Record, fn func(*evidence.Reco
 //
 // A boot first ends what the ones before left open, and only then lets anyone
 // in. So all sessions of earlier boots have ended once a boot has recorded
-// anything else; one that died before that is passed over.
+// anything else; one that died before that is passed over. A boot that stopped in
+// good order has itself ended all of its own, however long it was.
 func (s *Sealer) LastBoot(ctx context.Context) (uint64, error) {
 	st := s.state()
 	tail, err := s.settledInTail(ctx, &st)
@@ -166,6 +167,13 @@ func (s *Sealer) LastBoot(ctx context.Context) (uint64, error) {
 		return st.blocks, err
 	}
 	for boot, end := st.last.Boot, st.blocks; ; {
+		newest, err := s.blockOf(ctx, &st, end-1, ledger.Heads+1)
+		if err != nil {
+			return 0, err
+		}
+		if newest.Records[len(newest.Records)-1].Head.Type == evidence.GatewayStop {
+			return end - 1, nil
+		}
 		first, err := s.firstOf(ctx, &st, boot, end)
 		if err != nil {
 			return 0, err
@@ -183,14 +191,14 @@ func (s *Sealer) LastBoot(ctx context.Context) (uint64, error) {
 }
 
 // settledInTail reports whether a boot that begins in the journal's tail has
-// let anyone in.
+// let anyone in, or one has stopped there.
 func (s *Sealer) settledInTail(ctx context.Context, st *sealed) (settled bool, err error) {
 	begun := uint64(0)
 	_, err = s.tail(ctx, st, func(r *evidence.Record) error {
 		if r.Head.Pos.Seq == 0 {
 			begun = r.Head.Pos.Boot
 		}
-		settled = settled || r.Head.Pos.Boot == begun && settles(&r.Head)
+		settled = settled || r.Head.Type == evidence.GatewayStop || r.Head.Pos.Boot == begun && settles(&r.Head)
 		return nil
 	})
 	return settled, err

@@ -876,6 +876,22 @@ func TestLastBootIsWhereOpenSessionsMayBegin(t *testing.T) {
 	if got := from(); got.Boot != 2 || got.Seq != 0 {
 		t.Errorf("the same, sealed: from %s", got)
 	}
+
+	// A boot that stopped in good order needn't be read again, whatever came of
+	// the next.
+	w.work(20)
+	w.flush()
+	stop := w.record(evidence.GatewayStop, `{"reason":"asked to","open":0}`, "")
+	for _, what := range []string{"in the journal", "sealed", "and a boot that died at once", "sealed as well"} {
+		if got := from(); got.Boot != stop.Boot || got.Seq == 0 || stop.Before(got) {
+			t.Errorf("after a stop at %s, %s: from %s", stop, what, got)
+		}
+		if what == "sealed" {
+			w.newBoot()
+		} else {
+			w.flush()
+		}
+	}
 }
 
 func TestTheTreeIsMadeAnewFromTheArchive(t *testing.T) {
