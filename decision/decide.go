@@ -109,7 +109,7 @@ func (r *Registry) decide(q Request) (d evidence.Decision, s *subject, results [
 		return d, s, nil
 	}
 	d.Until = s.until
-	context, err := contextOf(q.Session, q.Command)
+	context, err := contextOf(&q, s.policy.timed)
 	if err != nil {
 		d.Effect, d.Reason = evidence.Error, plain(err.Error())
 		return d, s, nil
@@ -117,10 +117,21 @@ func (r *Registry) decide(q Request) (d evidence.Decision, s *subject, results [
 	results = make([]result, len(q.Checks))
 	for i, c := range q.Checks {
 		results[i] = s.check(c, context)
+		if slices.ContainsFunc(results[i].asked, func(r *rule) bool { return r.timed }) {
+			d.Until = sooner(d.Until, nextHour(q.Time))
+		}
 	}
 	s.sum(&d, q.Checks, results)
 	r.bind(&d, &q)
 	return d, s, results
+}
+
+// sooner is the earlier of two times, of which 0 is never.
+func sooner(a, b int64) int64 {
+	if a == 0 {
+		return b
+	}
+	return min(a, b)
 }
 
 // subject is an agent on a resource at a time: what all checks of a request
@@ -176,9 +187,7 @@ func (r *Registry) subject(q Request) (*subject, *refusal) {
 	s := &subject{policy: r.policy, agent: a, resource: res, until: a.Expires}
 	for _, g := range a.grants[q.Resource] { // the latest expiry first
 		if q.Time < g.Starts {
-			if s.until == 0 || g.Starts < s.until {
-				s.until = g.Starts
-			}
+			s.until = sooner(s.until, g.Starts)
 			continue
 		}
 		if !g.Active(q.Time) {
@@ -188,9 +197,7 @@ func (r *Registry) subject(q Request) (*subject, *refusal) {
 			break
 		}
 		s.grants = append(s.grants, g)
-		if s.until == 0 || g.Expires < s.until {
-			s.until = g.Expires
-		}
+		s.until = sooner(s.until, g.Expires)
 		if i, held := slices.BinarySearch(s.roles, g.Role); !held {
 			s.roles = slices.Insert(s.roles, i, g.Role)
 		}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -43,6 +44,7 @@ type Policy struct {
 	actions map[string]cedar.Entity // with all that they stand in, at any depth
 	leaves  []string                // actions that no other stands in
 	index   ruleIndex
+	timed   bool // some rule looks at the clock
 }
 
 // Rule is one Cedar policy of a bundle.
@@ -172,6 +174,7 @@ type rule struct {
 	resource  resourceScope   //
 	actions   map[string]bool // those it can match, or nil for all
 	bare      bool            // it has no conditions
+	timed     bool            // it looks at the clock
 	ticket    bool            // a grant of its role needs one
 	obliges   evidence.Obligations
 	doc       policyDoc
@@ -336,7 +339,13 @@ func (c *compiler) rule(p *cedar.Policy) {
 		if err := walk(cond.Body, nil); err != nil {
 			bad("", "%v", err)
 		}
+		var body any
+		if err := json.Unmarshal(cond.Body, &body); err != nil {
+			bad("", "%v", err)
+		}
+		r.timed = r.timed || readsClock(body)
 	}
+	c.p.timed = c.p.timed || r.timed
 	c.p.rules = append(c.p.rules, r)
 	if r.Role != "" {
 		if i, ok := slices.BinarySearch(c.p.roles, r.Role); !ok {

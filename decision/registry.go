@@ -169,6 +169,14 @@ func (r *Registry) Policy() string {
 // same compiled; nil before the first.
 func (r *Registry) Bundle() (evidence.PolicyBody, *Policy) { return r.policyBody, r.policy }
 
+// With returns the registry as it would be if p were in force and all else as
+// it is: to ask what a bundle would decide, of the past too.
+func (r *Registry) With(p *Policy) *Registry {
+	next := *r
+	next.policy, next.policyBody = p, evidence.PolicyBody{Digest: p.digest}
+	return &next
+}
+
 // InForce returns the newest change that put the bundle with a digest in force.
 func (r *Registry) InForce(digest string) (evidence.Position, bool) {
 	p, ok := r.bundles[digest]

@@ -65,7 +65,7 @@ var archiveFaults = map[string]struct {
 		return w.fill("data/archive")
 	}},
 	"hanging": {"has taken", func(w *world) func() {
-		thaw := sync.OnceFunc(func() { _ = exec.Command("fsfreeze", "-u", w.path("data/archive")).Run() }) //nolint:noctx // also when the test is over
+		thaw := sync.OnceFunc(func() { _ = exec.Command("fsfreeze", "-u", w.path("data/archive")).Run() }) // also when the test is over
 		w.t.Cleanup(thaw)
 		if out, err := w.run("fsfreeze", "-f", w.path("data/archive")); err != nil {
 			w.t.Fatalf("%v\n%s", err, out)

@@ -480,6 +480,7 @@ type PolicyBody struct {
 	Diff    string              `json:"diff,omitempty"`
 	Request string              `json:"request,omitempty"`  // the approved request that proposed it
 	Back    string              `json:"rollback,omitempty"` // the change that it goes back to: position of its record
+	Reason  string              `json:"reason,omitempty"`   // why it goes back: nobody asked for that before
 	By      By                  `json:"by"`
 }
 

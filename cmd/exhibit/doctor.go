@@ -392,7 +392,7 @@ func (d *doctor) certificates(c *config.Config) {
 }
 
 func (d *doctor) policies(c *config.Config) {
-	p, err := policy.Load(c.Policies, actions)
+	p, err := policy.Load(c.Policies, vocabulary)
 	if err == nil {
 		d.ok("policies", "%s, digest %.12s", count(len(p.Files), "file"), p.Digest)
 		d.approvals(c, p)

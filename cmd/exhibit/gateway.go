@@ -52,6 +52,10 @@ func (a *app) showReload(r api.Reload, dry bool) error {
 	default:
 		a.say("In force: configuration %.12s, policy %.12s", r.Config.After, r.Policy.After)
 	}
+	if e := r.Edited; e != nil {
+		a.say("The policy folder differs from the policy in force and is not loaded: %s.", e.Why)
+		a.say("Next: %s", e.Hint)
+	}
 	if len(r.Restart) > 0 {
 		a.say("These count from the next start on: %s", strings.Join(r.Restart, ", "))
 	}
@@ -90,16 +94,6 @@ at nothing but the file; exhibit doctor looks at the machine too.`,
 		},
 	}
 	return group(groupGateway, "config", "Check the configuration, or show what is in force", check, show)
-}
-
-func newPolicy(a *app) *cobra.Command {
-	show := &cobra.Command{
-		Use: "show", Short: "Show the policies in force", Args: exactly(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.ask(func(c *api.Client) error { return a.document(c.Policy(cmd.Context())) })
-		},
-	}
-	return group(groupGateway, "policy", "Show the policies in force", show)
 }
 
 func (a *app) document(d api.Document, err error) error {

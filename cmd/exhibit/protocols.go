@@ -13,6 +13,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/internal/config"
 	"github.com/exhibit-gateway/exhibit/internal/gateway"
 	"github.com/exhibit-gateway/exhibit/internal/httpgate"
+	"github.com/exhibit-gateway/exhibit/internal/policy"
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/http"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/mcp"
@@ -28,6 +29,13 @@ var actions = func() map[string][]string {
 	}
 	return all
 }()
+
+// vocabulary is what policies can speak of.
+var vocabulary = policy.Vocabulary{
+	Actions:  actions,
+	Facts:    map[string]map[string]string{"postgres": sql.Facts, http.Name: http.Facts, mcp.Name: mcp.Facts},
+	Pointers: []string{http.Name, mcp.Name},
+}
 
 // inForce is a configuration with what was read for it.
 type inForce struct {

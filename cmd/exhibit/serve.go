@@ -107,10 +107,14 @@ func settingsOf(c *config.Config, live *atomic.Pointer[inForce]) (gateway.Settin
 	if err != nil {
 		return gateway.Settings{}, hinted{err, "nothing was put in force"}
 	}
-	bundle, err := policy.Load(c.Policies, actions)
-	if err != nil {
-		return gateway.Settings{}, hinted{fmt.Errorf("the policies cannot be used:\n%w", err), "nothing was put in force"}
+	folder := func() (evidence.PolicyBody, error) {
+		bundle, err := policy.Load(c.Policies, vocabulary)
+		if err != nil {
+			err = hinted{fmt.Errorf("the policies cannot be used:\n%w", err), "nothing was put in force"}
+		}
+		return bundle, err
 	}
+	bundle, unread := folder()
 	recipients, err := c.Recipients()
 	if err != nil {
 		return gateway.Settings{}, err
@@ -123,7 +127,7 @@ func settingsOf(c *config.Config, live *atomic.Pointer[inForce]) (gateway.Settin
 		Name: c.Gateway, Organisation: c.Organisation, Origin: c.Log.Origin, Data: c.Data,
 		Version: version(), Binary: binary, Recipients: recipients, Auditors: c.Auditors,
 		Config: c.Evidence(), RequestTTL: c.Rights.RequestTTL,
-		Policy:   bundle,
+		Policy: bundle, Unread: unread, Folder: folder, Vocabulary: vocabulary,
 		Limits:   session.Limits{Sessions: c.Limits.Sessions, SessionsPerAgent: c.Limits.SessionsPerAgent},
 		TokenTTL: c.Limits.TokenTTL, Grace: c.Limits.ShutdownGrace, Heartbeat: c.Sealing.Heartbeat,
 		Sealing: gateway.Sealing{

@@ -63,7 +63,7 @@ func ask[T any](g *gateway, asked ...any) (T, error) {
 }
 
 func (g *gateway) services() Services {
-	return Services{g, g, g, g, g, g, g, g, g, g, g}
+	return Services{g, g, g, g, g, g, g, g, g, g, g, g}
 }
 
 func (g *gateway) AddAgent(_ context.Context, a NewAgent, by evidence.By) (Agent, error) {
@@ -122,6 +122,30 @@ func (g *gateway) Transcript(ctx context.Context, q Did, by evidence.By, tell fu
 }
 func (g *gateway) Explain(_ context.Context, q Explain, by evidence.By) (Explanation, error) {
 	return ask[Explanation](g, q, by)
+}
+func (g *gateway) ExplainDecision(_ context.Context, at evidence.Position, by evidence.By) (Explanation, error) {
+	return ask[Explanation](g, at, by)
+}
+func (g *gateway) Suggest(_ context.Context, agent string, r Range, by evidence.By) (Suggestion, error) {
+	return ask[Suggestion](g, agent, r, by)
+}
+func (g *gateway) Policies(context.Context) (PolicyHistory, error) { return ask[PolicyHistory](g) }
+func (g *gateway) PolicyAt(_ context.Context, ref string) (Document, error) {
+	return ask[Document](g, ref)
+}
+func (g *gateway) ProposePolicy(_ context.Context, p NewProposal, by evidence.By, progress func(Progress)) (Proposed, error) {
+	progress(Progress{Stage: "deciding", Done: 1})
+	return ask[Proposed](g, p, by)
+}
+func (g *gateway) Backtest(_ context.Context, p NewProposal, by evidence.By, progress func(Progress)) (BacktestReport, error) {
+	progress(Progress{Stage: "deciding", Done: 1})
+	return ask[BacktestReport](g, p, by)
+}
+func (g *gateway) ActivatePolicy(_ context.Context, request string, by evidence.By) (PolicyChange, error) {
+	return ask[PolicyChange](g, request, by)
+}
+func (g *gateway) RollbackPolicy(_ context.Context, change, reason string, by evidence.By) (PolicyChange, error) {
+	return ask[PolicyChange](g, change, reason, by)
 }
 func (g *gateway) LogStatus(context.Context) (LogStatus, error) { return ask[LogStatus](g) }
 func (g *gateway) Flush(context.Context) (LogStatus, error)     { return ask[LogStatus](g) }
@@ -256,6 +280,7 @@ func TestChangesCarryThePerson(t *testing.T) {
 	known := []ledger.Checkpoint{{Origin: "example.com/gw1", Size: 7, Root: evidence.Hash{1}, Extensions: []string{}}}
 	wanted := NewGrantRequest{Agent: "a", Role: "reader", Resource: "orders", Starts: expires.Add(-time.Minute), Expires: expires, Renews: "gw1.1.3", Ticket: "T-1"}
 	explain := Explain{Agent: "a", Resource: "orders", Statement: "select 1"}
+	proposal := NewProposal{Files: []evidence.File{{Name: "a.cedar", Text: "permit"}}, Tests: []evidence.File{{Name: "a.test.yaml", Text: "tests: []"}}, Ticket: "T-1", Reason: "why", Expires: expires, Days: 7}
 	followed := Did{Session: "gw1.1.9", Range: Range{Limit: 5}, Verbs: []string{"read", "write"}, Outcomes: []string{"denied"}, Follow: true}
 	for _, test := range []struct {
 		name string
@@ -300,6 +325,13 @@ func TestChangesCarryThePerson(t *testing.T) {
 		}, []any{Did{Session: "gw1.1.9", Agent: "a", Range: Range{From: Moment{Position: evidence.Position{Gateway: "gw1", Boot: 1, Seq: 4}}, Limit: 1000}}, by}},
 		{"transcript", func() error { return transcript(ctx, c, followed) }, []any{followed, by}},
 		{"explain", func() error { _, err := c.Explain(ctx, explain); return err }, []any{explain, by}},
+		{"explain decision", func() error { _, err := c.ExplainDecision(ctx, "gw1.1.4"); return err }, []any{evidence.Position{Gateway: "gw1", Boot: 1, Seq: 4}, by}},
+		{"suggest", func() error { _, err := c.Suggest(ctx, "a", Range{From: Moment{Time: expires}}); return err }, []any{"a", Range{From: Moment{Time: expires}}, by}},
+		{"propose", func() error { _, err := c.ProposePolicy(ctx, proposal, nil); return err }, []any{proposal, by}},
+		{"backtest", func() error { _, err := c.Backtest(ctx, proposal, nil); return err }, []any{proposal, by}},
+		{"activate", func() error { _, err := c.ActivatePolicy(ctx, "gw1.1.5"); return err }, []any{"gw1.1.5", by}},
+		{"roll back", func() error { _, err := c.RollbackPolicy(ctx, "gw1.1.6", "bad"); return err }, []any{"gw1.1.6", "bad", by}},
+		{"policy", func() error { _, err := c.PolicyAt(ctx, "abc/def"); return err }, []any{"abc/def"}},
 		{"pack", func() error {
 			_, err := c.CreatePack(ctx, PackRequest{From: Moment{Time: expires}, To: Moment{Time: expires}, Purpose: "audit"}, io.Discard, nil)
 			return err

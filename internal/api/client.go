@@ -303,6 +303,66 @@ func (c *Client) Explain(ctx context.Context, q Explain) (Explanation, error) {
 	return call[Explanation](ctx, c, http.MethodPost, "/v1/explain", q)
 }
 
+// ExplainDecision says why a recorded decision was made.
+func (c *Client) ExplainDecision(ctx context.Context, position string) (Explanation, error) {
+	return call[Explanation](ctx, c, http.MethodGet, "/v1/decisions/"+segment(position), nil)
+}
+
+// Suggest says which rules would have allowed what an agent did.
+func (c *Client) Suggest(ctx context.Context, agent string, r Range) (Suggestion, error) {
+	return call[Suggestion](ctx, c, http.MethodGet, "/v1/suggest/"+segment(agent)+"?"+query("from", r.From.String(), "to", r.To.String()), nil)
+}
+
+// Policies lists the changes of policy, and the proposals that wait.
+func (c *Client) Policies(ctx context.Context) (PolicyHistory, error) {
+	return call[PolicyHistory](ctx, c, http.MethodGet, "/v1/policies", nil)
+}
+
+// PolicyAt returns a bundle that is, was or may be in force.
+func (c *Client) PolicyAt(ctx context.Context, ref string) (Document, error) {
+	return call[Document](ctx, c, http.MethodGet, "/v1/policies/bundle?"+query("ref", ref), nil)
+}
+
+// ProposePolicy asks for the approval of a bundle.
+func (c *Client) ProposePolicy(ctx context.Context, p NewProposal, progress func(Progress)) (Proposed, error) {
+	e, err := c.events(ctx, http.MethodPost, "/v1/policies/proposals", p, func(e Event) error {
+		told(progress, e)
+		return nil
+	})
+	if err == nil && e.Proposed == nil {
+		err = errors.New("the gateway's answer has no result")
+	}
+	if err != nil {
+		return Proposed{}, err
+	}
+	return *e.Proposed, nil
+}
+
+// Backtest decides recorded commands again, under another bundle.
+func (c *Client) Backtest(ctx context.Context, p NewProposal, progress func(Progress)) (BacktestReport, error) {
+	e, err := c.events(ctx, http.MethodPost, "/v1/policies/backtest", p, func(e Event) error {
+		told(progress, e)
+		return nil
+	})
+	if err == nil && e.Backtest == nil {
+		err = errors.New("the gateway's answer has no result")
+	}
+	if err != nil {
+		return BacktestReport{}, err
+	}
+	return *e.Backtest, nil
+}
+
+// ActivatePolicy puts an approved proposal in force.
+func (c *Client) ActivatePolicy(ctx context.Context, request string) (PolicyChange, error) {
+	return call[PolicyChange](ctx, c, http.MethodPost, "/v1/policies/activate", map[string]string{"request": request})
+}
+
+// RollbackPolicy goes back to a bundle that was in force.
+func (c *Client) RollbackPolicy(ctx context.Context, change, why string) (PolicyChange, error) {
+	return call[PolicyChange](ctx, c, http.MethodPost, "/v1/policies/rollback", map[string]string{"change": change, "reason": why})
+}
+
 // LogStatus says how far the log is.
 func (c *Client) LogStatus(ctx context.Context) (LogStatus, error) {
 	return call[LogStatus](ctx, c, http.MethodGet, "/v1/log", nil)

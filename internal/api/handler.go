@@ -230,8 +230,10 @@ func (a *routes) register() {
 	a.registerToken()
 	a.registerGrants()
 	a.registerQuestions()
+	a.registerReasons()
 	a.registerLog()
 	a.registerControl()
+	a.registerPolicies()
 	a.registerPacks()
 	a.registerAlerts()
 	handle(a, operation{id: "list-sessions", method: "GET", path: "/v1/sessions", tag: "sessions", summary: "Live sessions"},
@@ -489,6 +491,90 @@ func (a *routes) registerQuestions() {
 				out.Checks = []evidence.Check{}
 			}
 			return &body[Explanation]{out}, err
+		})
+}
+
+func (a *routes) registerReasons() {
+	type one struct {
+		Position string `path:"position" doc:"of a command, or of the start of a session"`
+	}
+	type ofRange struct {
+		Agent string `path:"agent"`
+		From  string `query:"from" doc:"date, time (RFC 3339) or position; of the range"`
+		To    string `query:"to" doc:"date, time (RFC 3339) or position; just past the range"`
+	}
+	handle(a, operation{id: "explain-decision", method: "GET", path: "/v1/decisions/{position}", tag: "questions", summary: "Why a recorded decision was made"},
+		func(ctx context.Context, in *one) (*body[Explanation], error) {
+			pos, err := evidence.ParsePosition(in.Position)
+			if err != nil {
+				return nil, Invalid(err.Error(), "exhibit did shows the positions of commands")
+			}
+			out, err := a.Services.Questions.ExplainDecision(ctx, pos, by(ctx))
+			if out.Checks == nil {
+				out.Checks = []evidence.Check{}
+			}
+			return &body[Explanation]{out}, err
+		})
+	handle(a, operation{id: "suggest", method: "GET", path: "/v1/suggest/{agent}", tag: "questions", summary: "The least that would have allowed what an agent did"},
+		func(ctx context.Context, in *ofRange) (*body[Suggestion], error) {
+			r, err := parseRange(in.From, in.To, 0)
+			if err != nil {
+				return nil, err
+			}
+			out, err := a.Services.Questions.Suggest(ctx, in.Agent, r, by(ctx))
+			if out.Used == nil {
+				out.Used = []UsedPair{}
+			}
+			return &body[Suggestion]{out}, err
+		})
+}
+
+func (a *routes) registerPolicies() {
+	type reference struct {
+		Ref string `query:"ref" maxLength:"128" doc:"beginning of its digest, or position of a change or a proposal; default: in force"`
+	}
+	type activation struct {
+		Body struct {
+			Request string `json:"request" minLength:"1" maxLength:"128" doc:"position of the proposal"`
+		}
+	}
+	type rollback struct {
+		Body struct {
+			Change string `json:"change,omitempty" maxLength:"128" doc:"position of the change to go back to; default: the one before"`
+			Reason string `json:"reason" minLength:"1" maxLength:"1000" doc:"stands in the record"`
+		}
+	}
+	handle(a, operation{id: "list-policies", method: "GET", path: "/v1/policies", tag: "policies", summary: "Every change of policy, and the proposals that wait"},
+		func(ctx context.Context, _ *struct{}) (*body[PolicyHistory], error) {
+			out, err := a.Services.Policies.Policies(ctx)
+			return &body[PolicyHistory]{out}, err
+		})
+	handle(a, operation{id: "show-policy-at", method: "GET", path: "/v1/policies/bundle", tag: "policies", summary: "A bundle that is, was or may be in force"},
+		func(ctx context.Context, in *reference) (*body[Document], error) {
+			out, err := a.Services.Policies.PolicyAt(ctx, in.Ref)
+			return &body[Document]{out}, err
+		})
+	stream(a, operation{id: "propose-policy", method: "POST", path: "/v1/policies/proposals", tag: "policies", summary: "Check, test and backtest a bundle, and ask for its approval"},
+		func(ctx context.Context, in *body[NewProposal], s *events) error {
+			out, err := a.Services.Policies.ProposePolicy(ctx, in.Body, by(ctx), s.progress)
+			s.event = Event{Proposed: &out}
+			return err
+		})
+	stream(a, operation{id: "backtest-policy", method: "POST", path: "/v1/policies/backtest", tag: "policies", summary: "Decide recorded commands again, under another bundle"},
+		func(ctx context.Context, in *body[NewProposal], s *events) error {
+			out, err := a.Services.Policies.Backtest(ctx, in.Body, by(ctx), s.progress)
+			s.event = Event{Backtest: &out}
+			return err
+		})
+	handle(a, operation{id: "activate-policy", method: "POST", path: "/v1/policies/activate", tag: "policies", summary: "Put an approved proposal in force"},
+		func(ctx context.Context, in *activation) (*body[PolicyChange], error) {
+			out, err := a.Services.Policies.ActivatePolicy(ctx, in.Body.Request, by(ctx))
+			return &body[PolicyChange]{out}, err
+		})
+	handle(a, operation{id: "rollback-policy", method: "POST", path: "/v1/policies/rollback", tag: "policies", summary: "Go back to a bundle that was in force"},
+		func(ctx context.Context, in *rollback) (*body[PolicyChange], error) {
+			out, err := a.Services.Policies.RollbackPolicy(ctx, in.Body.Change, in.Body.Reason, by(ctx))
+			return &body[PolicyChange]{out}, err
 		})
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/policy"
 	"github.com/exhibit-gateway/exhibit/ledger"
 )
 
@@ -35,6 +36,7 @@ type Services struct {
 	Packs       Packs
 	Sessions    Sessions
 	Alerts      Alerts
+	Policies    Policies
 	Approvals   Approvals
 }
 
@@ -314,6 +316,11 @@ type Questions interface {
 	Transcript(ctx context.Context, q Did, by evidence.By, tell func(Entry) error) (Transcript, error)
 	// Explain says what would be decided, and why, and does nothing.
 	Explain(ctx context.Context, q Explain, by evidence.By) (Explanation, error)
+	// ExplainDecision makes a recorded decision again, that of a command or of a
+	// connection, from what the log holds, and says why it was made.
+	ExplainDecision(ctx context.Context, at evidence.Position, by evidence.By) (Explanation, error)
+	// Suggest says which rules would have allowed what an agent did.
+	Suggest(ctx context.Context, agent string, r Range, by evidence.By) (Suggestion, error)
 }
 
 // Moment is a point in the log: a position, a time, or when both are zero, now.
@@ -423,8 +430,15 @@ type Explain struct {
 	Ticket    string `json:"ticket,omitempty" maxLength:"200" doc:"the ticket that the session would carry"`
 }
 
-// Explanation is a decision that wasn't acted on.
+// Explanation is a decision and why it is so: one that wasn't acted on, or one
+// on record, made again.
 type Explanation struct {
+	Position string    `json:"position,omitempty" doc:"of the recorded decision"`
+	Time     time.Time `json:"time,omitzero" doc:"likewise"`
+	Agent    string    `json:"agent,omitempty" doc:"likewise"`
+	Resource string    `json:"resource,omitempty" doc:"likewise"`
+	Differs  string    `json:"differs,omitempty" doc:"what the record says, where it isn't what is decided again"`
+
 	Effect string           `json:"effect" enum:"allow,deny,error"`
 	Reason string           `json:"reason,omitempty"`
 	Verb   string           `json:"verb"`
@@ -435,6 +449,148 @@ type Explanation struct {
 	Rules  []string         `json:"rules,omitempty" doc:"the policies that decided"`
 	Grants []string         `json:"grants,omitempty" doc:"the grants that put the agent in its roles"`
 	Policy string           `json:"policy" doc:"digest of the policies"`
+
+	Obligations *evidence.Obligations `json:"obligations,omitempty" doc:"what the rules ask beside their yes"`
+	Approval    string                `json:"approval,omitempty" doc:"the approved request that it used"`
+	Limit       string                `json:"limit,omitempty" doc:"the limit that it had reached"`
+	Roles       []string              `json:"roles,omitempty" doc:"that the agent held on the resource"`
+	Answers     []Answered            `json:"answers,omitempty" doc:"what the rules said of each check"`
+}
+
+// Answered is what the rules said of one check.
+type Answered struct {
+	evidence.Check
+	Effect  string     `json:"effect" enum:"allow,deny,error"`
+	Permits []RuleSaid `json:"permits,omitempty" doc:"rules that permit it"`
+	Forbids []RuleSaid `json:"forbids,omitempty" doc:"rules that forbid it"`
+	Missed  []RuleSaid `json:"missed,omitempty" doc:"rules about it that would permit it under other conditions"`
+	Failed  []RuleSaid `json:"failed,omitempty" doc:"rules that could not be evaluated"`
+}
+
+// RuleSaid is a rule that had a say.
+type RuleSaid struct {
+	ID          string `json:"id"`
+	Description string `json:"description,omitempty"`
+	Hint        string `json:"hint,omitempty"`
+	File        string `json:"file"`
+	Line        int    `json:"line"`
+	Text        string `json:"text" doc:"in Cedar"`
+	Failure     string `json:"failure,omitempty" doc:"why it could not be evaluated"`
+}
+
+// Suggestion is what an agent did, as rules that allow just that, beside those
+// that it has.
+type Suggestion struct {
+	Agent    string        `json:"agent"`
+	Commands uint64        `json:"commands" doc:"allowed ones, in the range"`
+	Used     []UsedPair    `json:"used" doc:"what they asked for"`
+	Cedar    string        `json:"cedar" doc:"rules that allow that and nothing else"`
+	Diff     string        `json:"diff,omitempty" doc:"unified, from the rules of the roles that it has"`
+	Unused   []UnusedGrant `json:"unused,omitempty" doc:"grants that none of them needed"`
+	More     bool          `json:"more,omitempty" doc:"it did more different things than are told apart"`
+}
+
+// UsedPair is an action on an object that an agent used.
+type UsedPair struct {
+	Resource string `json:"resource"`
+	Action   string `json:"action"`
+	Object   string `json:"object,omitempty"`
+	Commands uint64 `json:"commands"`
+}
+
+// UnusedGrant is a grant that stands and wasn't needed.
+type UnusedGrant struct {
+	ID       string    `json:"id"`
+	Role     string    `json:"role"`
+	Resource string    `json:"resource"`
+	Expires  time.Time `json:"expires"`
+}
+
+// Policies are the bundles of rules: which were in force, and which somebody
+// proposes. Saying yes to one is an approval like any other.
+type Policies interface {
+	// Policies lists every change of policy, the newest last, and the proposals
+	// that wait.
+	Policies(ctx context.Context) (PolicyHistory, error)
+	// PolicyAt returns a bundle by (the beginning of) its digest, or by the
+	// position of a change or a proposal; "" is the one in force.
+	PolicyAt(ctx context.Context, ref string) (Document, error)
+	// ProposePolicy compiles a bundle, runs its tests, decides recorded commands
+	// again under it, and asks for its approval. Invalid, with Details, when it
+	// can't be used or a test fails.
+	ProposePolicy(ctx context.Context, p NewProposal, by evidence.By, progress func(Progress)) (Proposed, error)
+	// Backtest only decides recorded commands again.
+	Backtest(ctx context.Context, p NewProposal, by evidence.By, progress func(Progress)) (BacktestReport, error)
+	// ActivatePolicy puts an approved proposal in force. Conflict when another
+	// bundle than it was made from is in force by now.
+	ActivatePolicy(ctx context.Context, request string, by evidence.By) (PolicyChange, error)
+	// RollbackPolicy goes back to a bundle that was in force: that of a change, or
+	// when it is "", the one before. One person may do that; it is on record.
+	RollbackPolicy(ctx context.Context, change, reason string, by evidence.By) (PolicyChange, error)
+}
+
+// NewProposal is a bundle to propose, or to try.
+type NewProposal struct {
+	Files   []evidence.File `json:"files" minItems:"1" doc:"all of the bundle's .cedar files"`
+	Tests   []evidence.File `json:"tests,omitempty" doc:"the .test.yaml files beside them"`
+	Ticket  string          `json:"ticket,omitempty" maxLength:"200"`
+	Reason  string          `json:"reason,omitempty" maxLength:"1000"`
+	Expires time.Time       `json:"expires,omitzero" doc:"of the proposal; default: as configured"`
+	Days    int             `json:"days,omitempty" minimum:"0" maximum:"366" doc:"of recorded commands to decide again; 0 is none"`
+}
+
+// Proposed is a proposal that was recorded.
+type Proposed struct {
+	Request  string          `json:"request" doc:"position of its record; what is approved"`
+	Digest   string          `json:"digest"`
+	Before   string          `json:"before" doc:"digest of the bundle that it would replace"`
+	Diff     string          `json:"diff"`
+	Tests    int             `json:"tests" doc:"that passed"`
+	Untested []string        `json:"untested,omitempty" doc:"rules that no test rests on"`
+	Backtest *BacktestReport `json:"backtest,omitempty"`
+	Expires  time.Time       `json:"expires"`
+}
+
+// BacktestReport is what a bundle would have decided otherwise.
+type BacktestReport struct {
+	Days     int                  `json:"days"`
+	Commands uint64               `json:"commands" doc:"that were decided again"`
+	Differ   uint64               `json:"differ"`
+	Agents   []policy.Differences `json:"agents" doc:"those with differences, the most first"`
+}
+
+// PolicyHistory is every bundle that was in force, and those that may be next.
+type PolicyHistory struct {
+	Changes []PolicyChange `json:"changes"`
+	Open    []OpenProposal `json:"open"`
+}
+
+// PolicyChange is a bundle that was put in force.
+type PolicyChange struct {
+	Position  string   `json:"position" doc:"of its record"`
+	Digest    string   `json:"digest"`
+	Before    string   `json:"before,omitempty" doc:"digest of the bundle that it replaced"`
+	InForce   bool     `json:"in_force"`
+	Activated Change   `json:"activated"`
+	Request   string   `json:"request,omitempty" doc:"the proposal; absent when one person did it alone"`
+	Proposed  *Change  `json:"proposed,omitempty"`
+	Approved  []Change `json:"approved,omitempty"`
+	Rollback  string   `json:"rollback_of,omitempty" doc:"position of the change whose bundle it goes back to"`
+}
+
+// OpenProposal is a proposal that is neither used nor over.
+type OpenProposal struct {
+	Request  string             `json:"request"`
+	Status   string             `json:"status" enum:"pending,approved"`
+	Stale    bool               `json:"stale,omitempty" doc:"another bundle is in force than it was made from: it can't be activated"`
+	Digest   string             `json:"digest"`
+	Before   string             `json:"before"`
+	Ticket   string             `json:"ticket,omitempty"`
+	Proposed Change             `json:"proposed"`
+	Approved []Change           `json:"approved,omitempty"`
+	Tests    int                `json:"tests"`
+	Backtest *evidence.Backtest `json:"backtest,omitempty"`
+	Expires  time.Time          `json:"expires"`
 }
 
 // Log is the gateway's transparency log.
@@ -564,6 +720,8 @@ type Document struct {
 	Digest string          `json:"digest"`
 	Since  string          `json:"since,omitempty" doc:"position of the record that put it in force"`
 	Files  []evidence.File `json:"files"`
+	// Actions are those that policies can name, with what each stands in.
+	Actions map[string][]string `json:"actions,omitempty"`
 }
 
 // Reload is what reloading changed. A part without Diff is as it was.
@@ -573,6 +731,15 @@ type Reload struct {
 	Applied bool `json:"applied"`
 	// Restart names the keys whose change counts only from the next start.
 	Restart []string `json:"restart,omitempty"`
+	// Edited is how the policy folder differs from what stays in force.
+	Edited *Edited `json:"edited,omitempty"`
+}
+
+// Edited is a difference of the policy folder that isn't loaded.
+type Edited struct {
+	Diff
+	Why  string `json:"why"`
+	Hint string `json:"hint"`
 }
 
 // Diff is the change of a set of texts.

@@ -190,8 +190,8 @@ func (g *Gateway) timeOf(ctx context.Context, m api.Moment) (time.Time, error) {
 // isn't synced yet can't be read.
 func (g *Gateway) headAt(ctx context.Context, pos evidence.Position) (h evidence.Head, err error) {
 	if pos.Boot == g.recorder.Boot() {
-		if err := g.journal.Wait(g.journal.End(), journal.Synced); err != nil {
-			return h, fmt.Errorf("reading the log: %w", err)
+		if err := g.synced(); err != nil {
+			return h, err
 		}
 	}
 	_, err = g.sealer.ReadFrom(pos).Next(ctx, func(r *evidence.Record) error {
@@ -205,6 +205,14 @@ func (g *Gateway) headAt(ctx context.Context, pos evidence.Position) (h evidence
 		return h, api.NotFound(fmt.Sprintf("there is no record %s", pos), "")
 	}
 	return h, nil
+}
+
+// synced waits until everything recorded so far can be read.
+func (g *Gateway) synced() error {
+	if err := g.journal.Wait(g.journal.End(), journal.Synced); err != nil {
+		return fmt.Errorf("reading the log: %w", err)
+	}
+	return nil
 }
 
 // exporter records a pack and waits until its record is in the log, and the log

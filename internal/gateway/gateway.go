@@ -31,6 +31,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/internal/journal"
 	"github.com/exhibit-gateway/exhibit/internal/keys"
 	"github.com/exhibit-gateway/exhibit/internal/listener"
+	"github.com/exhibit-gateway/exhibit/internal/policy"
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
 	"github.com/exhibit-gateway/exhibit/internal/recorder"
 	"github.com/exhibit-gateway/exhibit/internal/seal"
@@ -52,7 +53,10 @@ type Settings struct {
 	Recipients []age.Recipient // auditors
 	Auditors   []string        // the same, as written
 	Config     evidence.ConfigBody
-	Policy     evidence.PolicyBody
+	Policy     evidence.PolicyBody                 // of the policy folder
+	Unread     error                               // why there is none
+	Folder     func() (evidence.PolicyBody, error) // reads the folder again; may be nil
+	Vocabulary policy.Vocabulary                   // what policies can speak of
 	Resources  []Resource
 
 	Alerts  []alert.Target // told of alerts
@@ -158,13 +162,15 @@ type Gateway struct {
 	wishes        wishes                      // of agents
 	live          atomic.Pointer[Settings]
 	resources     atomic.Pointer[map[string]Resource]
+	folder        watched // the policy folder
 }
 
 // Open opens the data directory of s, records the start of a boot, ends what
 // the boot before left open, and puts configuration and policy in force.
 // Reload reads both again. The gateway serves nobody before Run.
 func Open(ctx context.Context, s Settings, reload func() (Settings, error), log *slog.Logger) (_ *Gateway, err error) {
-	g := &Gateway{log: log, reload: reload, opened: s, clock: s.clock, stopping: make(chan struct{})}
+	g := &Gateway{log: log, reload: reload, opened: s, clock: s.clock, stopping: make(chan struct{}),
+		folder: watched{seen: make(map[string]time.Duration), alerted: make(map[string]bool)}}
 	if g.clock == nil {
 		g.clock = system{}
 	}
@@ -181,6 +187,10 @@ func Open(ctx context.Context, s Settings, reload func() (Settings, error), log 
 	if err != nil {
 		return nil, err
 	}
+	if err := usable(registry, &s); err != nil {
+		return nil, err
+	}
+	g.opened.Policy, _ = standing(registry, &s)
 	if err := g.boot(ctx, past, registry, version); err != nil {
 		return nil, err
 	}
@@ -193,6 +203,7 @@ func Open(ctx context.Context, s Settings, reload func() (Settings, error), log 
 	if err := g.putInForce(ctx, s, evidence.By{Via: "gateway start"}); err != nil {
 		return nil, err
 	}
+	g.compareFolder(&s, true)
 	g.gate = session.NewGate(session.Config{
 		Recorder:      sessionRecorder{g.recorder},
 		Authenticator: authenticator{g.authority},
@@ -374,6 +385,7 @@ func (g *Gateway) Run(ctx context.Context, others ...func(context.Context) error
 	start(func(ctx context.Context) error { g.gate.Run(ctx); return nil }, background)
 	start(g.heartbeat, background)
 	start(g.watch, background)
+	start(g.watchFolder, background)
 	start(g.sender.Run, background)
 	start(g.settleKeys, background)
 	accept, refuse := context.WithCancel(ctx)
@@ -505,7 +517,7 @@ func (g *Gateway) RecordImport(ctx context.Context, resource string, b evidence.
 func (g *Gateway) Services() api.Services {
 	return api.Services{
 		Agents: g, Credentials: g, Tokens: g, Grants: g, Questions: g,
-		Log: g, Control: g, Packs: g, Sessions: g, Alerts: g, Approvals: g,
+		Log: g, Control: g, Packs: g, Sessions: g, Policies: g, Alerts: g, Approvals: g,
 	}
 }
 

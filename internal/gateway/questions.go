@@ -265,12 +265,12 @@ func (g *Gateway) Explain(ctx context.Context, q api.Explain, _ evidence.By) (ap
 	if err != nil {
 		return api.Explanation{}, err
 	}
-	e := registry.Explain(decision.Request{
+	request := decision.Request{
 		Agent: q.Agent, Resource: q.Resource, Time: g.clock.now().UnixMicro(), Checks: shape.Checks,
 		Session: session.Facts(r.Protocol, session.Principal{Ticket: q.Ticket, Type: identity.Self}, true), Command: shape.Facts, Path: shape.Path,
-	})
-	return api.Explanation{
-		Effect: string(e.Effect), Reason: e.Reason, Verb: shape.Verb, Parse: string(shape.Parse), Text: shape.Text,
-		Checks: shape.Checks, Facts: shape.Facts, Rules: e.Rules, Grants: e.Grants, Policy: e.Policy,
-	}, nil
+	}
+	e := registry.Explain(request)
+	out := explanation(&e, &request)
+	out.Verb, out.Parse, out.Text = shape.Verb, string(shape.Parse), shape.Text
+	return out, nil
 }

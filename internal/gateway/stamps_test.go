@@ -297,3 +297,27 @@ func TestADamagedFileOfStamps(t *testing.T) {
 		t.Errorf("a pack: %v", err)
 	}
 }
+
+// Checkpoints that were stamped stay the log's when its key changes.
+func TestStampsOutliveTheLogsKey(t *testing.T) {
+	a := stamptest.New("tsa.example.org", stamptest.Certificate{})
+	w := newWorld(t, stampedBy(t, a.Roots(), a))
+	stamp := func() {
+		if _, err := w.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.sealer.Stamp(t.Context(), true)
+	}
+	stamp()
+	if _, err := w.RotateLogKey(t.Context(), api.KeyRotation{Reason: "yearly"}, packtest.Alice); err != nil {
+		t.Fatal(err)
+	}
+	stamp()
+	report, err := w.Fsck(t.Context(), nil, func(api.Progress) {})
+	if err != nil || len(report.Problems) > 0 {
+		t.Errorf("fsck: %+v, %v", report, err)
+	}
+	if made, r := w.packed(a.Roots()); made.Stamps < 2 || stateOf(r) != workpaper.Pass {
+		t.Errorf("a pack with %d stamps: %s, %s", made.Stamps, stateOf(r), r.Stamped)
+	}
+}

@@ -64,7 +64,6 @@ func (f Fsck) Run(ctx context.Context) (*Report, error) {
 	k := &checker{Fsck: f, report: &Report{}}
 	k.openCheckpoint()
 	k.known()
-	k.stamps()
 	size := k.report.Checkpoint.Size
 	var prev *ledger.Header
 	for n := range size {
@@ -81,6 +80,7 @@ func (f Fsck) Run(ctx context.Context) (*Report, error) {
 	}
 	k.report.Root = k.root.Root()
 	k.concludeKeys()
+	k.stamps()
 	if k.root.Size() == size && k.signed && k.report.Root != k.report.Checkpoint.Root {
 		k.found("checkpoint", "its root is not that of the blocks", hintTampered)
 	}
@@ -129,12 +129,16 @@ func (k *checker) stamps() {
 		return
 	}
 	defer f.Close()
+	ever := k.report.Keys.Verifiers() // that the log had
+	if len(ever) == 0 {
+		ever = []note.Verifier{k.Log}
+	}
 	tree, n := ledger.NewTree(k.report.Checkpoint, k.Tree), 0
 	err = ledger.ReadStamps(f, func(_ []byte, s *ledger.Stamped) error {
 		n++
 		cp, _, err := s.Open()
 		if err == nil {
-			_, err = ledger.OpenCheckpoint([]byte(s.Checkpoint), []note.Verifier{k.Log}, nil, 0)
+			_, err = ledger.OpenCheckpoint([]byte(s.Checkpoint), ever, nil, 0)
 		}
 		if err == nil && cp.Size <= tree.Checkpoint.Size { // or the log went on since
 			err = tree.CheckConsistency(cp)

@@ -193,7 +193,7 @@ func TestAMessageOfABatchMayBeCancelled(t *testing.T) {
 	}
 	select {
 	case got := <-done:
-		if answers := answersIn(t, got); len(answers) != 1 || answers["2"] == "" || !strings.Contains(got, "notifications/message") {
+		if answers := answersIn(t, got); len(answers) != 1 || answers["2"] == "" {
 			t.Errorf("the agent sees %s", got)
 		}
 	case <-time.After(10 * time.Second):

@@ -599,6 +599,39 @@ func TestAServerMayEndACancelledRequestBeforeItHasSaidSo(t *testing.T) {
 	g.has(`call write "tools/call a" mcp:call[a]: cancelled`)
 }
 
+func TestAfterItsCancellationARequestHasNothingMoreToSay(t *testing.T) {
+	s := &script{tools: toolA}
+	arrived, seen := make(chan struct{}), make(chan struct{})
+	s.answer = func(w http.ResponseWriter, _ *http.Request, id, method string) bool {
+		if method != "tools/call" {
+			return false
+		}
+		w.Header().Set("Content-Type", "text/event-stream")
+		w.(http.Flusher).Flush()
+		close(arrived)
+		<-seen
+		fmt.Fprintf(w, "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\"}\n\ndata: {\"jsonrpc\":\"2.0\",\"id\":%s,\"result\":{}}\n\n", id)
+		return true
+	}
+	g := startGateway(t, s.start(t), mcp.Resource{AcceptAll: true})
+	a, b := g.agent(), g.agent()
+	a.must(t, ask(0, "initialize", "{}"))
+	done := make(chan string, 1)
+	go func() {
+		got, err := a.do("POST", "/svc", ask(1, "tools/call", `{"name":"a"}`), "Mcp-Session-Id", "session-1")
+		done <- fmt.Sprint(got.body, err)
+	}()
+	<-arrived
+	if got, err := b.do("POST", "/svc", `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}`, "Mcp-Session-Id", "session-1"); err != nil || got.status != http.StatusAccepted {
+		t.Errorf("%+v, %v", got, err)
+	}
+	g.has(`call write "tools/call a" mcp:call[a]: cancelled`)
+	close(seen)
+	if got := <-done; got != "<nil>" {
+		t.Errorf("the agent sees %s", got)
+	}
+}
+
 func TestAfterItsAnswerARequestHasNothingMoreToSay(t *testing.T) {
 	s := &script{tools: toolA}
 	s.answer = func(w http.ResponseWriter, _ *http.Request, id, method string) bool {

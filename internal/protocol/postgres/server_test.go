@@ -298,7 +298,7 @@ func (g *gateway) last(t testing.TB) *prototest.Session {
 		t.Fatal("no session")
 	}
 	s := all[len(all)-1]
-	if _, err := s.Wait(10 * time.Second); err != nil {
+	if _, err := s.Wait(time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	return s
