@@ -148,7 +148,7 @@ func (g *Gate) Join(ctx context.Context, c protocol.Credential, s protocol.Sessi
 func (g *Gate) open(ctx context.Context, c protocol.Credential, t protocol.Target, who Principal, authn evidence.Position) (*Session, error) {
 	start := g.start(c, t, who, authn, g.Now())
 	if err := g.Ready(); err != nil {
-		return nil, g.refuse(ctx, start, protocol.ErrUnrecordable, "evidence cannot be sealed: no new session is opened", err.Error())
+		return nil, g.refuse(ctx, start, protocol.ErrUnrecordable, "evidence cannot be sealed: no new session is opened", hintUnsealed)
 	}
 	up, err := g.Upstreams.Upstream(t.Resource)
 	if err != nil {
@@ -445,11 +445,10 @@ func (g *Gate) Run(ctx context.Context) {
 
 // holdUnready ends all sessions when access may not go on.
 func (g *Gate) holdUnready() {
-	err := g.Ready()
-	if err == nil {
+	if g.Ready() == nil {
 		return
 	}
-	cause := &protocol.Refusal{Kind: protocol.ErrUnrecordable, Reason: "evidence cannot be sealed: access has stopped", Hint: err.Error()}
+	cause := &protocol.Refusal{Kind: protocol.ErrUnrecordable, Reason: "evidence cannot be sealed: access has stopped", Hint: hintUnsealed}
 	for _, s := range g.all() {
 		s.end(cause)
 	}
@@ -471,6 +470,9 @@ func (g *Gate) Stop(cause error, grace time.Duration) {
 		s.end(cause)
 	}
 }
+
+// hintUnsealed names no cause: that may be a path, and is the operator's business.
+const hintUnsealed = "the gateway's operator finds the cause with `exhibit log status`; connect again once it is mended"
 
 func unrecordable(err error) error {
 	return &protocol.Refusal{

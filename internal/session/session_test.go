@@ -582,8 +582,15 @@ func TestSessionsEndWhenEvidenceCannotBeSealed(t *testing.T) {
 		if !errors.Is(s.Cause(), protocol.ErrUnrecordable) {
 			t.Errorf("cause %v", s.Cause())
 		}
-		if _, err := f.tryOpen("bot", "token", "orders"); !errors.Is(err, protocol.ErrUnrecordable) {
+		_, err := f.tryOpen("bot", "token", "orders")
+		if !errors.Is(err, protocol.ErrUnrecordable) {
 			t.Errorf("a new session: %v", err)
+		}
+		for _, told := range []error{s.Cause(), err} { // agents are told no more than they need
+			var r *protocol.Refusal
+			if !errors.As(told, &r) || strings.Contains(r.Reason+r.Hint, full.Error()) || !strings.Contains(r.Hint, "log status") {
+				t.Errorf("an agent is told %+v", told)
+			}
 		}
 		cancel()
 		synctest.Wait()
