@@ -200,6 +200,9 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }
 func (s *Session) reply(ctx context.Context, w http.ResponseWriter, r *Request, resp *http.Response, ex protocol.Exchange) {
 	h := w.Header()
 	copyFields(h, resp.Header)
+	if len(h["Content-Type"]) == 0 {
+		h["Content-Type"] = nil // a type that the service doesn't name is nobody's to guess
+	}
 	trailers := make([]string, 0, len(resp.Trailer))
 	for name := range resp.Trailer {
 		if !hop[name] {

@@ -123,6 +123,25 @@ func (s *Server) Serve(ctx context.Context, agent net.Conn, g protocol.Gate) err
 	defer cancel()
 	c := &connection{Server: s, gate: g, agent: agent, cancel: cancel, closed: make(chan struct{})}
 	defer s.left(c)
+	err := c.serve(ctx)
+	cancel()
+	return errors.Join(err, ignoreClosed(agent.Close()))
+}
+
+// serve serves plain requests, and leaves the connection to net/http with the
+// first that isn't.
+func (c *connection) serve(ctx context.Context) error {
+	if t, ok := c.agent.(*tls.Conn); ok && t.ConnectionState().NegotiatedProtocol == "h2" {
+		return c.standard(ctx, t)
+	}
+	if rest := newPlain(ctx, c).serve(); rest != nil {
+		return c.standard(ctx, rest)
+	}
+	return nil
+}
+
+// standard serves a connection by net/http's server.
+func (c *connection) standard(ctx context.Context, agent net.Conn) error {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
@@ -131,10 +150,10 @@ func (s *Server) Serve(ctx context.Context, agent net.Conn, g protocol.Gate) err
 		Handler:           c,
 		Protocols:         protocols,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 250, SendPingTimeout: 30 * time.Second},
-		ReadHeaderTimeout: s.cfg.Limits.Login,
-		IdleTimeout:       2 * s.cfg.Limits.Idle,
-		MaxHeaderBytes:    s.cfg.Limits.Header,
-		ErrorLog:          slog.NewLogLogger(quiet{s.log.Handler()}, slog.LevelDebug),
+		ReadHeaderTimeout: c.cfg.Limits.Login,
+		IdleTimeout:       2 * c.cfg.Limits.Idle,
+		MaxHeaderBytes:    c.cfg.Limits.Header,
+		ErrorLog:          slog.NewLogLogger(quiet{c.log.Handler()}, slog.LevelDebug),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ConnState: func(_ net.Conn, state http.ConnState) {
 			if state == http.StateClosed || state == http.StateHijacked {
@@ -146,7 +165,7 @@ func (s *Server) Serve(ctx context.Context, agent net.Conn, g protocol.Gate) err
 	stop := context.AfterFunc(ctx, func() {
 		defer close(written)
 		// Requests that run end with ctx; those that were answered are written.
-		late, cancel := context.WithTimeout(context.Background(), time.Second)
+		late, cancel := context.WithTimeout(context.Background(), courtesy)
 		defer cancel()
 		if srv.Shutdown(late) != nil {
 			srv.Close()
@@ -157,12 +176,14 @@ func (s *Server) Serve(ctx context.Context, agent net.Conn, g protocol.Gate) err
 		<-written
 	}
 	c.handlers.Wait()
-	cancel()
 	if errors.Is(err, errNoMore) || errors.Is(err, http.ErrServerClosed) {
-		err = nil
+		return nil
 	}
-	return errors.Join(err, ignoreClosed(agent.Close()))
+	return err
 }
+
+// courtesy is how long what is being answered may take when a connection ends.
+const courtesy = time.Second
 
 func ignoreClosed(err error) error {
 	if errors.Is(err, net.ErrClosed) {
