@@ -282,7 +282,7 @@ func (st *stream) run(body io.Reader) error {
 	p := buffers.Get().(*[]byte)
 	defer buffers.Put(p)
 	buf := *p
-	if b, ok := body.(interface{ Buffered() int }); st.left < 0 && (!ok || b.Buffered() == 0) {
+	if st.left < 0 && !Come(body) {
 		// What comes may take a while, and the agent wait for the status.
 		if err := st.write(nil, true); err != nil {
 			return st.gone(err)
@@ -319,7 +319,7 @@ func (st *stream) run(body io.Reader) error {
 			}
 			return st.write(buf[:n], false)
 		}
-		if werr := st.write(buf[:n], st.left < 0); werr != nil {
+		if werr := st.write(buf[:n], st.left < 0 && err == nil && !Come(body)); werr != nil {
 			return st.gone(werr)
 		}
 		if err == io.EOF {

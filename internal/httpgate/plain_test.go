@@ -600,3 +600,40 @@ func TestTLSIsThatOfTheConnection(t *testing.T) {
 		}
 	}
 }
+
+// What a handler has more to do after its answer is nothing that the agent waits
+// for.
+func TestAnAnswerMayEndBeforeItsHandler(t *testing.T) {
+	going := make(chan bool)
+	s := New(Config{Protocol: "x", Handler: refuser{}, Logger: slog.New(slog.DiscardHandler), Open: func(w http.ResponseWriter, _ *http.Request) bool {
+		io.WriteString(w, "the answer") //nolint:errcheck // the agent sees
+		if err := End(w); err != nil {
+			t.Error(err)
+		}
+		<-going
+		if n, err := io.WriteString(w, "more"); err == nil {
+			t.Errorf("wrote %d bytes behind the end", n)
+		}
+		return true
+	}})
+	peer, agent := pair(t)
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(context.Background(), agent, &prototest.Gate{}) }()
+	br := bufio.NewReader(peer)
+	for range 2 {
+		fmt.Fprint(peer, "GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
+		r, err := http.ReadResponse(br, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := io.ReadAll(r.Body); err != nil || string(b) != "the answer" {
+			t.Errorf("%q, %v", b, err)
+		}
+		r.Body.Close()
+		going <- true
+	}
+	peer.Close()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+}

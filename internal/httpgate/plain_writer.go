@@ -2,6 +2,7 @@ package httpgate
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"slices"
@@ -28,6 +29,7 @@ type plainWriter struct {
 	chunked  bool
 	trailers []string // announced
 	close    bool
+	ended    bool
 	err      error // of a write to the agent
 }
 
@@ -35,6 +37,8 @@ const (
 	bufferBefore = 2 << 10 // bytes of a content are kept before it is sent in chunks
 	keptRoom     = 8 << 10
 )
+
+var errEnded = errors.New("the response has ended")
 
 var rooms = sync.Pool{New: func() any { b := make([]byte, 0, keptRoom); return &b }}
 
@@ -148,6 +152,9 @@ func (w *plainWriter) Write(p []byte) (int, error) {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
+	if w.ended {
+		return 0, errEnded
+	}
 	w.written += int64(len(p))
 	switch {
 	case len(p) == 0:
@@ -224,6 +231,9 @@ func (w *plainWriter) FlushError() error {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
+	if w.ended {
+		return w.err
+	}
 	if w.framing > 0 {
 		w.chunk()
 	}
@@ -233,9 +243,12 @@ func (w *plainWriter) FlushError() error {
 	return w.send(nil)
 }
 
-// finish ends the response, and reports whether another may follow.
-func (w *plainWriter) finish() bool {
-	defer w.release()
+// End ends the response for a handler that has more to do.
+func (w *plainWriter) End() {
+	if w.ended {
+		return
+	}
+	w.ended = true
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
@@ -250,9 +263,15 @@ func (w *plainWriter) finish() bool {
 	case w.chunked:
 		*w.buf = append(w.trailer(append(*w.buf, "0\r\n"...)), crlf...)
 	}
-	if len(*w.buf) > 0 && w.send(nil) != nil {
-		return false
+	if len(*w.buf) > 0 {
+		_ = w.send(nil)
 	}
+}
+
+// finish ends the response, and reports whether another may follow.
+func (w *plainWriter) finish() bool {
+	w.End()
+	w.release()
 	whole := w.head || !w.bodyAllowed() || w.length < 0 || w.written == w.length
 	return w.err == nil && whole && !w.close
 }

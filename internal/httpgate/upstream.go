@@ -56,10 +56,11 @@ type outgoing struct {
 
 const (
 	dialTimeout   = 10 * time.Second
-	maxIdle       = 90 * time.Second // of an upstream connection
-	maxResponse   = 1 << 20          // bytes of a response's fields
-	maxKept       = 256              // idle upstream connections of one session
-	maxUndeclared = 256 << 10        // bytes of an unread response that are read to keep its connection
+	maxIdle       = 90 * time.Second      // of an upstream connection
+	maxResponse   = 1 << 20               // bytes of a response's fields
+	maxKept       = 256                   // idle upstream connections of one session
+	maxUndeclared = 256 << 10             // bytes of an unread response that are read to keep its connection
+	lastWords     = 50 * time.Millisecond // in which they have to come
 )
 
 func newUpstream(s *Session) upstream {
@@ -334,9 +335,11 @@ func (x *exchange) Close() error {
 	}
 	usable := x.stop() && x.keep && x.wasSent()
 	if !x.eof && usable { // a little that nobody wanted
+		usable = x.conn.SetReadDeadline(time.Now().Add(lastWords)) == nil
 		if n, err := io.CopyN(io.Discard, x.body, maxUndeclared); errors.Is(err, io.EOF) && n < maxUndeclared {
 			x.eof = true
 		}
+		usable = usable && x.conn.SetReadDeadline(time.Time{}) == nil
 	}
 	if usable && x.eof {
 		x.pool.put(x.conn)

@@ -169,6 +169,7 @@ type reply struct {
 	status int
 	header http.Header
 	stream bool
+	come   func() bool // some of what comes next is there; nil says nothing
 	next   func() (*event, error)
 	close  func()
 }
@@ -308,15 +309,20 @@ func (t *turn) json(status int, b []byte) {
 	h.Set("Content-Length", strconv.Itoa(len(b)))
 	h.Set("Cache-Control", "no-store")
 	t.w.WriteHeader(status)
-	t.write(b)
+	t.last(b)
 }
 
 // write writes to the agent. That it has gone shows elsewhere.
-func (t *turn) write(b []byte) {
+func (t *turn) write(b []byte) { t.send(b, http.NewResponseController(t.w).Flush) }
+
+// last writes the last of a response.
+func (t *turn) last(b []byte) { t.send(b, func() error { return httpgate.End(t.w) }) }
+
+func (t *turn) send(b []byte, flush func() error) {
 	n, err := t.w.Write(b)
 	t.s.Count(0, 0, n)
 	if err == nil {
-		err = http.NewResponseController(t.w).Flush()
+		err = flush()
 	}
 	if err != nil && t.ctx.Err() == nil {
 		t.p.log.Debug("an agent does not take its answer", "session", t.s.ID())

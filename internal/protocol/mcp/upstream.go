@@ -6,6 +6,8 @@ import (
 	"mime"
 	"net/http"
 	"strings"
+
+	"github.com/exhibit-gateway/exhibit/internal/httpgate"
 )
 
 // replyOf is a server's response, of which no message exceeds limit bytes.
@@ -15,6 +17,7 @@ func replyOf(resp *http.Response, limit int) *reply {
 	if r.stream = err == nil && media == "text/event-stream" && resp.StatusCode == http.StatusOK; r.stream {
 		s := &events{br: bufio.NewReaderSize(resp.Body, 8<<10), limit: limit}
 		r.next = s.next
+		r.come = func() bool { return s.br.Buffered() > 0 || httpgate.Come(resp.Body) }
 		return r
 	}
 	read := false
