@@ -198,8 +198,8 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }
 // on record: the last bytes of a known length, and the end of any other, wait
 // for that.
 func (s *Session) reply(ctx context.Context, w http.ResponseWriter, r *Request, resp *http.Response, ex protocol.Exchange) {
-	h := w.Header()
-	copyFields(h, resp.Header)
+	said := resp.Header.Get("Content-Length")
+	h := fieldsFor(w, resp.Header)
 	if len(h["Content-Type"]) == 0 {
 		h["Content-Type"] = nil // a type that the service doesn't name is nobody's to guess
 	}
@@ -212,8 +212,8 @@ func (s *Session) reply(ctx context.Context, w http.ResponseWriter, r *Request, 
 	length := resp.ContentLength
 	if r.Method == http.MethodHead || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified {
 		length = 0
-		if v := resp.Header.Get("Content-Length"); v != "" {
-			h.Set("Content-Length", v)
+		if said != "" {
+			h.Set("Content-Length", said)
 		}
 	} else if length >= 0 {
 		h.Set("Content-Length", strconv.FormatInt(length, 10))
@@ -246,17 +246,41 @@ func (s *Session) reply(ctx context.Context, w http.ResponseWriter, r *Request, 
 	}
 }
 
+// fieldsFor makes a response's fields those of w, as copyFields would; a plain
+// one takes them over.
+func fieldsFor(w http.ResponseWriter, from http.Header) http.Header {
+	p, ok := w.(*plainWriter)
+	if !ok || p.header != nil {
+		copyFields(w.Header(), from)
+		return w.Header()
+	}
+	for name := range from {
+		if hop[name] && name != "Connection" || strings.HasPrefix(name, identityPrefix) {
+			delete(from, name)
+		}
+	}
+	dropNamed(from)
+	delete(from, "Connection")
+	p.header = from
+	return from
+}
+
 // copyFields copies a response's fields, less those of its connection and those
 // that only the gateway may add.
 func copyFields(to, from http.Header) {
-	for _, v := range from["Connection"] {
-		for name := range strings.SplitSeq(v, ",") {
-			delete(from, http.CanonicalHeaderKey(strings.TrimSpace(name)))
-		}
-	}
+	dropNamed(from)
 	for name, values := range from {
 		if !hop[name] && !strings.HasPrefix(name, identityPrefix) {
 			to[name] = values
+		}
+	}
+}
+
+// dropNamed takes off the fields that Connection names.
+func dropNamed(h http.Header) {
+	for _, v := range h["Connection"] {
+		for name := range strings.SplitSeq(v, ",") {
+			delete(h, http.CanonicalHeaderKey(strings.TrimSpace(name)))
 		}
 	}
 }

@@ -143,7 +143,7 @@ func (p *plain) answer(q plainHead) bool {
 		return false // it was plain: this is not to be
 	}
 	r.RemoteAddr, r.TLS = p.addr, p.tls
-	w := &plainWriter{agent: p.agent, header: make(http.Header), length: -1, head: r.Method == http.MethodHead, last: p.life, gone: p.c.cancel}
+	w := &plainWriter{agent: p.agent, length: -1, head: r.Method == http.MethodHead, last: p.life, gone: p.c.cancel}
 	p.watch()
 	whole := p.handle(w, r.WithContext(p.life))
 	p.unwatch()
@@ -257,8 +257,8 @@ func (c *secureRest) ConnectionState() tls.ConnectionState { return c.state }
 // other. It is done when the agent has gone, or the connection must end.
 type life struct {
 	context.Context
-	of    *Session        // that the last request was in
-	joint context.Context // done when that must end, too
+	of    *Session // that the last request was in
+	joint *joint   // of it
 	part  context.CancelFunc
 }
 
@@ -266,8 +266,10 @@ type life struct {
 func (l *life) with(s *Session) context.Context {
 	if l.of != s {
 		l.leave()
-		l.of = s
-		l.joint, l.part = s.join(l.Context)
+		ctx, part := s.join(l.Context)
+		l.of, l.joint = s, &joint{Context: ctx}
+		stop := context.AfterFunc(ctx, l.joint.cut)
+		l.part = func() { stop(); part() }
 	}
 	return l.joint
 }
@@ -276,6 +278,44 @@ func (l *life) leave() {
 	if l.part != nil {
 		l.part()
 	}
+}
+
+// joint is a life within a session: done when that must end, too. It knows one
+// connection to an upstream that is closed then, which costs less than to have
+// each request see to its own.
+type joint struct {
+	context.Context
+	mu sync.Mutex
+	up io.Closer
+}
+
+func (j *joint) cut() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.up != nil {
+		j.up.Close()
+	}
+}
+
+// guard has a connection closed when j is done, unless there is another already.
+func (j *joint) guard(up io.Closer) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.up != nil {
+		return false
+	}
+	if j.up = up; j.Err() != nil {
+		up.Close()
+	}
+	return true
+}
+
+// let lets go of it, and reports whether it is as it was.
+func (j *joint) let() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.up = nil
+	return j.Err() == nil
 }
 
 // plainHead is the length of a request's head, and of its content.

@@ -43,7 +43,12 @@ var errEnded = errors.New("the response has ended")
 var rooms = sync.Pool{New: func() any { b := make([]byte, 0, keptRoom); return &b }}
 
 // Header implements http.ResponseWriter.
-func (w *plainWriter) Header() http.Header { return w.header }
+func (w *plainWriter) Header() http.Header {
+	if w.header == nil {
+		w.header = make(http.Header)
+	}
+	return w.header
+}
 
 // SetReadDeadline is there for who streams a request's content: a plain one is
 // read already.
@@ -84,9 +89,9 @@ func (w *plainWriter) WriteHeader(status int) {
 	*w.buf = b
 	switch {
 	case !w.bodyAllowed():
-		w.frame("")
+		w.frame(nil)
 	case w.length >= 0:
-		w.frame(lengthField(w.length))
+		w.frameLength(w.length)
 	}
 }
 
@@ -139,11 +144,15 @@ func (w *plainWriter) bodyAllowed() bool {
 	return w.status >= 200 && w.status != http.StatusNoContent && w.status != http.StatusNotModified
 }
 
-func lengthField(n int64) string { return "Content-Length: " + strconv.FormatInt(n, 10) + "\r\n" }
+// frameLength ends the head with the length of the content.
+func (w *plainWriter) frameLength(n int64) {
+	var line [48]byte
+	w.frame(append(strconv.AppendInt(append(line[:0], "Content-Length: "...), n, 10), crlf...))
+}
 
 // frame ends the head with what says how the content comes.
-func (w *plainWriter) frame(line string) {
-	*w.buf = slices.Insert(*w.buf, w.framing, []byte(line+"\r\n")...)
+func (w *plainWriter) frame(line []byte) {
+	*w.buf = slices.Insert(slices.Insert(*w.buf, w.framing, crlf...), w.framing, line...)
 	w.framing = 0
 }
 
@@ -192,14 +201,14 @@ func (w *plainWriter) Write(p []byte) (int, error) {
 // has none.
 func (w *plainWriter) chunk() {
 	if w.head {
-		w.frame("")
+		w.frame(nil)
 		return
 	}
 	w.chunked = true
 	if kept := len(*w.buf) - w.framing; kept > 0 {
 		*w.buf = slices.Insert(append(*w.buf, crlf...), w.framing, []byte(strconv.FormatInt(int64(kept), 16)+"\r\n")...)
 	}
-	w.frame("Transfer-Encoding: chunked\r\n")
+	w.frame([]byte("Transfer-Encoding: chunked\r\n"))
 }
 
 // send sends what is kept, and p.
@@ -257,9 +266,9 @@ func (w *plainWriter) End() {
 	}
 	switch {
 	case w.framing > 0 && w.head && w.written == 0: // how much it would be isn't known
-		w.frame("")
+		w.frame(nil)
 	case w.framing > 0:
-		w.frame(lengthField(w.written))
+		w.frameLength(w.written)
 	case w.chunked:
 		*w.buf = append(w.trailer(append(*w.buf, "0\r\n"...)), crlf...)
 	}

@@ -285,8 +285,10 @@ func (c *connection) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // hostOf is a Host field without port, in lower case.
 func hostOf(host string) string {
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
+	if strings.IndexByte(host, ':') >= 0 {
+		if h, _, err := net.SplitHostPort(host); err == nil {
+			host = h
+		}
 	}
 	return strings.ToLower(strings.TrimSuffix(host, "."))
 }
