@@ -61,7 +61,7 @@ func (t *turn) post() {
 		t.skip(nil, nil, http.StatusUnsupportedMediaType, errors.New("the content is not application/json"))
 		return
 	}
-	raw, err := io.ReadAll(io.LimitReader(t.r.Body, int64(t.res.Message)+1))
+	raw, err := t.content()
 	if err != nil { // the agent has gone, or says less than it promised
 		panic(http.ErrAbortHandler)
 	}
@@ -88,6 +88,17 @@ func (t *turn) post() {
 	default:
 		t.call(c, m)
 	}
+}
+
+// content reads the request's content, or one byte more than is taken.
+func (t *turn) content() ([]byte, error) {
+	most := int64(t.res.Message) + 1
+	if n := t.r.ContentLength; n >= 0 && n < most { // it holds no more
+		b := make([]byte, n)
+		_, err := io.ReadFull(t.r.Body, b)
+		return b, err
+	}
+	return io.ReadAll(io.LimitReader(t.r.Body, most))
 }
 
 var (
