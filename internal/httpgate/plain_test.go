@@ -389,6 +389,11 @@ func TestAnswersAreWrittenAsNetHTTPWritesThem(t *testing.T) {
 	}
 }
 
+// A head over the limit is none of ours, though there is room for it.
+func TestHeadsHaveALimit(t *testing.T) {
+	compare(t, nil, "GET /a HTTP/1.1\r\nHost: h.test\r\nX: "+strings.Repeat("x", 6<<10)+"\r\n\r\n")
+}
+
 // A head that is taken for plain is one, by the standard library's word, and ends
 // where that says.
 func FuzzPlainHeads(f *testing.F) {
@@ -446,6 +451,21 @@ func TestAnAgentThatLeavesEndsItsRequest(t *testing.T) {
 	}
 	if len(s.over) != 1 || !errors.Is(s.over[0], context.Canceled) {
 		t.Error(s.over)
+	}
+}
+
+// A look that comes too late, when its request has been served, reads nothing of
+// the next one.
+func TestAnAgentIsLookedForDuringItsRequestOnly(t *testing.T) {
+	peer, agent := pair(t)
+	fmt.Fprint(peer, "next")
+	p := newPlain(t.Context(), &connection{Server: newWatched(Limits{}).Server, agent: agent})
+	p.looking, p.over = make(chan struct{}, 1), true
+	p.watching()
+	<-p.looking
+	b := make([]byte, 8)
+	if n, err := p.Read(b); err != nil || string(b[:n]) != "next" {
+		t.Errorf("%q, %v", b[:n], err)
 	}
 }
 
@@ -586,7 +606,7 @@ func TestTLSIsThatOfTheConnection(t *testing.T) {
 			io.Copy(io.Discard, resp.Body) //nolint:errcheck // there is none
 			resp.Body.Close()
 		}
-		tr.CloseIdleConnections()
+		client.Close() // with which the agent has gone
 		if err := <-served; err != nil {
 			t.Error(err)
 		}
