@@ -230,7 +230,7 @@ type exchange struct {
 	conn  *upConn
 	joint *joint      // closes conn when the request must end; nil when
 	stop  func() bool // something else does, which this ends
-	sent  chan error // of a streamed content; nil when it isn't one
+	sent  chan error  // of a streamed content; nil when it isn't one
 	abort func()
 	keep  bool // the connection, once the response is read
 	body  io.ReadCloser
