@@ -14,11 +14,12 @@ import (
 	"time"
 )
 
-// Most requests are plain: HTTP/1.1 as everybody writes it, whole in what was
-// read at once, or nearly. Those are served here, for less than net/http's server takes for
-// all that a request could be. Whatever isn't plain beyond doubt goes to net/http
-// from its first byte on, and the rest of the connection with it: what is wrong
-// with it, and what else HTTP/1.1 and HTTP/2 have, is net/http's to know.
+// Most requests are plain: HTTP/1.1 as everybody writes it, and there as a whole
+// once they are read, or nearly. Those are served here, for less than net/http's
+// server takes for all that a request could be. Whatever isn't plain beyond doubt
+// goes to net/http from its first byte on, and the rest of the connection with
+// it: what is wrong with it, and what else HTTP/1.1 and HTTP/2 have, is
+// net/http's to know.
 
 const (
 	maxPlain  = 8 << 10                // bytes of a plain request
