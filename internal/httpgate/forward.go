@@ -198,8 +198,11 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }
 // on record: the last bytes of a known length, and the end of any other, wait
 // for that.
 func (s *Session) reply(ctx context.Context, w http.ResponseWriter, r *Request, resp *http.Response, ex protocol.Exchange) {
-	h := w.Header()
-	copyFields(h, resp.Header)
+	said := resp.Header.Get("Content-Length")
+	h := fieldsFor(w, resp.Header)
+	if len(h["Content-Type"]) == 0 {
+		h["Content-Type"] = nil // a type that the service doesn't name is nobody's to guess
+	}
 	trailers := make([]string, 0, len(resp.Trailer))
 	for name := range resp.Trailer {
 		if !hop[name] {
@@ -209,8 +212,8 @@ func (s *Session) reply(ctx context.Context, w http.ResponseWriter, r *Request, 
 	length := resp.ContentLength
 	if r.Method == http.MethodHead || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified {
 		length = 0
-		if v := resp.Header.Get("Content-Length"); v != "" {
-			h.Set("Content-Length", v)
+		if said != "" {
+			h.Set("Content-Length", said)
 		}
 	} else if length >= 0 {
 		h.Set("Content-Length", strconv.FormatInt(length, 10))
@@ -243,17 +246,41 @@ func (s *Session) reply(ctx context.Context, w http.ResponseWriter, r *Request, 
 	}
 }
 
+// fieldsFor makes a response's fields those of w, as copyFields would; a plain
+// one takes them over.
+func fieldsFor(w http.ResponseWriter, from http.Header) http.Header {
+	p, ok := w.(*plainWriter)
+	if !ok || p.header != nil {
+		copyFields(w.Header(), from)
+		return w.Header()
+	}
+	for name := range from {
+		if hop[name] && name != "Connection" || strings.HasPrefix(name, identityPrefix) {
+			delete(from, name)
+		}
+	}
+	dropNamed(from)
+	delete(from, "Connection")
+	p.header = from
+	return from
+}
+
 // copyFields copies a response's fields, less those of its connection and those
 // that only the gateway may add.
 func copyFields(to, from http.Header) {
-	for _, v := range from["Connection"] {
-		for name := range strings.SplitSeq(v, ",") {
-			delete(from, http.CanonicalHeaderKey(strings.TrimSpace(name)))
-		}
-	}
+	dropNamed(from)
 	for name, values := range from {
 		if !hop[name] && !strings.HasPrefix(name, identityPrefix) {
 			to[name] = values
+		}
+	}
+}
+
+// dropNamed takes off the fields that Connection names.
+func dropNamed(h http.Header) {
+	for _, v := range h["Connection"] {
+		for name := range strings.SplitSeq(v, ",") {
+			delete(h, http.CanonicalHeaderKey(strings.TrimSpace(name)))
 		}
 	}
 }
@@ -279,7 +306,7 @@ func (st *stream) run(body io.Reader) error {
 	p := buffers.Get().(*[]byte)
 	defer buffers.Put(p)
 	buf := *p
-	if b, ok := body.(interface{ Buffered() int }); st.left < 0 && (!ok || b.Buffered() == 0) {
+	if st.left < 0 && !Come(body) {
 		// What comes may take a while, and the agent wait for the status.
 		if err := st.write(nil, true); err != nil {
 			return st.gone(err)
@@ -316,7 +343,7 @@ func (st *stream) run(body io.Reader) error {
 			}
 			return st.write(buf[:n], false)
 		}
-		if werr := st.write(buf[:n], st.left < 0); werr != nil {
+		if werr := st.write(buf[:n], st.left < 0 && err == nil && !Come(body)); werr != nil {
 			return st.gone(werr)
 		}
 		if err == io.EOF {

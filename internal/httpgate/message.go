@@ -2,6 +2,7 @@ package httpgate
 
 import (
 	"context"
+	"io"
 	"net/http"
 )
 
@@ -48,3 +49,20 @@ func Refused(err error) *Failure { return refusalOf(err, "") }
 // Ended returns a context that is done when the session must end, whatever its
 // requests do.
 func (s *Session) Ended() context.Context { return s.ctx }
+
+// Come reports whether some of a response's content has come already, so that
+// what is said before it needs no writing of its own.
+func Come(content io.Reader) bool {
+	b, ok := content.(interface{ Buffered() int })
+	return ok && b.Buffered() > 0
+}
+
+// End ends a response of which all is written, if that can be done before its
+// Handler returns, and otherwise flushes it.
+func End(w http.ResponseWriter) error {
+	if e, ok := w.(interface{ End() }); ok {
+		e.End()
+		return nil
+	}
+	return http.NewResponseController(w).Flush()
+}

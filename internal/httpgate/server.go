@@ -95,7 +95,7 @@ func (c *Caller) Credential() [sha256.Size]byte { return digestOf(c.cred) }
 // session must end the connection does not, since it serves others as well. It
 // must return before the request that it is made for has been served.
 func (c *Caller) Serve(w http.ResponseWriter, r *http.Request, route Route) {
-	c.c.joined.serve(w, r, c.cred, route, r.URL.Path)
+	c.c.joined.serveAt(w, r, c.cred, route, r.URL.Path)
 }
 
 // Limits bound what agents can ask for.
@@ -146,6 +146,25 @@ func (s *Server) Serve(ctx context.Context, agent net.Conn, g protocol.Gate) err
 	c := &connection{Server: s, gate: g, agent: agent, cancel: cancel, closed: make(chan struct{})}
 	c.joined = &connection{Server: s, gate: g, agent: agent, cancel: func() {}}
 	defer s.left(c)
+	err := c.serve(ctx)
+	cancel()
+	return errors.Join(err, ignoreClosed(agent.Close()))
+}
+
+// serve serves plain requests, and leaves the connection to net/http with the
+// first that isn't.
+func (c *connection) serve(ctx context.Context) error {
+	if t, ok := c.agent.(*tls.Conn); ok && t.ConnectionState().NegotiatedProtocol == "h2" {
+		return c.standard(ctx, t)
+	}
+	if rest := newPlain(ctx, c).serve(); rest != nil {
+		return c.standard(ctx, rest)
+	}
+	return nil
+}
+
+// standard serves a connection by net/http's server.
+func (c *connection) standard(ctx context.Context, agent net.Conn) error {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
@@ -154,10 +173,10 @@ func (s *Server) Serve(ctx context.Context, agent net.Conn, g protocol.Gate) err
 		Handler:           c,
 		Protocols:         protocols,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 250, SendPingTimeout: 30 * time.Second},
-		ReadHeaderTimeout: s.cfg.Limits.Login,
-		IdleTimeout:       2 * s.cfg.Limits.Idle,
-		MaxHeaderBytes:    s.cfg.Limits.Header,
-		ErrorLog:          slog.NewLogLogger(quiet{s.log.Handler()}, slog.LevelDebug),
+		ReadHeaderTimeout: c.cfg.Limits.Login,
+		IdleTimeout:       2 * c.cfg.Limits.Idle,
+		MaxHeaderBytes:    c.cfg.Limits.Header,
+		ErrorLog:          slog.NewLogLogger(quiet{c.log.Handler()}, slog.LevelDebug),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ConnState: func(_ net.Conn, state http.ConnState) {
 			if state == http.StateClosed || state == http.StateHijacked {
@@ -169,7 +188,7 @@ func (s *Server) Serve(ctx context.Context, agent net.Conn, g protocol.Gate) err
 	stop := context.AfterFunc(ctx, func() {
 		defer close(written)
 		// Requests that run end with ctx; those that were answered are written.
-		late, cancel := context.WithTimeout(context.Background(), time.Second)
+		late, cancel := context.WithTimeout(context.Background(), courtesy)
 		defer cancel()
 		if srv.Shutdown(late) != nil {
 			srv.Close()
@@ -180,12 +199,14 @@ func (s *Server) Serve(ctx context.Context, agent net.Conn, g protocol.Gate) err
 		<-written
 	}
 	c.handlers.Wait()
-	cancel()
 	if errors.Is(err, errNoMore) || errors.Is(err, http.ErrServerClosed) {
-		err = nil
+		return nil
 	}
-	return errors.Join(err, ignoreClosed(agent.Close()))
+	return err
 }
+
+// courtesy is how long what is being answered may take when a connection ends.
+const courtesy = time.Second
 
 func ignoreClosed(err error) error {
 	if errors.Is(err, net.ErrClosed) {
@@ -270,11 +291,11 @@ func (c *connection) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.refuse(w, r, refusalOf(err, "this gateway leads nowhere from there"))
 		return
 	}
-	c.serve(w, r, cred, route, path)
+	c.serveAt(w, r, cred, route, path)
 }
 
-// serve serves a request in the session of a credential.
-func (c *connection) serve(w http.ResponseWriter, r *http.Request, cred protocol.Credential, route Route, path string) {
+// serveAt serves a request at a route, in the session of a credential.
+func (c *connection) serveAt(w http.ResponseWriter, r *http.Request, cred protocol.Credential, route Route, path string) {
 	s, err := c.session(r.Context(), cred, route)
 	if err != nil {
 		c.refuse(w, r, refusalOf(err, ""))
@@ -295,8 +316,10 @@ func (c *connection) serve(w http.ResponseWriter, r *http.Request, cred protocol
 
 // hostOf is a Host field without port, in lower case.
 func hostOf(host string) string {
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
+	if strings.IndexByte(host, ':') >= 0 {
+		if h, _, err := net.SplitHostPort(host); err == nil {
+			host = h
+		}
 	}
 	return strings.ToLower(strings.TrimSuffix(host, "."))
 }

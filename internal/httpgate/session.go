@@ -342,7 +342,15 @@ func (s *Session) assertion() (string, error) {
 // Context returns a context that is done when the request's agent has gone or
 // the session must end.
 func (s *Session) Context(r *http.Request) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancelCause(r.Context())
+	if l, ok := r.Context().(*life); ok {
+		return l.with(s), func() {}
+	}
+	return s.join(r.Context())
+}
+
+// join returns a context that is done with ctx, or when the session must end.
+func (s *Session) join(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(s.ctx, func() { cancel(context.Cause(s.ctx)) })
 	return ctx, func() { stop(); cancel(nil) }
 }

@@ -56,10 +56,11 @@ type outgoing struct {
 
 const (
 	dialTimeout   = 10 * time.Second
-	maxIdle       = 90 * time.Second // of an upstream connection
-	maxResponse   = 1 << 20          // bytes of a response's fields
-	maxKept       = 256              // idle upstream connections of one session
-	maxUndeclared = 256 << 10        // bytes of an unread response that are read to keep its connection
+	maxIdle       = 90 * time.Second      // of an upstream connection
+	maxResponse   = 1 << 20               // bytes of a response's fields
+	maxKept       = 256                   // idle upstream connections of one session
+	maxUndeclared = 256 << 10             // bytes of an unread response that are read to keep its connection
+	lastWords     = 50 * time.Millisecond // in which they have to come
 )
 
 func newUpstream(s *Session) upstream {
@@ -206,10 +207,14 @@ func (p *pool) do(ctx context.Context, o *outgoing) (*http.Response, error) {
 		return nil, err
 	}
 	x := &exchange{pool: p, conn: c, abort: o.abort}
-	x.stop = context.AfterFunc(ctx, func() { c.Close() })
+	if j, ok := ctx.(*joint); ok && j.guard(c.Conn) {
+		x.joint = j
+	} else {
+		x.stop = context.AfterFunc(ctx, func() { c.Close() })
+	}
 	resp, err := x.do(o)
 	if err != nil {
-		x.stop()
+		x.unguard()
 		x.abandon()
 		if cause := context.Cause(ctx); cause != nil {
 			err = fmt.Errorf("%w: %w", cause, err)
@@ -223,13 +228,23 @@ func (p *pool) do(ctx context.Context, o *outgoing) (*http.Response, error) {
 type exchange struct {
 	pool  *pool
 	conn  *upConn
-	stop  func() bool
-	sent  chan error // of a streamed content; nil when it isn't one
+	joint *joint      // closes conn when the request must end; nil when
+	stop  func() bool // something else does, which this ends
+	sent  chan error  // of a streamed content; nil when it isn't one
 	abort func()
 	keep  bool // the connection, once the response is read
 	body  io.ReadCloser
 	eof   bool
 	shut  atomic.Bool
+}
+
+// unguard ends that conn is closed with the request, and reports whether it was
+// not.
+func (x *exchange) unguard() bool {
+	if x.joint != nil {
+		return x.joint.let()
+	}
+	return x.stop()
 }
 
 func (x *exchange) do(o *outgoing) (*http.Response, error) {
@@ -332,11 +347,13 @@ func (x *exchange) Close() error {
 	if x.shut.Swap(true) {
 		return nil
 	}
-	usable := x.stop() && x.keep && x.wasSent()
+	usable := x.unguard() && x.keep && x.wasSent()
 	if !x.eof && usable { // a little that nobody wanted
+		usable = x.conn.SetReadDeadline(time.Now().Add(lastWords)) == nil
 		if n, err := io.CopyN(io.Discard, x.body, maxUndeclared); errors.Is(err, io.EOF) && n < maxUndeclared {
 			x.eof = true
 		}
+		usable = usable && x.conn.SetReadDeadline(time.Time{}) == nil
 	}
 	if usable && x.eof {
 		x.pool.put(x.conn)
@@ -379,7 +396,7 @@ type tunnel struct{ x *exchange }
 func (t *tunnel) Read(b []byte) (int, error)  { return t.x.conn.br.Read(b) }
 func (t *tunnel) Write(b []byte) (int, error) { return t.x.conn.Write(b) }
 func (t *tunnel) Close() error {
-	t.x.stop()
+	t.x.unguard()
 	return ignoreClosed(t.x.conn.Close())
 }
 

@@ -57,6 +57,7 @@ func (d osDirectory) create(name string) (file, error) {
 	if err != nil {
 		return nil, err
 	}
+	unpredicted(f)
 	return osFile{f}, nil
 }
 

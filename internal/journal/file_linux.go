@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 func datasync(f *os.File) error {
@@ -12,6 +14,13 @@ func datasync(f *os.File) error {
 
 func allocate(f *os.File, from, to int64) error {
 	return control(f, "fallocate", func(fd int) error { return syscall.Fallocate(fd, 0, from, to-from) })
+}
+
+// unpredicted keeps the kernel from reading ahead in f, which is read in large
+// pieces anyway, while it is written: pages that it reads ahead it reads in large
+// folios, and each small write to one of those looks at all of it.
+func unpredicted(f *os.File) {
+	_ = control(f, "fadvise", func(fd int) error { return unix.Fadvise(fd, 0, 0, unix.FADV_RANDOM) }) // or it is a bit slower
 }
 
 // control runs a system call on f, which stays open meanwhile, until no signal

@@ -10,3 +10,5 @@ import (
 func datasync(f *os.File) error { return f.Sync() }
 
 func allocate(*os.File, int64, int64) error { return errors.ErrUnsupported }
+
+func unpredicted(*os.File) {}

@@ -16,6 +16,7 @@ import (
 	"net"
 	stdhttp "net/http"
 	"net/http/httptest"
+	"reflect"
 	"runtime"
 	"slices"
 	"strconv"
@@ -265,6 +266,40 @@ func TestStatusesOfTheServiceAreOutcomes(t *testing.T) {
 		}
 		if o := g.last().Outcome(); o.Class != want || o.Code != fmt.Sprint(status) {
 			t.Errorf("%d: %+v", status, o)
+		}
+	}
+}
+
+// An agent gets what a service says of its content, and nothing that is the
+// connection's or only the gateway's to say.
+func TestFieldsOfAnswers(t *testing.T) {
+	g := startGateway(t, hijacked(func(_ net.Conn, rw *bufio.ReadWriter) {
+		fmt.Fprint(rw, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\n"+
+			"Proxy-Authenticate: Basic\r\nExhibit-Identity: forged\r\nUpgrade: h2c\r\nX-Twice: 1\r\nX-Twice: 2\r\nEtag: \"1\"\r\n\r\n")
+		rw.Flush()
+	}), http.Resource{})
+	for name, c := range map[string]struct {
+		version int
+		close   bool
+	}{"plain": {1, false}, "not plain": {1, true}, "HTTP/2": {2, false}} {
+		r, err := stdhttp.NewRequestWithContext(t.Context(), stdhttp.MethodHead, "http://gateway.test/things/1", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Close = c.close
+		r.Header.Set("Authorization", "Bearer "+prototest.Token)
+		resp, err := g.agent(c.version).client.Transport.RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		h := resp.Header
+		if h.Get("Date") == "" {
+			t.Errorf("%s: no date", name)
+		}
+		h.Del("Date")
+		if want := (stdhttp.Header{"Content-Length": {"4"}, "Etag": {`"1"`}, "X-Twice": {"1", "2"}}); !reflect.DeepEqual(h, want) {
+			t.Errorf("%s: %v, want %v", name, h, want)
 		}
 	}
 }

@@ -93,7 +93,7 @@ func (p *part) remember(d did) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.last) == maxDid {
-		p.last = append(p.last[:0:0], p.last[1:]...)
+		p.last = p.last[:copy(p.last, p.last[1:])]
 	}
 	p.last = append(p.last, d)
 }

@@ -336,7 +336,7 @@ func (f *flow) status(rep *reply) bool {
 		return false
 	}
 	f.tellStatus(rep, false)
-	f.turn.write(body)
+	f.turn.last(body)
 	return o.Class == evidence.OK
 }
 
@@ -375,7 +375,7 @@ func (f *flow) run(rep *reply) {
 		f.single(rep)
 		return
 	}
-	f.tellStatus(rep, true)
+	f.tellStatus(rep, rep.come == nil || !rep.come())
 	for {
 		e, err := rep.next()
 		if err != nil {
@@ -398,10 +398,11 @@ func (f *flow) run(rep *reply) {
 			}
 		}
 		f.resumes = f.resumes || e.hasID && !f.whole
-		f.turn.write(e.append(nil))
-		if f.answered && f.c.proc != nil {
+		if f.answered { // servers end the stream then, and the agent need not wait for it
+			f.turn.last(e.append(nil))
 			return
 		}
+		f.turn.write(e.append(nil))
 	}
 }
 
@@ -438,12 +439,13 @@ func (f *flow) single(rep *reply) {
 	}
 	f.tellStatus(rep, false)
 	if len(body) > 0 {
-		f.turn.write(body)
+		f.turn.last(body)
 	}
 }
 
-// tellStatus tells the agent the status, and flushes it when a stream follows.
-func (f *flow) tellStatus(rep *reply, stream bool) {
+// tellStatus tells the agent the status, and at once when what follows may take
+// a while.
+func (f *flow) tellStatus(rep *reply, now bool) {
 	if f.told {
 		return
 	}
@@ -453,7 +455,7 @@ func (f *flow) tellStatus(rep *reply, stream bool) {
 	}
 	copyFields(f.w.Header(), rep.header)
 	f.w.WriteHeader(rep.status)
-	if stream {
+	if now {
 		f.turn.write(nil)
 	}
 }

@@ -652,6 +652,31 @@ func TestAfterItsAnswerARequestHasNothingMoreToSay(t *testing.T) {
 	g.has(`call write "tools/call a" mcp:call[a]: ok`)
 }
 
+// Servers should end a stream with its answer. Of one that doesn't, the agent has
+// all the same what it asked for, and its connection.
+func TestAnAnswerNeedsNoEndOfTheServersStream(t *testing.T) {
+	s := &script{tools: toolA}
+	s.answer = func(w http.ResponseWriter, r *http.Request, id, method string) bool {
+		if method != "tools/call" {
+			return false
+		}
+		w.Header().Set("Content-Type", "text/event-stream")
+		fmt.Fprintf(w, "data: {\"jsonrpc\":\"2.0\",\"id\":%s,\"result\":{\"n\":1}}\n\n", id)
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+		return true
+	}
+	g := startGateway(t, s.start(t), mcp.Resource{AcceptAll: true})
+	a := g.agent()
+	a.client.Timeout = 20 * time.Second
+	for i := range 3 {
+		if got := a.must(t, ask(i, "tools/call", `{"name":"a"}`)); !strings.Contains(got, `"n":1`) {
+			t.Errorf("the agent sees %s", got)
+		}
+	}
+	g.has(`call write "tools/call a" mcp:call[a]: ok`)
+}
+
 func TestAStreamThatNeverBeganIsNoDoubt(t *testing.T) {
 	s := &script{tools: toolA}
 	s.answer = func(_ http.ResponseWriter, r *http.Request, _, _ string) bool {

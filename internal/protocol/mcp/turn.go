@@ -63,7 +63,7 @@ func (t *turn) post() {
 		t.skip(nil, nil, http.StatusUnsupportedMediaType, errors.New("the content is not application/json"))
 		return
 	}
-	raw, err := io.ReadAll(io.LimitReader(t.r.Body, int64(t.res.Message)+1))
+	raw, err := t.content()
 	if err != nil { // the agent has gone, or says less than it promised
 		panic(http.ErrAbortHandler)
 	}
@@ -100,6 +100,17 @@ func (t *turn) receive(m *message, raw []byte) {
 	default:
 		t.call(c, m)
 	}
+}
+
+// content reads the request's content, or one byte more than is taken.
+func (t *turn) content() ([]byte, error) {
+	most := int64(t.res.Message) + 1
+	if n := t.r.ContentLength; n >= 0 && n < most { // it holds no more
+		b := make([]byte, n)
+		_, err := io.ReadFull(t.r.Body, b)
+		return b, err
+	}
+	return io.ReadAll(io.LimitReader(t.r.Body, most))
 }
 
 var (
@@ -181,6 +192,7 @@ type reply struct {
 	status int
 	header http.Header
 	stream bool
+	come   func() bool // some of what comes next is there; nil says nothing
 	next   func() (*event, error)
 	close  func()
 }
@@ -320,15 +332,20 @@ func (t *turn) json(status int, b []byte) {
 	h.Set("Content-Length", strconv.Itoa(len(b)))
 	h.Set("Cache-Control", "no-store")
 	t.w.WriteHeader(status)
-	t.write(b)
+	t.last(b)
 }
 
 // write writes to the agent. That it has gone shows elsewhere.
-func (t *turn) write(b []byte) {
+func (t *turn) write(b []byte) { t.send(b, http.NewResponseController(t.w).Flush) }
+
+// last writes the last of a response.
+func (t *turn) last(b []byte) { t.send(b, func() error { return httpgate.End(t.w) }) }
+
+func (t *turn) send(b []byte, flush func() error) {
 	n, err := t.w.Write(b)
 	t.s.Count(0, 0, n)
 	if err == nil {
-		err = http.NewResponseController(t.w).Flush()
+		err = flush()
 	}
 	if err != nil && t.ctx.Err() == nil {
 		t.p.log.Debug("an agent does not take its answer", "session", t.s.ID())

@@ -6,15 +6,28 @@ import (
 	"mime"
 	"net/http"
 	"strings"
+	"sync"
+
+	"github.com/exhibit-gateway/exhibit/internal/httpgate"
 )
+
+// readers are those of streams.
+var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 8<<10) }}
 
 // replyOf is a server's response, of which no message exceeds limit bytes.
 func replyOf(resp *http.Response, limit int) *reply {
 	r := &reply{status: resp.StatusCode, header: resp.Header, close: func() { resp.Body.Close() }}
 	media, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	if r.stream = err == nil && media == "text/event-stream" && resp.StatusCode == http.StatusOK; r.stream {
-		s := &events{br: bufio.NewReaderSize(resp.Body, 8<<10), limit: limit}
+		s := &events{br: readers.Get().(*bufio.Reader), limit: limit}
+		s.br.Reset(resp.Body)
 		r.next = s.next
+		r.come = func() bool { return s.br.Buffered() > 0 || httpgate.Come(resp.Body) }
+		r.close = func() {
+			s.br.Reset(nil)
+			readers.Put(s.br)
+			resp.Body.Close()
+		}
 		return r
 	}
 	read := false
