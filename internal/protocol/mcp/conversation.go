@@ -232,7 +232,8 @@ type call struct {
 	ended  func(did)     // told of it; may be nil
 	text   string        // of the command
 
-	cancelled bool // the agent says so; under the conversation's mu
+	cancelled bool   // the agent says so; under the conversation's mu
+	giveUp    func() // ends its wait for people; likewise
 }
 
 func newCall(ex protocol.Exchange) *call { return &call{ex: ex, over: make(chan struct{})} }
@@ -314,6 +315,7 @@ func (c *conversation) cancelling(m *message) *call {
 	if m.method != "notifications/cancelled" || err != nil || id == nil {
 		return nil
 	}
+	c.release(idKey(id))
 	x := c.running(idKey(id))
 	if x != nil {
 		c.mu.Lock()

@@ -26,6 +26,10 @@ type turn struct {
 	res  *Resource
 	part *part
 	ctx  context.Context // done when the agent has gone or the session must end
+
+	giveUp  context.CancelFunc // of ctx
+	waited  func()             // ends what waiting for people began; may be nil
+	streams bool               // the agent gets its answer as an event
 }
 
 func partOf() io.Closer { return newPart() }
@@ -224,6 +228,9 @@ func (t *turn) packet(c *conversation, method string, content []byte, own *ownMe
 // nil is returned.
 func (t *turn) begin(m *message, cmd *evidence.Command) protocol.Exchange {
 	exchanges, err := t.s.Begin(t.ctx, cmd)
+	if t.waited != nil {
+		t.waited()
+	}
 	if err != nil {
 		t.fail(m, httpgate.Refused(err))
 		return nil
@@ -303,6 +310,10 @@ func (t *turn) deny(m *message, f *httpgate.Failure) {
 
 // json answers with one message.
 func (t *turn) json(status int, b []byte) {
+	if t.streams {
+		t.write((&event{data: b}).append(nil))
+		return
+	}
 	h := t.w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(b)))
