@@ -35,7 +35,7 @@ const (
 // verbs are the commands, in the order that help lists them.
 var verbs = []func(*app) *cobra.Command{
 	newInit, newServe, newDoctor, newReload, newDemo,
-	newAgent, newEnroll, newCredential, newGrant,
+	newAgent, newEnroll, newCredential, newGrant, newApproval, newKill,
 	newConnect, newRun, newToken, newCertificate,
 	newWho, newAllowed, newDid, newExplain, newSessions,
 	newLog, newBackup, newRestore, newPack, newVerify,

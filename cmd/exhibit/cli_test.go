@@ -129,7 +129,7 @@ func startGateway(ts *testscript.TestScript, _ bool, args []string) {
 	g := newMemory(how == "stranger")
 	h, err := api.New(api.Options{
 		Services: api.Services{
-			Agents: g, Credentials: g, Tokens: g, Grants: g, Questions: g, Log: g, Control: g, Packs: g, Sessions: g,
+			Agents: g, Credentials: g, Tokens: g, Grants: g, Questions: g, Log: g, Control: g, Packs: g, Sessions: g, Approvals: g,
 		},
 		People: g, ConfigFile: "/etc/exhibit/exhibit.yaml", Version: api.Version{Version: "v1", Gateway: "gw1", Origin: "example.com/gw1"},
 	})

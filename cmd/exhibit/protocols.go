@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"log/slog"
@@ -71,12 +72,23 @@ func protocolsOf(live *atomic.Pointer[inForce], g *gateway.Gateway, log *slog.Lo
 		case mcp.Name:
 			return mcp.New(mcp.Config{
 				Listener: l.Name, Resources: servers, Definitions: definitions, Issuer: func() string { return live.Load().Issuer },
-				Assert: g.Identify, Keys: g.Keys, Logger: log,
+				Assert: g.Identify, Keys: g.Keys, Ask: wishesOf(g), Logger: log,
 				Limits: httpgate.Limits{Idle: c.Limits.SessionIdle, Login: c.Limits.Handshake},
 			}), nil
 		}
 		return nil, fmt.Errorf("no protocol %q", l.Protocol)
 	}, pool.Close, nil
+}
+
+// wishesOf passes on what agents ask people for.
+func wishesOf(g *gateway.Gateway) func(context.Context, mcp.Wish) (mcp.Wished, error) {
+	return func(ctx context.Context, w mcp.Wish) (mcp.Wished, error) {
+		out, err := g.Wish(ctx, gateway.Wish(w))
+		if hint := hintOf(err); hint != "" {
+			err = fmt.Errorf("%w; %s", err, hint)
+		}
+		return mcp.Wished(out), err
+	}
 }
 
 // servicesOf reads what the configuration says of resources that speak HTTP.

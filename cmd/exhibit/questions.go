@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -134,17 +133,9 @@ Exits with 1 when the statement would be refused.`,
 }
 
 func (a *app) explanation(e api.Explanation) error {
-	var checks, facts []string
-	for _, k := range e.Checks {
-		checks = append(checks, strings.TrimSpace(k.Action+" "+k.Object))
-	}
-	for name, v := range e.Facts {
-		facts = append(facts, fmt.Sprintf("%s=%v", name, v))
-	}
-	slices.Sort(facts)
 	list := func(l []string) string { return strings.Join(l, ", ") }
 	err := a.fields(e, "effect", e.Effect, "reason", e.Reason, "verb", e.Verb, "understood", e.Parse, "text", e.Text,
-		"checks", list(checks), "facts", list(facts), "rules", list(e.Rules), "grants", list(e.Grants), "policy", e.Policy)
+		"checks", checksText(e.Checks), "facts", factsText(e.Facts), "rules", list(e.Rules), "grants", list(e.Grants), "policy", e.Policy)
 	if err == nil && e.Effect != "allow" {
 		return errSilent
 	}

@@ -121,7 +121,7 @@ func settingsOf(c *config.Config, live *atomic.Pointer[inForce]) (gateway.Settin
 	s := gateway.Settings{
 		Name: c.Gateway, Organisation: c.Organisation, Origin: c.Log.Origin, Data: c.Data,
 		Version: version(), Binary: binary, Recipients: recipients, Auditors: c.Auditors,
-		Config:   evidence.ConfigBody{Digest: c.Digest(), Text: c.Text(), Resources: c.EvidenceResources()},
+		Config: c.Evidence(), RequestTTL: c.Rights.RequestTTL,
 		Policy:   bundle,
 		Limits:   session.Limits{Sessions: c.Limits.Sessions, SessionsPerAgent: c.Limits.SessionsPerAgent},
 		TokenTTL: c.Limits.TokenTTL, Grace: c.Limits.ShutdownGrace, Heartbeat: c.Sealing.Heartbeat,

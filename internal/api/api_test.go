@@ -62,7 +62,7 @@ func ask[T any](g *gateway, asked ...any) (T, error) {
 }
 
 func (g *gateway) services() Services {
-	return Services{g, g, g, g, g, g, g, g, g}
+	return Services{g, g, g, g, g, g, g, g, g, g}
 }
 
 func (g *gateway) AddAgent(_ context.Context, a NewAgent, by evidence.By) (Agent, error) {
@@ -141,6 +141,21 @@ func (g *gateway) CreatePack(_ context.Context, r PackRequest, by evidence.By, w
 	return ask[Pack](g, r, by)
 }
 func (g *gateway) Sessions(context.Context) ([]Session, error) { return ask[[]Session](g) }
+func (g *gateway) Kill(_ context.Context, k KillRequest, by evidence.By) (Killed, error) {
+	return ask[Killed](g, k, by)
+}
+func (g *gateway) RequestGrant(_ context.Context, n NewGrantRequest, by evidence.By) (Approval, error) {
+	return ask[Approval](g, n, by)
+}
+func (g *gateway) Approvals(_ context.Context, q ApprovalQuery) ([]Approval, error) {
+	return ask[[]Approval](g, q)
+}
+func (g *gateway) Approval(_ context.Context, id string, by evidence.By) (Approval, error) {
+	return ask[Approval](g, id, by)
+}
+func (g *gateway) AnswerApproval(_ context.Context, id, what string, n Answer, by evidence.By) (Approval, error) {
+	return ask[Approval](g, id, what, n, by)
+}
 
 // start serves g on a real unix socket until the test ends.
 func start(t *testing.T, g *gateway, p People) (socket string, metrics *prometheus.Registry) {
@@ -221,6 +236,7 @@ func TestChangesCarryThePerson(t *testing.T) {
 	key := NewKey{Agent: "a", PublicKey: identity.FormatPublicKey(make([]byte, 32))}
 	grant := NewGrant{Agent: "a", Role: "reader", Resource: "orders", Expires: expires, Ticket: "T-1"}
 	agent := NewAgent{ID: "spiffe://example.com/a", Purpose: "reports", Owner: alice.ID}
+	wanted := NewGrantRequest{Agent: "a", Role: "reader", Resource: "orders", Starts: expires.Add(-time.Minute), Expires: expires, Renews: "gw1.1.3", Ticket: "T-1"}
 	explain := Explain{Agent: "a", Resource: "orders", Statement: "select 1"}
 	followed := Did{Session: "gw1.1.9", Range: Range{Limit: 5}, Verbs: []string{"read", "write"}, Outcomes: []string{"denied"}, Follow: true}
 	for _, test := range []struct {
@@ -234,6 +250,19 @@ func TestChangesCarryThePerson(t *testing.T) {
 		{"revoke credential", func() error { _, err := c.RevokeCredential(ctx, "gw1.1.2", "lost"); return err }, []any{"gw1.1.2", "lost", by}},
 		{"grant", func() error { _, err := c.AddGrant(ctx, grant); return err }, []any{grant, by}},
 		{"revoke grant", func() error { _, err := c.RevokeGrant(ctx, "gw1.1.3", "done"); return err }, []any{"gw1.1.3", "done", by}},
+		{"request grant", func() error { _, err := c.RequestGrant(ctx, wanted); return err }, []any{wanted, by}},
+		{"approvals", func() error { _, err := c.Approvals(ctx, ApprovalQuery{Kind: "grant", All: true}); return err }, []any{ApprovalQuery{Kind: "grant", All: true}}},
+		{"approval", func() error { _, err := c.Approval(ctx, "gw1.1.4"); return err }, []any{"gw1.1.4", by}},
+		{"approve", func() error {
+			_, err := c.AnswerApproval(ctx, "gw1.1.4", evidence.Approved, Answer{Expires: expires, Digest: "d"})
+			return err
+		}, []any{"gw1.1.4", evidence.Approved, Answer{Expires: expires, Digest: "d"}, by}},
+		{"deny", func() error {
+			_, err := c.AnswerApproval(ctx, "gw1.1.4", evidence.Refused, Answer{Reason: "no"})
+			return err
+		}, []any{"gw1.1.4", evidence.Refused, Answer{Reason: "no"}, by}},
+		{"withdraw", func() error { _, err := c.AnswerApproval(ctx, "gw1.1.4", evidence.Withdrawn, Answer{}); return err }, []any{"gw1.1.4", evidence.Withdrawn, Answer{}, by}},
+		{"kill", func() error { _, err := c.Kill(ctx, KillRequest{Agent: "a", Reason: "loops"}); return err }, []any{KillRequest{Agent: "a", Reason: "loops"}, by}},
 		{"reload", func() error { _, err := c.Reload(ctx, true); return err }, []any{true, by}},
 		{"who", func() error { _, err := c.Who(ctx, "orders", Range{Limit: 5}); return err }, []any{"orders", Range{Limit: 5}, by}},
 		{"allowed", func() error { _, err := c.Allowed(ctx, "a", Moment{Time: expires}); return err }, []any{"a", Moment{Time: expires}, by}},
@@ -270,6 +299,32 @@ func identifySelf(t *testing.T) (evidence.Person, string, error) {
 	ctx := context.WithValue(t.Context(), connKey{}, peer{uid: uint32(os.Getuid()), unix: true})
 	by, err := identify(ctx, nil, me(), "")
 	return by.Person, by.Via, err
+}
+
+// What can't be meant is refused before anyone is asked.
+func TestAnswersHaveAShape(t *testing.T) {
+	g := &gateway{}
+	socket, _ := start(t, g, me())
+	c := NewUnixClient(socket)
+	defer c.Close()
+	ctx := t.Context()
+	_, err := c.AnswerApproval(ctx, "gw1.1.4", evidence.Refused, Answer{})
+	wantProblem(t, err, 422, "needs a reason", "")
+	_, err = c.AnswerApproval(ctx, "gw1.1.4", evidence.Withdrawn, Answer{Expires: time.Now()})
+	wantProblem(t, err, 422, "only what is approved has an end", "")
+	_, err = c.AnswerApproval(ctx, "gw1.1.4", "shrug", Answer{})
+	wantProblem(t, err, 404, "", "")
+	_, err = c.RequestGrant(ctx, NewGrantRequest{Agent: "a", Role: "r", Resource: "o", Expires: time.Now().Add(-time.Minute)})
+	wantProblem(t, err, 422, "expired already", "")
+	for _, k := range []KillRequest{{Reason: "x"}, {Agent: "a", Session: "gw1.1.4", Reason: "x"}} {
+		_, err = c.Kill(ctx, k)
+		wantProblem(t, err, 422, "one of session and agent", "")
+	}
+	_, err = c.Kill(ctx, KillRequest{Agent: "a"})
+	wantProblem(t, err, 422, "body.reason", "")
+	if len(g.asked) != 0 {
+		t.Errorf("the service was asked %v", g.asked)
+	}
 }
 
 // Reading returns what the service says.

@@ -232,6 +232,30 @@ func (c *Client) RevokeGrant(ctx context.Context, id, why string) (Grant, error)
 	return call[Grant](ctx, c, http.MethodPost, "/v1/grants/"+segment(id)+"/revoke", reason{why})
 }
 
+// RequestGrant asks for a grant.
+func (c *Client) RequestGrant(ctx context.Context, g NewGrantRequest) (Approval, error) {
+	return call[Approval](ctx, c, http.MethodPost, "/v1/grants/requests", g)
+}
+
+// Approvals returns requests.
+func (c *Client) Approvals(ctx context.Context, q ApprovalQuery) ([]Approval, error) {
+	all := ""
+	if q.All {
+		all = "true"
+	}
+	return items[Approval](ctx, c, "/v1/approvals?"+query("kind", q.Kind, "all", all))
+}
+
+// Approval returns one request with all that there is to see.
+func (c *Client) Approval(ctx context.Context, id string) (Approval, error) {
+	return call[Approval](ctx, c, http.MethodGet, "/v1/approvals/"+segment(id), nil)
+}
+
+// AnswerApproval says yes or no to a request, or takes it back.
+func (c *Client) AnswerApproval(ctx context.Context, id, what string, a Answer) (Approval, error) {
+	return call[Approval](ctx, c, http.MethodPost, "/v1/approvals/"+segment(id)+"/"+what, a)
+}
+
 // Who lists who reached a resource.
 func (c *Client) Who(ctx context.Context, resource string, r Range) (Table, error) {
 	return call[Table](ctx, c, http.MethodGet, "/v1/who/"+segment(resource)+"?"+r.query(), nil)
@@ -340,6 +364,11 @@ func (c *Client) CreatePack(ctx context.Context, r PackRequest, w io.Writer, pro
 // Sessions returns the live sessions.
 func (c *Client) Sessions(ctx context.Context) ([]Session, error) {
 	return items[Session](ctx, c, "/v1/sessions")
+}
+
+// Kill ends sessions at once.
+func (c *Client) Kill(ctx context.Context, k KillRequest) (Killed, error) {
+	return call[Killed](ctx, c, http.MethodPost, "/v1/sessions/kill", k)
 }
 
 // Version says which gateway answers.

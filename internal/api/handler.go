@@ -236,6 +236,15 @@ func (a *routes) register() {
 		func(ctx context.Context, _ *struct{}) (*list[Session], error) {
 			return listOf(a.Services.Sessions.Sessions(ctx))
 		})
+	handle(a, operation{id: "kill-sessions", method: "POST", path: "/v1/sessions/kill", tag: "sessions", summary: "End a session, or all of an agent's, at once"},
+		func(ctx context.Context, in *body[KillRequest]) (*body[Killed], error) {
+			if (in.Body.Session == "") == (in.Body.Agent == "") {
+				return nil, Invalid("it is one of session and agent that ends", "name a session, or an agent for all of its sessions")
+			}
+			out, err := a.Services.Sessions.Kill(ctx, in.Body, by(ctx))
+			return &body[Killed]{out}, err
+		})
+	a.registerApprovals()
 	handle(a, operation{id: "version", method: "GET", path: "/v1/version", tag: "control", summary: "Which gateway this is", public: true},
 		func(context.Context, *struct{}) (*body[Version], error) { return &body[Version]{a.Version}, nil })
 }
@@ -331,6 +340,53 @@ func (a *routes) registerGrants() {
 			out, err := a.Services.Grants.RevokeGrant(ctx, in.ID, in.Body.Reason, by(ctx))
 			return &body[Grant]{out}, err
 		})
+}
+
+func (a *routes) registerApprovals() {
+	type one struct {
+		ID string `path:"id"`
+	}
+	type query struct {
+		Kind string `query:"kind" enum:"grant,policy,command" doc:"only of this kind"`
+		All  bool   `query:"all" doc:"those that have ended too"`
+	}
+	type answering struct {
+		ID   string `path:"id"`
+		Body Answer
+	}
+	handle(a, operation{id: "request-grant", method: "POST", path: "/v1/grants/requests", tag: "approvals", summary: "Ask for a grant that another person must approve"},
+		func(ctx context.Context, in *body[NewGrantRequest]) (*body[Approval], error) {
+			if !in.Body.Expires.After(time.Now()) {
+				return nil, Invalid("the grant would have expired already", "expires lies in the future")
+			}
+			out, err := a.Services.Approvals.RequestGrant(ctx, in.Body, by(ctx))
+			return &body[Approval]{out}, err
+		})
+	handle(a, operation{id: "list-approvals", method: "GET", path: "/v1/approvals", tag: "approvals", summary: "What waits for an approval, or for its use"},
+		func(ctx context.Context, in *query) (*list[Approval], error) {
+			return listOf(a.Services.Approvals.Approvals(ctx, ApprovalQuery{Kind: in.Kind, All: in.All}))
+		})
+	handle(a, operation{id: "show-approval", method: "GET", path: "/v1/approvals/{id}", tag: "approvals", summary: "One request, with all that there is to see"},
+		func(ctx context.Context, in *one) (*body[Approval], error) {
+			out, err := a.Services.Approvals.Approval(ctx, in.ID, by(ctx))
+			return &body[Approval]{out}, err
+		})
+	for _, o := range []struct{ what, summary string }{
+		{evidence.Approved, "Say yes to a request"}, {evidence.Refused, "Say no to a request"}, {evidence.Withdrawn, "Take back one's own request"},
+	} {
+		what := o.what
+		handle(a, operation{id: what + "-approval", method: "POST", path: "/v1/approvals/{id}/" + what, tag: "approvals", summary: o.summary},
+			func(ctx context.Context, in *answering) (*body[Approval], error) {
+				switch {
+				case what == evidence.Refused && in.Body.Reason == "":
+					return nil, Invalid("a refusal needs a reason: it stands in the record", "")
+				case what != evidence.Approved && !in.Body.Expires.IsZero():
+					return nil, Invalid("only what is approved has an end", "")
+				}
+				out, err := a.Services.Approvals.AnswerApproval(ctx, in.ID, what, in.Body, by(ctx))
+				return &body[Approval]{out}, err
+			})
+	}
 }
 
 func parseRange(from, to string, limit int) (Range, error) {

@@ -33,6 +33,7 @@ type Services struct {
 	Control     Control
 	Packs       Packs
 	Sessions    Sessions
+	Approvals   Approvals
 }
 
 // Agents are the registered agents.
@@ -170,11 +171,130 @@ type Grant struct {
 	Agent    string    `json:"agent"`
 	Role     string    `json:"role"`
 	Resource string    `json:"resource"`
+	Starts   time.Time `json:"starts,omitzero" doc:"absent when it began with its record"`
 	Expires  time.Time `json:"expires"`
 	Ticket   string    `json:"ticket,omitempty"`
-	Status   string    `json:"status" enum:"active,expired,removed"`
+	Renews   string    `json:"renews,omitempty" doc:"the grant that it goes on from"`
+	Status   string    `json:"status" enum:"upcoming,active,expired,removed"`
 	Created  Change    `json:"created"`
 	Removed  *Change   `json:"removed,omitempty"`
+
+	Request   string   `json:"request,omitempty" doc:"that asked for it; absent when one person made it alone"`
+	Asked     *Change  `json:"asked,omitempty" doc:"by whom it was asked for"`
+	Approvals []Change `json:"approvals,omitempty" doc:"by whom it was approved"`
+}
+
+// Approvals are what people are asked to say yes to: grants, policies, and
+// single commands.
+type Approvals interface {
+	// RequestGrant asks for a grant. Invalid when it couldn't be made, or when
+	// there is nobody who could approve it.
+	RequestGrant(ctx context.Context, g NewGrantRequest, by evidence.By) (Approval, error)
+	// Approvals returns requests in the order in which they were made, without
+	// the files of policies.
+	Approvals(ctx context.Context, q ApprovalQuery) ([]Approval, error)
+	// Approval returns one with all that there is to see; of a command that
+	// waits its exact text too, for who can answer it and for the agent's owner.
+	// The reading of that is recorded.
+	Approval(ctx context.Context, id string, by evidence.By) (Approval, error)
+	// AnswerApproval records what a person says of a request: one of
+	// evidence.Approved, Refused and Withdrawn. The last approval that a grant
+	// needs makes it. Forbidden when the person has no say in it, Conflict when
+	// it has ended.
+	AnswerApproval(ctx context.Context, id, what string, a Answer, by evidence.By) (Approval, error)
+}
+
+// NewGrantRequest is a grant that is asked for. Of a renewal agent, role,
+// resource and ticket are those of the grant before, unless they are given.
+type NewGrantRequest struct {
+	Agent    string    `json:"agent,omitempty" maxLength:"128"`
+	Role     string    `json:"role,omitempty" maxLength:"128"`
+	Resource string    `json:"resource,omitempty" maxLength:"128"`
+	Starts   time.Time `json:"starts,omitzero" doc:"default: once it is approved"`
+	Expires  time.Time `json:"expires" doc:"a grant without end can't be made"`
+	Renews   string    `json:"renews,omitempty" maxLength:"128" doc:"id of the grant that it goes on from"`
+	Ticket   string    `json:"ticket,omitempty" maxLength:"200"`
+	Reason   string    `json:"reason,omitempty" maxLength:"1000"`
+}
+
+// ApprovalQuery says which requests are asked for.
+type ApprovalQuery struct {
+	Kind string // "" is all
+	All  bool   // those that have ended too
+}
+
+// Answer is what a person says of a request beside yes or no.
+type Answer struct {
+	Reason  string    `json:"reason,omitempty" maxLength:"1000" doc:"stands in the record; a refusal needs one"`
+	Expires time.Time `json:"expires,omitzero" doc:"with a yes to a grant: an earlier end than was asked for"`
+	Digest  string    `json:"digest,omitempty" maxLength:"128" doc:"of the request that was looked at; refused when it is another's"`
+}
+
+// Approval is a request with everything that people said of it.
+type Approval struct {
+	ID      string             `json:"id" doc:"the position of its record"`
+	Kind    string             `json:"kind" enum:"grant,policy,command"`
+	Status  string             `json:"status" enum:"pending,approved,denied,withdrawn,expired,used"`
+	Digest  string             `json:"digest" doc:"of what is asked"`
+	Grant   *GrantScope        `json:"grant,omitempty"`
+	Policy  *evidence.Proposal `json:"policy,omitempty"`
+	Command *HeldCommand       `json:"command,omitempty"`
+	Needs   []RequestNeed      `json:"needs" doc:"all of them"`
+	Ticket  string             `json:"ticket,omitempty"`
+	Expires time.Time          `json:"expires" doc:"of the request, and of what it approved and isn't used yet"`
+	Asked   Change             `json:"asked"`
+	Answers []ApprovalAnswer   `json:"answers,omitempty"`
+	Used    *ApprovalUse       `json:"used,omitempty"`
+}
+
+// GrantScope is what a grant would give.
+type GrantScope struct {
+	Agent    string    `json:"agent"`
+	Role     string    `json:"role"`
+	Resource string    `json:"resource"`
+	Starts   time.Time `json:"starts,omitzero"`
+	Expires  time.Time `json:"expires"`
+	Renews   string    `json:"renews,omitempty"`
+}
+
+// HeldCommand is a command that needs an approval. Its exact text is sealed:
+// Statement and Values are of one that waits, for who can answer it.
+type HeldCommand struct {
+	Session   string           `json:"session"`
+	Agent     string           `json:"agent"`
+	Owner     evidence.Person  `json:"owner" doc:"of the agent"`
+	Resource  string           `json:"resource"`
+	Verb      string           `json:"verb"`
+	Text      string           `json:"text,omitempty" doc:"the statement without literals"`
+	Checks    []evidence.Check `json:"checks"`
+	Facts     evidence.Facts   `json:"facts,omitempty"`
+	Rules     []string         `json:"rules" doc:"that want the approval, or stand beside such"`
+	Waits     bool             `json:"waits" doc:"the agent waits for the answer"`
+	Statement []byte           `json:"statement,omitempty" doc:"the exact text, base64"`
+	Values    [][]byte         `json:"values,omitempty" doc:"bound values, base64; null is NULL"`
+}
+
+// RequestNeed is how many people of a group must say yes.
+type RequestNeed struct {
+	Group  string   `json:"group" doc:"of people; resource is its owner and approvers, policy those who approve policies"`
+	Count  int      `json:"count"`
+	Have   int      `json:"have"`
+	People []string `json:"people" doc:"ids of those who could still say it"`
+}
+
+// ApprovalAnswer is what one person said.
+type ApprovalAnswer struct {
+	Decision string    `json:"decision" enum:"approve,deny,withdraw"`
+	Groups   []string  `json:"groups,omitempty" doc:"for which it counts"`
+	Expires  time.Time `json:"expires,omitzero" doc:"an earlier end of the grant than was asked for"`
+	Change
+}
+
+// ApprovalUse says what an approval was used for.
+type ApprovalUse struct {
+	Position string    `json:"position" doc:"of the record"`
+	Time     time.Time `json:"time"`
+	By       string    `json:"by" doc:"the grant, the digest of the policy, or the command"`
 }
 
 // Questions answers the three questions from the log. Every call is a reading
@@ -440,6 +560,22 @@ type Pack struct {
 type Sessions interface {
 	// Sessions returns what is connected now, ordered by position.
 	Sessions(ctx context.Context) ([]Session, error)
+	// Kill ends sessions at once, and records it. NotFound when none is open.
+	Kill(ctx context.Context, k KillRequest, by evidence.By) (Killed, error)
+}
+
+// KillRequest says which sessions end: one, or all of an agent.
+type KillRequest struct {
+	Session string `json:"session,omitempty" maxLength:"128" doc:"position of its session.start"`
+	Agent   string `json:"agent,omitempty" maxLength:"128" doc:"or all that this agent has open"`
+	Reason  string `json:"reason" minLength:"1" maxLength:"1000" doc:"stands in the record; agents aren't told"`
+}
+
+// Killed is what was ended.
+type Killed struct {
+	Position string   `json:"position" doc:"of the record"`
+	Agent    string   `json:"agent"`
+	Sessions []string `json:"sessions"`
 }
 
 // Session is a live session.

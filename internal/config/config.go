@@ -34,7 +34,8 @@ type Config struct {
 	Listeners    []Listener `yaml:"listeners"`
 	Resources    []Resource `yaml:"resources"`
 	Policies     string     `yaml:"policies"` // folder of Cedar files
-	Issuer       string     `yaml:"issuer"`   // URL at which agents get tokens, as clients of MCP are told
+	Rights       Rights     `yaml:"rights"`
+	Issuer       string     `yaml:"issuer"` // URL at which agents get tokens, as clients of MCP are told
 	Limits       Limits     `yaml:"limits"`
 	Sealing      Sealing    `yaml:"sealing"`
 
@@ -67,11 +68,23 @@ type Person struct {
 	Name  string   `yaml:"name"`
 	Email string   `yaml:"email"`
 	UIDs  []uint32 `yaml:"uids"`
+
+	Groups []string `yaml:"groups"` // that they approve for
 }
 
 // Evidence returns p as records name it.
 func (p Person) Evidence() evidence.Person {
 	return evidence.Person{ID: p.ID, Name: p.Name, Email: p.Email}
+}
+
+// Rights says how many people it takes to give them.
+type Rights struct {
+	// Separation is evidence.SeparationRequired or SeparationReported. Default:
+	// reported of a single person, who could do nothing otherwise, and required
+	// of several.
+	Separation      string        `yaml:"separation"`
+	PolicyApprovers []string      `yaml:"policy_approvers"` // groups; default: anyone but who asks
+	RequestTTL      time.Duration `yaml:"request_ttl"`      // how long a request waits, and what it approved waits to be used
 }
 
 // Admin is where people and agents reach the API.
@@ -116,6 +129,9 @@ type Resource struct {
 	MCP        MCP               `yaml:"mcp"`
 	Durability string            `yaml:"durability"` // of reads: DurabilityPower or DurabilityProcess
 	Labels     map[string]string `yaml:"labels"`
+
+	Owner     string   `yaml:"owner"`     // id of the person who answers for it
+	Approvers []string `yaml:"approvers"` // groups whose people approve grants on it, as its owner does
 }
 
 // HTTP says which requests are meant for a resource of the protocol http, and
@@ -313,6 +329,7 @@ func (s Size) String() string {
 func New() *Config {
 	return &Config{
 		Metrics: Metrics{Address: "127.0.0.1:9464"},
+		Rights:  Rights{RequestTTL: 72 * time.Hour},
 		Limits: Limits{
 			Sessions:         512,
 			SessionsPerAgent: 64,
@@ -383,12 +400,28 @@ func Digest(text string) string {
 	return hex.EncodeToString(sum[:])
 }
 
+// Evidence returns what a config.change record says of c: its text, and what
+// decisions and approvals go by. Who changed what is left open.
+func (c *Config) Evidence() evidence.ConfigBody {
+	b := evidence.ConfigBody{
+		Digest: c.Digest(), Text: c.Text(), Resources: c.EvidenceResources(),
+		Separation: c.Rights.Separation, PolicyApprovers: c.Rights.PolicyApprovers,
+	}
+	for _, p := range c.People {
+		b.People = append(b.People, evidence.Member{ID: p.ID, Groups: p.Groups})
+	}
+	return b
+}
+
 // EvidenceResources returns the resources as a config.change record names
 // them, in the order of the file.
 func (c *Config) EvidenceResources() []evidence.Resource {
 	list := make([]evidence.Resource, len(c.Resources))
 	for i, r := range c.Resources {
-		list[i] = evidence.Resource{Name: r.Name, Protocol: r.Protocol, Labels: r.Labels, Durability: r.Durability}
+		list[i] = evidence.Resource{
+			Name: r.Name, Protocol: r.Protocol, Labels: r.Labels, Durability: r.Durability,
+			Owner: r.Owner, Approvers: r.Approvers,
+		}
 	}
 	return list
 }

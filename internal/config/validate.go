@@ -51,6 +51,12 @@ func (c *Config) complete(d *decoder, dir string) {
 			*p = filepath.Join(dir, *p)
 		}
 	}
+	if c.Rights.Separation == "" {
+		c.Rights.Separation = evidence.SeparationReported
+		if len(c.People) > 1 {
+			c.Rights.Separation = evidence.SeparationRequired
+		}
+	}
 	c.Limits.SessionsPerAgent = min(c.Limits.SessionsPerAgent, c.Limits.Sessions)
 	if c.Admin.Socket == "" && c.Data != "" {
 		c.Admin.Socket = filepath.Join(c.Data, "admin.sock")
@@ -97,6 +103,7 @@ func (c *Config) validate(d *decoder) {
 	}
 	c.validateWitnesses(d)
 	c.validatePeople(d)
+	c.validateRights(d)
 	for i, a := range c.Auditors {
 		if r, err := age.ParseRecipients(strings.NewReader(a)); err != nil || len(r) != 1 {
 			d.fail(fmt.Sprintf("auditors[%d]", i), "not an age recipient", "the auditor makes one with age-keygen and gives you the line that begins with age1")
@@ -189,7 +196,58 @@ func (c *Config) validatePeople(d *decoder) {
 			}
 			uids[uid] = true
 		}
+		for j, group := range p.Groups {
+			if !evidence.ValidName(group) || group == evidence.GroupResource || group == evidence.GroupPolicy {
+				d.fail(fmt.Sprintf("%s.groups[%d]", at, j), "a group's name is 1 to 128 of A-Z, a-z, 0-9 and ._:@/+-, and neither resource nor policy", "for example groups: [dba]")
+			}
+		}
 	}
+}
+
+// validateRights reports who couldn't approve anything.
+func (c *Config) validateRights(d *decoder) {
+	people, groups := []string{}, []string{}
+	for _, p := range c.People {
+		people, groups = append(people, p.ID), append(groups, p.Groups...)
+	}
+	slices.Sort(groups)
+	groups = slices.Compact(groups)
+	known := func(path string, list []string) {
+		for i, g := range list {
+			if !slices.Contains(groups, g) {
+				d.fail(fmt.Sprintf("%s[%d]", path, i), fmt.Sprintf("nobody is in the group %.80q", g), "people are put in groups under people, with groups: [...]"+among("; there are", groups))
+			}
+		}
+	}
+	for i, r := range c.Resources {
+		at := fmt.Sprintf("resources[%d]", i)
+		if r.Owner != "" && !slices.Contains(people, r.Owner) {
+			d.fail(at+".owner", fmt.Sprintf("there is no person %.80q", r.Owner), "the owner is the id of one under people"+among(":", people))
+		}
+		known(at+".approvers", r.Approvers)
+	}
+	known("rights.policy_approvers", c.Rights.PolicyApprovers)
+	switch c.Rights.Separation {
+	case evidence.SeparationReported:
+	case evidence.SeparationRequired:
+		if len(c.People) == 1 {
+			d.fail("rights.separation", "required needs a second person: with one nobody could approve anything", "add one under people, or write reported: what one person does alone is then shown as an exception")
+		}
+	default:
+		d.fail("rights.separation", "separation is required or reported", "required: grants and policies need a second person's approval; reported: what one person does alone is shown as an exception")
+	}
+}
+
+// among lists what there is, for a hint.
+func among(before string, names []string) string {
+	const most = 12
+	switch {
+	case len(names) == 0:
+		return ""
+	case len(names) > most:
+		names = append(slices.Clone(names[:most]), "...")
+	}
+	return before + " " + strings.Join(names, ", ")
 }
 
 func notPlain(r rune) bool { return unicode.IsSpace(r) || !unicode.IsGraphic(r) }
@@ -423,6 +481,7 @@ func (c *Config) validateNumbers(d *decoder) {
 		path        string
 		v, min, max time.Duration
 	}{
+		{"rights.request_ttl", c.Rights.RequestTTL, time.Minute, 90 * 24 * time.Hour},
 		{"limits.token_ttl", l.TokenTTL, time.Minute, 24 * time.Hour},
 		{"limits.session_idle", l.SessionIdle, time.Second, 24 * time.Hour},
 		{"limits.handshake", l.Handshake, time.Second, 5 * time.Minute},

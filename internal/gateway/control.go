@@ -38,7 +38,7 @@ func (g *Gateway) putInForce(ctx context.Context, s Settings, by evidence.By) er
 // changes are the control records that turn what is in force into s.
 func (g *Gateway) changes(s Settings, by evidence.By) (drafts []*evidence.Draft) {
 	registry := g.recorder.State().Registry
-	if s.Config.Digest != registry.Config() {
+	if !sameConfig(s.Config, registry.ConfigBody()) {
 		b := s.Config
 		b.Before, b.By = registry.Config(), by
 		b.Diff = configDiff(registry.ConfigBody(), b)

@@ -58,6 +58,9 @@ type Settings struct {
 	Limits    session.Limits
 	Listening []string // addresses, to say what a reload can't change
 	TokenTTL  time.Duration
+
+	RequestTTL time.Duration // how long a request for an approval waits; 0 is DefaultRequestTTL
+
 	Grace     time.Duration // for sessions to end when the gateway stops
 	Heartbeat time.Duration // longest silence in the log
 	Sealing   Sealing
@@ -125,6 +128,9 @@ type Gateway struct {
 	listeners []*listener.Listener
 
 	changing  sync.Mutex    // one change of configuration or policy at a time
+	answering sync.Mutex    // one answer to a request at a time
+	holds     Holds         // commands that wait; nil is none
+	wishes    wishes        // of agents
 	stopping  chan struct{} // closed when the gateway begins to
 	followers atomic.Int32  // of transcripts
 	live      atomic.Pointer[Settings]
@@ -179,6 +185,7 @@ func Open(ctx context.Context, s Settings, reload func() (Settings, error), log 
 		FailurePause:  session.DefaultFailurePause,
 		Now:           g.clock.now,
 	})
+	g.holds = g.gate
 	return g, nil
 }
 
@@ -457,7 +464,7 @@ func (g *Gateway) RecordImport(ctx context.Context, resource string, b evidence.
 func (g *Gateway) Services() api.Services {
 	return api.Services{
 		Agents: g, Credentials: g, Tokens: g, Grants: g, Questions: g,
-		Log: g, Control: g, Packs: g, Sessions: g,
+		Log: g, Control: g, Packs: g, Sessions: g, Approvals: g,
 	}
 }
 

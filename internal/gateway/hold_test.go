@@ -23,7 +23,7 @@ permit (principal in Role::"reader", action in [Action::"read", Action::"connect
 permit (principal in Role::"writer", action in Action::"write", resource);
 `
 
-func held(s *Settings) {
+func holding(s *Settings) {
 	files := []evidence.File{{Name: "roles.cedar", Text: heldPolicy}}
 	s.Policy = evidence.PolicyBody{Digest: decision.Digest(files, packtest.Actions), Files: files, Actions: packtest.Actions}
 	s.Config.People = []evidence.Member{{ID: packtest.Alice.Person.ID}, {ID: "bob@example.com", Groups: []string{"dba"}}}
@@ -40,8 +40,8 @@ func (w *world) grantAs(role string) {
 	}
 }
 
-// answer records what bob says of a request.
-func (w *world) answer(id, what string) {
+// bobSays records what bob says of a request.
+func (w *world) bobSays(id, what string) {
 	w.t.Helper()
 	a, ok := w.registry().Approval(id)
 	if !ok {
@@ -118,13 +118,13 @@ func (w *world) restart() {
 // An approval is used once, also in the boot after the one that it was given in,
 // and a verifier finds all of it again.
 func TestAnApprovalOutlivesARestartAndIsReplayed(t *testing.T) {
-	w := newWorld(t, held)
+	w := newWorld(t, holding)
 	w.grantAs("reader")
 	w.grantAs("writer")
 	key := w.agentKey()
 	s := w.session(key)
 	first := w.ask(s, insertInto("insert into t values (1)"))
-	w.answer(first.Approval, evidence.Approved)
+	w.bobSays(first.Approval, evidence.Approved)
 	raw, _, ok := w.gate.Held(first.Approval)
 	if !ok || string(raw) != "insert into t values (1)" {
 		t.Errorf("bob was shown %q", raw)
@@ -149,7 +149,7 @@ func TestAnApprovalOutlivesARestartAndIsReplayed(t *testing.T) {
 	waits := make(chan string, 1)
 	c := insertInto("insert into t values (3)")
 	c.Wait = func(request string, _ time.Time) { waits <- request }
-	go func() { w.answer(<-waits, evidence.Approved) }()
+	go func() { w.bobSays(<-waits, evidence.Approved) }()
 	began := time.Now()
 	if d := w.ask(s, c); d.Effect != evidence.Allow {
 		t.Errorf("the one that waits: %+v", d)
@@ -170,7 +170,7 @@ func TestTheCountsOfAnHourOutliveARestart(t *testing.T) {
 	if left := time.Until(time.Now().Truncate(time.Hour).Add(time.Hour)); left < time.Minute {
 		time.Sleep(left) // the hour would end under the test
 	}
-	w := newWorld(t, held, func(s *Settings) { s.Sealing.BlockBytes = 1 }) // a block for each record
+	w := newWorld(t, holding, func(s *Settings) { s.Sealing.BlockBytes = 1 }) // a block for each record
 	w.grantAs("reader")
 	key := w.agentKey()
 	ask := func(s protocol.Session, want string) {

@@ -42,6 +42,12 @@ func startGateway(t *testing.T, upstream string, r mcp.Resource) *gateway {
 	return startGatewayLogging(t, upstream, r, slog.DiscardHandler)
 }
 
+// startGatewayAsking starts one where agents can ask people for access.
+func startGatewayAsking(t *testing.T, ask func(context.Context, mcp.Wish) (mcp.Wished, error)) *gateway {
+	t.Helper()
+	return startGatewayLogging(t, (&script{}).start(t), mcp.Resource{AcceptAll: true}, slog.DiscardHandler, func(c *mcp.Config) { c.Ask = ask })
+}
+
 // lockedBuffer is a buffer that many may write to.
 type lockedBuffer struct {
 	mu sync.Mutex
@@ -54,17 +60,21 @@ func (l *lockedBuffer) Write(p []byte) (int, error) {
 	return l.b.Write(p)
 }
 
-func startGatewayLogging(t *testing.T, upstream string, r mcp.Resource, log slog.Handler) *gateway {
+func startGatewayLogging(t *testing.T, upstream string, r mcp.Resource, log slog.Handler, edit ...func(*mcp.Config)) *gateway {
 	t.Helper()
 	g := &gateway{Gate: &prototest.Gate{Upstream: protocol.Upstream{Address: upstream}}, t: t}
 	r.Resource, r.Prefix, r.Endpoint = "svc", "/svc", "/mcp"
 	g.resource.Store(&r)
-	p := mcp.New(mcp.Config{
+	c := mcp.Config{
 		Resources:   func() []mcp.Resource { return []mcp.Resource{*g.resource.Load()} },
 		Definitions: mcp.NewDefinitions(mcp.DefinitionsConfig{Record: g.record, Logger: slog.New(log)}),
 		Issuer:      func() string { return "https://issuer.example" },
 		Limits:      httpgate.Limits{Idle: time.Minute}, Logger: slog.New(log),
-	})
+	}
+	for _, e := range edit {
+		e(&c)
+	}
+	p := mcp.New(c)
 	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

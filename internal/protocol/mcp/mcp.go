@@ -37,6 +37,7 @@ type Config struct {
 	Issuer      func() string // the URL of who issues tokens to agents; "" is none to be found by a client
 	Assert      func(id protocol.Identity, session, audience string) (jwt string, until time.Time, err error)
 	Keys        func() []byte
+	Ask         func(context.Context, Wish) (Wished, error) // asks people for access; nil is a gateway where agents can't
 	Limits      httpgate.Limits
 	Logger      *slog.Logger
 }
