@@ -37,7 +37,7 @@ var verbs = []func(*app) *cobra.Command{
 	newInit, newServe, newDoctor, newReload, newDemo,
 	newAgent, newEnroll, newCredential, newGrant, newApproval, newKill,
 	newConnect, newRun, newToken, newCertificate,
-	newWho, newAllowed, newDid, newExplain, newSessions,
+	newWho, newAllowed, newDid, newExplain, newSessions, newAlert,
 	newLog, newBackup, newRestore, newPack, newVerify,
 	newConfig, newPolicy, newMCP, newOpenAPI, newVersion,
 }

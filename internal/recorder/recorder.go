@@ -55,6 +55,7 @@ type Recorder struct {
 	keys    Keys
 	now     func() time.Time
 
+	watch func(*evidence.Head, []byte)
 	own   *Chain // of records outside sessions
 	state atomic.Pointer[State]
 
@@ -74,11 +75,14 @@ type Config struct {
 	Version  uint64 // control records folded into Registry
 	Tally    Tally  // of the hour at hand, from the boots before
 	Now      func() time.Time
+	// Watch is called for each record, in order, once the journal has it. It may
+	// keep neither argument, and everything waits for it. Nil is nobody.
+	Watch func(*evidence.Head, []byte)
 }
 
 // New returns a recorder whose next record is seq 0 of its boot.
 func New(c Config) *Recorder {
-	r := &Recorder{gateway: c.Gateway, boot: c.Boot, journal: c.Journal, keys: c.Keys, now: c.Now, tally: c.Tally}
+	r := &Recorder{gateway: c.Gateway, boot: c.Boot, journal: c.Journal, keys: c.Keys, now: c.Now, watch: c.Watch, tally: c.Tally}
 	if r.now == nil {
 		r.now = time.Now
 	}
@@ -279,6 +283,11 @@ func (r *Recorder) place(c *Chain, version uint64, drafts []*evidence.Draft) (jo
 	}
 	r.seq += uint64(len(drafts))
 	r.count(c, drafts)
+	if r.watch != nil {
+		for _, d := range drafts {
+			r.watch(&d.Head, d.Body)
+		}
+	}
 	c.session = session
 	if next.Version != state.Version {
 		changed := next // which few records are: the others cost no garbage
