@@ -1,6 +1,7 @@
 package mcp
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
@@ -21,6 +22,10 @@ const keepAlive = 15 * time.Second
 // takes one. What differs each time it is asked for isn't what is approved: the
 // id, and the token of the progress.
 func (t *turn) approvable(c *conversation, m *message, cmd *evidence.Command) {
+	if t.ends != t.ctx {
+		t.ctx, t.giveUp = context.WithCancel(t.ctx) //nolint:gosec // it ends with the context that it is of
+		t.ends = t.ctx
+	}
 	cmd.Exact = []byte(m.method)
 	if token := progressToken(m); token != nil {
 		at := offset(m.params, token)

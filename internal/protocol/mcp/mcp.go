@@ -124,7 +124,7 @@ func (h handler) Serve(w http.ResponseWriter, r *httpgate.Request, s *httpgate.S
 	}
 	ctx, cancel := s.Context(r.Request)
 	defer cancel()
-	t := &turn{p: p, w: w, r: r, s: s, res: res, ctx: ctx, giveUp: cancel}
+	t := &turn{p: p, w: w, r: r, s: s, res: res, ctx: ctx, ends: ctx, giveUp: cancel}
 	t.part = s.Part(partOf).(*part)
 	t.serve()
 }

@@ -27,7 +27,8 @@ type turn struct {
 	part *part
 	ctx  context.Context // done when the agent has gone or the session must end
 
-	giveUp  context.CancelFunc // of ctx
+	ends    context.Context    // that giveUp ends: ctx, unless that is another turn's
+	giveUp  context.CancelFunc // ends the wait of a message for people
 	waited  func()             // ends what waiting for people began; may be nil
 	streams bool               // the agent gets its answer as an event
 }
