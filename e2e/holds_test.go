@@ -19,7 +19,7 @@ import (
 // holding are rules that oblige.
 const holding = `
 @id("cleaner") permit (principal in Role::"cleaner", action in [Action::"connect", Action::"session", Action::"read"], resource);
-@id("cleaner-deletes") @approval("dba") permit (principal in Role::"cleaner", action == Action::"postgres:delete", resource);
+@id("cleaner-deletes") @approval("dba") @alert("deletes") permit (principal in Role::"cleaner", action == Action::"postgres:delete", resource);
 @id("modest") @max_rows("20") @max_time("1s") permit (principal in Role::"modest", action in [Action::"connect", Action::"session", Action::"read"], resource);
 @id("rare") @max_commands_per_hour("3") permit (principal in Role::"rare", action in [Action::"connect", Action::"session", Action::"read"], resource);
 `
@@ -128,6 +128,9 @@ func TestAnAgentWaitsWhileAPersonDecides(t *testing.T) {
 	defer stop()
 	if _, err := c.Exec(short, "delete from t where id = $1", 9); err == nil {
 		t.Error("an approval was used twice")
+	}
+	if out := p.must("alert", "list", "--csv"); !strings.Contains(out, "high,deletes,idle") {
+		t.Errorf("the rule's alert is not on record:\n%s", out)
 	}
 	p.passes()
 }
