@@ -11,6 +11,15 @@ type Draft struct {
 	Head   Head
 	Body   []byte // nil without one
 	Sealed []byte // nil without one
+
+	// Counts says that the hourly limits of an agent count the draft, which is an
+	// intent, where it is allowed and not skipped. Commands and Writes are those
+	// limits that it was decided under, 0 for none; OverLimit is that it was
+	// refused for one of them. Who records it turns it back when its place says
+	// otherwise.
+	Counts           bool
+	OverLimit        bool
+	Commands, Writes int64
 }
 
 // Durability is what a record must survive before its writer goes on.

@@ -192,6 +192,9 @@ type Command struct {
 	// Exact is the text that Raw would be, where Of names the command that has
 	// it. It is not recorded: what people approve is digested over it.
 	Exact []byte
+	// Streams says that content comes with the command which neither Raw nor
+	// Params hold: people can't approve what they haven't seen.
+	Streams bool
 	// Wait, when set, says that the agent can wait until people have approved
 	// the command. It is called once when that begins, with the id of the
 	// request and when it ends, to tell the agent; Begin goes on after it. Where

@@ -191,7 +191,11 @@ func Open(ctx context.Context, s Settings, reload func() (Settings, error), log 
 		return nil, err
 	}
 	g.opened.Policy, _ = standing(registry, &s)
-	if err := g.boot(ctx, past, registry, version); err != nil {
+	tally, err := g.tally(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := g.boot(ctx, past, registry, version, tally); err != nil {
 		return nil, err
 	}
 	if err := g.recordNoted(ctx); err != nil {
@@ -204,17 +208,27 @@ func Open(ctx context.Context, s Settings, reload func() (Settings, error), log 
 		return nil, err
 	}
 	g.compareFolder(&s, true)
+	approvals, err := g.keys.Derive(labelApprovals)
+	if err != nil {
+		return nil, err
+	}
 	g.gate = session.NewGate(session.Config{
 		Recorder:      sessionRecorder{g.recorder},
 		Authenticator: authenticator{g.authority},
 		Upstreams:     g,
 		Ready:         g.sealer.Ready,
 		Limits:        s.Limits,
+		Holds:         session.Holds{Key: approvals},
 		FailurePause:  session.DefaultFailurePause,
 		Now:           g.clock.now,
 	})
+	g.holds = g.gate
 	return g, nil
 }
+
+// labelApprovals names the key of the digests of commands that people approve.
+// It outlives a boot: what was approved before it counts after.
+const labelApprovals = "exhibit/v1/approval"
 
 // Gate is where protocols open sessions.
 func (g *Gateway) Gate() *session.Gate { return g.gate }
@@ -307,9 +321,19 @@ func (g *Gateway) fold(ctx context.Context) (*recorder.Past, *decision.Registry,
 	return past, f.registry, f.since, nil
 }
 
+// tally counts what agents have done in this hour, before this boot.
+func (g *Gateway) tally(ctx context.Context) (t recorder.Tally, err error) {
+	began := recorder.HourOf(g.began.UnixMicro()) * time.Hour.Microseconds()
+	err = g.sealer.ScanSince(ctx, began, func(r *evidence.Record) error { t.Add(r); return nil })
+	if err != nil {
+		return t, fmt.Errorf("counting the commands of this hour: %w", err)
+	}
+	return t, nil
+}
+
 // boot starts the next boot: its keys, its first record, and the end of what a
 // crash left open.
-func (g *Gateway) boot(ctx context.Context, past *recorder.Past, registry *decision.Registry, version uint64) error {
+func (g *Gateway) boot(ctx context.Context, past *recorder.Past, registry *decision.Registry, version uint64, tally recorder.Tally) error {
 	last, err := g.keys.LastBoot()
 	if err != nil {
 		return err
@@ -324,7 +348,7 @@ func (g *Gateway) boot(ctx context.Context, past *recorder.Past, registry *decis
 	g.watcher = newWatcher(g.opened.Name, registry.Separated(), g.sender)
 	g.recorder = recorder.New(recorder.Config{
 		Gateway: g.opened.Name, Boot: boot, Journal: g.journal, Keys: g.keys, Scope: scope,
-		Registry: registry, Version: version, Now: g.clock.now, Watch: g.watcher.observe,
+		Registry: registry, Version: version, Tally: tally, Now: g.clock.now, Watch: g.watcher.observe,
 	})
 	host, err := os.Hostname()
 	if err != nil {
@@ -543,6 +567,10 @@ type sessionRecorder struct{ r *recorder.Recorder }
 func (s sessionRecorder) State() (*decision.Registry, uint64) {
 	state := s.r.State()
 	return state.Registry, state.Version
+}
+
+func (s sessionRecorder) Counted(agent string, t int64) (commands, writes int64) {
+	return s.r.Counted(agent, t)
 }
 
 func (s sessionRecorder) Own() session.Chain { return s.r.Own() }

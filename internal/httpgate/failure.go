@@ -46,13 +46,17 @@ func refusalOf(err error, reason string) *Failure {
 
 // Denial is a decision that refuses a command as a failure.
 func Denial(ex protocol.Exchange) *Failure {
-	d := ex.Decision()
-	f := &Failure{Status: http.StatusForbidden, Reason: d.Reason, Rules: d.Rules, ID: ex.Position().String()}
-	if f.Reason == "" {
-		f.Reason = "no rule permits this command"
+	f := &Failure{Status: http.StatusForbidden, Rules: ex.Decision().Rules, ID: ex.Position().String()}
+	f.Reason, f.Hint = protocol.Refused(ex)
+	return f
+}
+
+// Excess is a command that was stopped at a limit of its decision as a failure.
+func Excess(e *protocol.Excess, ex protocol.Exchange) *Failure {
+	f := &Failure{Status: http.StatusRequestEntityTooLarge, Reason: e.Error(), Hint: "ask for less at once", Rules: ex.Decision().Rules, ID: ex.Position().String()}
+	if e.Code == protocol.ExcessTime {
+		f.Status, f.Hint = http.StatusGatewayTimeout, "find out what was done before you repeat it"
 	}
-	f.Reason = "refused by the access gateway: " + f.Reason
-	f.Hint = "If the work needs it, ask the resource's owner for a grant and name this refusal: " + f.ID
 	return f
 }
 
@@ -92,9 +96,11 @@ func GRPCFailure(w http.ResponseWriter, f *Failure) {
 		code = "16" // UNAUTHENTICATED
 	case http.StatusForbidden:
 		code = "7" // PERMISSION_DENIED
-	case http.StatusTooManyRequests:
+	case http.StatusTooManyRequests, http.StatusRequestEntityTooLarge:
 		code = "8" // RESOURCE_EXHAUSTED
-	case http.StatusBadRequest, http.StatusRequestEntityTooLarge:
+	case http.StatusGatewayTimeout:
+		code = "4" // DEADLINE_EXCEEDED
+	case http.StatusBadRequest:
 		code = "3" // INVALID_ARGUMENT
 	}
 	h := w.Header()

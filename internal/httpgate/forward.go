@@ -59,6 +59,7 @@ func (s *Session) Forward(w http.ResponseWriter, r *Request, content []byte, cmd
 	}
 	o.content(length)
 	cmd.Frames, cmd.Bytes = 1, len(o.head)+len(content)
+	cmd.Streams, cmd.Wait = content == nil && length != 0, silently
 	exchanges, err := s.Begin(ctx, cmd)
 	if err != nil {
 		s.server.refuse(w, r.Request, refusalOf(err, ""))
@@ -68,6 +69,11 @@ func (s *Session) Forward(w http.ResponseWriter, r *Request, content []byte, cmd
 	if ex.Decision().Effect != evidence.Allow {
 		s.server.refuse(w, r.Request, Denial(ex))
 		return
+	}
+	if longest, late := protocol.Longest(ex.Decision()); late != nil {
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeoutCause(ctx, longest, late)
+		defer stop()
 	}
 	if content == nil && length != 0 {
 		content := &observed{Reader: r.Body, ex: ex, s: s, r: r, o: o}
@@ -90,6 +96,10 @@ func (s *Session) Forward(w http.ResponseWriter, r *Request, content []byte, cmd
 	s.reply(ctx, w, r, resp, ex)
 }
 
+// silently lets a request wait for people: its connection says that its agent
+// does.
+func silently(string, time.Time) {}
+
 // uncomposed is why a request can't be made.
 func (s *Session) uncomposed(err error) *Failure {
 	s.server.log.Error("a request cannot be made", "resource", s.Route.Resource, "error", err)
@@ -99,10 +109,19 @@ func (s *Session) uncomposed(err error) *Failure {
 // unanswered ends a command of which no response came.
 func (s *Session) unanswered(ctx context.Context, w http.ResponseWriter, r *Request, ex protocol.Exchange, err error) {
 	o, f := s.Unanswered(ex, err)
+	if e := Late(ctx); e != nil && o.Class == evidence.InDoubt {
+		o.Code, f = e.Code, Excess(e, ex)
+	}
 	if err := ex.End(context.WithoutCancel(ctx), o); err != nil {
 		f = refusalOf(err, "")
 	}
 	s.server.refuse(w, r.Request, f)
+}
+
+// Late returns the limit of time for which a command's context is done, or nil.
+func Late(ctx context.Context) (e *protocol.Excess) {
+	errors.As(context.Cause(ctx), &e)
+	return e
 }
 
 // Unanswered returns the outcome of a command of which no response came, and
@@ -312,6 +331,9 @@ func (st *stream) run(body io.Reader) error {
 			return st.gone(err)
 		}
 	}
+	if e := protocol.Exceeds(st.ex.Decision(), 0, uint64(max(st.left, 0))); e != nil {
+		return st.end(e)
+	}
 	for {
 		n := 0
 		var err error
@@ -323,6 +345,9 @@ func (st *stream) run(body io.Reader) error {
 			n, err = body.Read(buf)
 		}
 		if n > 0 {
+			if e := protocol.Exceeds(st.ex.Decision(), 0, st.o.Reply+uint64(n)); e != nil {
+				return st.end(e)
+			}
 			if oerr := st.ex.Observe(evidence.ToAgent, buf[:n]); oerr != nil {
 				return st.end(oerr)
 			}
@@ -388,8 +413,14 @@ func (st *stream) gone(cause error) error {
 
 // end records the outcome. Cause is why the content broke off, if it did.
 func (st *stream) end(cause error) error {
+	var over *protocol.Excess
+	if cause != nil && !errors.As(cause, &over) {
+		over = Late(st.ctx)
+	}
 	switch {
 	case cause == nil:
+	case over != nil: // what the service did is known by its status
+		st.o.Class, st.o.Code = evidence.Cancelled, over.Code
 	case st.ctx.Err() != nil && st.o.Class == evidence.OK: // the agent has gone, or its right
 		st.o.Class = evidence.Cancelled
 	case st.o.Class == evidence.OK:
@@ -409,6 +440,11 @@ func (st *stream) end(cause error) error {
 		st.w.Header().Del("Content-Length")
 		st.s.server.refuse(st.w, st.r.Request, refusalOf(err, ""))
 		return err
+	case over != nil && !st.begun:
+		st.begun = true
+		clear(st.w.Header())
+		st.s.server.refuse(st.w, st.r.Request, Excess(over, st.ex))
+		return cause
 	case err != nil || cause != nil:
 		st.cut = true
 		return errors.Join(err, cause)
@@ -465,7 +501,11 @@ func (s *Session) tunnel(ctx context.Context, w http.ResponseWriter, resp *http.
 			n, _ := s.pump(up, rw.Reader, ex, evidence.ToUpstream) // as below
 			s.sent.Add(uint64(n))
 		}()
-		n, _ := s.pump(agent, up, ex, evidence.ToAgent) // whoever closes first, it is over
+		n, err := s.pump(agent, up, ex, evidence.ToAgent) // whoever closes first, it is over
+		over := Late(ctx)
+		if over != nil || errors.As(err, &over) {
+			o.Class, o.Code = evidence.Cancelled, over.Code
+		}
 		o.Reply = uint64(n)
 		s.replied.Add(uint64(n))
 		agent.Close()
@@ -503,6 +543,9 @@ func (s *Session) pump(to io.WriteCloser, from io.Reader, ex protocol.Exchange, 
 	for {
 		m, err := from.Read(buf)
 		if m > 0 {
+			if e := protocol.Exceeds(ex.Decision(), 0, uint64(n)+uint64(m)); e != nil && dir == evidence.ToAgent {
+				return n, e
+			}
 			if oerr := ex.Observe(dir, buf[:m]); oerr != nil {
 				return n, oerr
 			}

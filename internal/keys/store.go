@@ -3,7 +3,9 @@ package keys
 import (
 	"bytes"
 	"crypto/cipher"
+	"crypto/hkdf"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -41,6 +43,7 @@ const pool = 64
 type Store struct {
 	dir        string
 	identity   age.Identity
+	root       []byte // the identity, from which keys of the gateway itself derive
 	recipients []age.Recipient
 
 	mu    sync.Mutex
@@ -67,6 +70,7 @@ func Open(dir string, identity *age.X25519Identity, recipients []age.Recipient) 
 	return &Store{
 		dir:        dir,
 		identity:   identity,
+		root:       []byte(identity.String()),
 		recipients: append([]age.Recipient{identity.Recipient()}, recipients...),
 		boots:      make(map[uint64]*bootKeys),
 	}, nil
@@ -186,6 +190,16 @@ func (bk *bootKeys) wrap(slot uint64, secret *evidence.Secret) ([]byte, error) {
 func (bk *bootKeys) aad(slot uint64) []byte {
 	b := binary.BigEndian.AppendUint64(nil, bk.number)
 	return binary.BigEndian.AppendUint64(b, slot)
+}
+
+// Derive makes a key of the gateway itself from its identity: the same in every
+// boot, and of nothing that is ever disclosed.
+func (st *Store) Derive(label string) ([32]byte, error) {
+	key, err := hkdf.Key(sha256.New, st.root, nil, label, 32)
+	if err != nil {
+		return [32]byte{}, fmt.Errorf("deriving the key %s: %w", label, err)
+	}
+	return [32]byte(key), nil
 }
 
 // LastBoot is the highest boot that ever made keys here, 0 for none. A boot

@@ -261,3 +261,33 @@ func TestNothingDerivedForOneRecordOpensAnother(t *testing.T) {
 		}
 	})
 }
+
+func TestDerivedKeysOutliveABootAndDifferByGatewayAndLabel(t *testing.T) {
+	derive := func(id *age.X25519Identity, label string) [32]byte {
+		t.Helper()
+		st, err := Open(t.TempDir(), id, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, err := st.Derive(label)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return key
+	}
+	a, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := derive(a, "x")
+	if again := derive(a, "x"); first != again {
+		t.Error("the key changes from one store to the next")
+	}
+	if first == derive(a, "y") || derive(a, "x") == derive(b, "x") {
+		t.Error("two keys are the same")
+	}
+}

@@ -59,8 +59,9 @@ type Recorder struct {
 	own   *Chain // of records outside sessions
 	state atomic.Pointer[State]
 
-	mu  sync.Mutex // gives out seq; held for no I/O
-	seq uint64
+	mu    sync.Mutex // gives out seq; held for no I/O
+	seq   uint64
+	tally Tally
 }
 
 // Config is what a recorder needs.
@@ -72,6 +73,7 @@ type Config struct {
 	Scope    *keys.Scope // slot 0 of the boot
 	Registry *decision.Registry
 	Version  uint64 // control records folded into Registry
+	Tally    Tally  // of the hour at hand, from the boots before
 	Now      func() time.Time
 	// Watch is called for each record, in order, once the journal has it. It may
 	// keep neither argument, and everything waits for it. Nil is nobody.
@@ -80,7 +82,7 @@ type Config struct {
 
 // New returns a recorder whose next record is seq 0 of its boot.
 func New(c Config) *Recorder {
-	r := &Recorder{gateway: c.Gateway, boot: c.Boot, journal: c.Journal, keys: c.Keys, now: c.Now, watch: c.Watch}
+	r := &Recorder{gateway: c.Gateway, boot: c.Boot, journal: c.Journal, keys: c.Keys, now: c.Now, watch: c.Watch, tally: c.Tally}
 	if r.now == nil {
 		r.now = time.Now
 	}
@@ -154,6 +156,7 @@ type Chain struct {
 	mu      sync.Mutex
 	session evidence.Position // zero outside sessions and before session.start
 	n       uint64            // ordinal of the last record
+	counts  *counts           // of its agent's commands; under the recorder's lock
 
 	// Scratch, so that a record costs no garbage.
 	entries  []Entry
@@ -172,9 +175,11 @@ func (c *Chain) Digester() evidence.Digester { return c.scope.Digester() }
 
 // Record records drafts next to each other and fills in their heads. Version
 // is that of the State they were decided under, or 0 when they hold no
-// decision; if another is in force by now nothing is recorded and stale is
-// true. When err is nil they are as durable as asked. After an error other
-// than ErrRefused the journal is unusable.
+// decision; if another is in force by now, or their agent has reached a limit
+// otherwise than they say, nothing is recorded and stale is true. An
+// approval.use that names no command is of the intent before it. When err is nil
+// they are as durable as asked. After an error other than ErrRefused the journal
+// is unusable.
 func (c *Chain) Record(_ context.Context, version uint64, d evidence.Durability, drafts ...*evidence.Draft) (stale bool, err error) {
 	lsn, stale, err := c.append(version, drafts)
 	if stale || err != nil {
@@ -237,7 +242,7 @@ func (r *Recorder) place(c *Chain, version uint64, drafts []*evidence.Draft) (jo
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	state := r.state.Load()
-	if version != 0 && version != state.Version {
+	if version != 0 && (version != state.Version || !r.tallied(c, drafts)) {
 		return 0, true, nil
 	}
 	next, session := *state, c.session
@@ -253,6 +258,9 @@ func (r *Recorder) place(c *Chain, version uint64, drafts []*evidence.Draft) (jo
 			session = h.Pos
 		}
 		h.Session = session
+		if h.Type == evidence.ApprovalUse && i > 0 {
+			h.Of = drafts[i-1].Head.Pos
+		}
 		if err := h.Check(); err != nil {
 			return 0, false, fmt.Errorf("recording %s: %w", h.Type, err)
 		}
@@ -274,6 +282,7 @@ func (r *Recorder) place(c *Chain, version uint64, drafts []*evidence.Draft) (jo
 		return 0, false, fmt.Errorf("writing the journal: %w", err)
 	}
 	r.seq += uint64(len(drafts))
+	r.count(c, drafts)
 	if r.watch != nil {
 		for _, d := range drafts {
 			r.watch(&d.Head, d.Body)

@@ -42,6 +42,29 @@ func (s *Sealer) scanFrom(ctx context.Context, from uint64, sections int, fn fun
 	})
 }
 
+// ScanSince calls fn for every record from a time on, and for some before it, in
+// no order of blocks: it reads them from the newest back to one that is all of
+// before. Where the clock was set back meanwhile it may stop too soon.
+func (s *Sealer) ScanSince(ctx context.Context, t int64, fn func(*evidence.Record) error) error {
+	seen := uint64(0) // blocks before are read
+	return s.scan(ctx, fn, func(st *sealed) error {
+		for n := st.blocks; n > seen; n-- {
+			b, err := s.blockOf(ctx, st, n-1, ledger.NumSections)
+			if err != nil {
+				return err
+			}
+			if err := each(ctx, b.Records, fn); err != nil {
+				return err
+			}
+			if !slices.ContainsFunc(b.Records, func(r evidence.Record) bool { return r.Head.Time >= t }) {
+				break
+			}
+		}
+		seen = st.blocks
+		return nil
+	})
+}
+
 // ScanControl is Scan for the control records alone: from the first or, when
 // begins is not nil, from the newest block that holds one for which it is true.
 // It reads only the blocks that hold any.

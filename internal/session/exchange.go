@@ -34,6 +34,10 @@ type batch struct {
 	drafts    []*evidence.Draft
 	out       []protocol.Exchange
 
+	want  *want // the command that needs people; nil when none does
+	uses  []use // of approvals
+	ahead counted
+
 	one struct {
 		exchange [1]exchange
 		draft    [1]*evidence.Draft
@@ -180,8 +184,33 @@ func (st *stream) report(d *evidence.Draft, done *sync.Pool) {
 // micros is a length of time; the wall clock may have been set back meanwhile.
 func micros(d time.Duration) uint64 { return uint64(max(d, 0).Microseconds()) }
 
+// use is that of an approval, by command i of a batch.
+type use struct {
+	i      int
+	digest string
+	draft  evidence.Draft
+}
+
+// placed are the drafts of a batch in order: each use directly after its intent.
+func (b *batch) placed() []*evidence.Draft {
+	if len(b.uses) == 0 {
+		return b.drafts
+	}
+	all := make([]*evidence.Draft, 0, len(b.drafts)+len(b.uses))
+	left := b.uses
+	for i, d := range b.drafts {
+		all = append(all, d)
+		if len(left) > 0 && left[0].i == i {
+			all = append(all, &left[0].draft)
+			left = left[1:]
+		}
+	}
+	return all
+}
+
 // decided is what policy said of a shape, and the body that says so.
 type decided struct {
+	counts   bool // towards the limits of an hour
 	version  uint64
 	at       int64 // when
 	decision evidence.Decision

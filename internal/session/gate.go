@@ -24,8 +24,9 @@ import (
 
 // Chain records the drafts of one key scope, in order. Version is that of the
 // registry that the drafts were decided under, 0 when they hold no decision;
-// stale means that another is in force by now and nothing was recorded. Nil
-// means as durable as asked.
+// stale means that another is in force by now, or the counts of commands say
+// otherwise than the drafts, and nothing was recorded. The use of an approval is
+// of the intent before it. Nil means as durable as asked.
 type Chain interface {
 	Record(ctx context.Context, version uint64, d evidence.Durability, drafts ...*evidence.Draft) (stale bool, err error)
 	Digester() evidence.Digester
@@ -33,8 +34,11 @@ type Chain interface {
 }
 
 // Recorder is where records go and where the registry in force comes from.
+// Counted is how many commands of an agent, and how many writes among them, have
+// been recorded in the hour of a time (in microseconds).
 type Recorder interface {
 	State() (registry *decision.Registry, version uint64)
+	Counted(agent string, t int64) (commands, writes int64)
 	Own() Chain
 	NewChain() (Chain, error)
 }
@@ -78,6 +82,7 @@ type Config struct {
 	// far behind.
 	Ready  func() error
 	Limits Limits
+	Holds  Holds
 	// FailurePause is how long a peer that failed to prove itself waits for its
 	// answer; see DefaultFailurePause.
 	FailurePause time.Duration
@@ -89,6 +94,8 @@ type Gate struct {
 	Config
 
 	commands, refused atomic.Uint64
+
+	holds holds
 
 	mu       sync.Mutex
 	sessions map[string]*Session // by id
@@ -107,6 +114,7 @@ func NewGate(c Config) *Gate {
 	if c.Ready == nil {
 		c.Ready = func() error { return nil }
 	}
+	c.Holds = c.Holds.withDefaults()
 	return &Gate{Config: c, sessions: make(map[string]*Session), byAgent: make(map[string]int)}
 }
 
@@ -395,10 +403,11 @@ func (g *Gate) Sessions() []Live {
 }
 
 // Sweep ends the sessions whose agent may no longer connect: it was retired,
-// its grant was revoked or has expired, or policy changed. It is cheap when
-// nothing did.
+// its grant was revoked or has expired, or policy changed. Commands that wait
+// for people look again. It is cheap when nothing did.
 func (g *Gate) Sweep() {
 	registry, version := g.Recorder.State()
+	g.holds.changed(version)
 	now := g.Now().UnixMicro()
 	for _, s := range g.all() {
 		s.recheck(registry, version, now)
@@ -463,6 +472,7 @@ func (g *Gate) Stop(cause error, grace time.Duration) {
 	for _, s := range g.all() {
 		s.leave(cause)
 	}
+	g.holds.wake()
 	for end := time.Now().Add(grace); g.OpenSessions() > 0 && time.Now().Before(end); {
 		time.Sleep(10 * time.Millisecond)
 	}

@@ -173,21 +173,41 @@ func (s *Session) Begin(ctx context.Context, cmds ...*evidence.Command) ([]proto
 			s.begun(nil)
 			return nil, r
 		}
-		durability := s.decide(batch, cmds, registry, version)
+		durability := s.decide(b, cmds, registry, version)
 		failpoint.Hit("decided")
-		stale, err := s.chain.Record(ctx, version, durability, drafts...)
+		if b.want != nil {
+			again, err := s.seek(ctx, b.want, cmds)
+			if err != nil {
+				return nil, s.failed(err)
+			}
+			if again {
+				continue
+			}
+			x := &batch[b.want.i]
+			x.decision = b.want.words(x.decision)
+		}
+		stale, err := s.chain.Record(ctx, version, durability, b.placed()...)
 		if err != nil {
-			r := unrecordable(err)
-			s.end(r)
-			s.begun(nil)
-			return nil, r
+			return nil, s.failed(err)
 		}
 		if !stale {
 			break
 		}
 	}
 	failpoint.Hit("recorded")
-	return s.begun(b), nil
+	out := s.begun(b)
+	if err := s.raise(ctx, batch); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// failed ends a session of which something could not be recorded.
+func (s *Session) failed(err error) error {
+	r := unrecordable(err)
+	s.end(r)
+	s.begun(nil)
+	return r
 }
 
 // seal makes the sealed part of a command, in room or elsewhere. What is too
@@ -202,15 +222,21 @@ func (s *Session) seal(room []byte, c *evidence.Command) []byte {
 
 // decide decides each command of a batch under one registry and writes its
 // head and body. It returns how durable the batch must be.
-func (s *Session) decide(batch []exchange, cmds []*evidence.Command, registry *decision.Registry, version uint64) evidence.Durability {
+func (s *Session) decide(b *batch, cmds []*evidence.Command, registry *decision.Registry, version uint64) evidence.Durability {
 	durability := evidence.Process
 	now := s.gate.Now()
 	refused := false
+	before := b.want
+	b.uses, b.want, b.ahead = b.uses[:0], nil, counted{}
 	for i, c := range cmds {
-		x := &batch[i]
-		d := s.shapes.decided(c.Shape, version, now.UnixMicro(), func() decided { return s.ask(registry, c.Shape, now) })
-		x.began, x.decision = now, &d.decision
+		x := &b.exchanges[i]
+		d := s.shapes.decided(c.Shape, version, now.UnixMicro(), func() decided { return s.ask(registry, c.Shape, now, "", "") })
 		x.skipped = refused || c.Skip
+		x.draft.Counts, x.draft.OverLimit, x.draft.Commands, x.draft.Writes = d.counts, false, 0, 0
+		if d.decision.Obligations != nil && d.counts && !x.skipped {
+			d = s.bind(b, i, c, d, before, registry, now)
+		}
+		x.began, x.decision = now, &d.decision
 		x.draft.Body = d.body
 		x.draft.Head = evidence.Head{
 			Type: evidence.CommandIntent, Time: now.UnixMicro(), Agent: s.agent, Resource: s.resource,
@@ -220,26 +246,121 @@ func (s *Session) decide(batch []exchange, cmds []*evidence.Command, registry *d
 		switch {
 		case x.skipped:
 			x.draft.Head.Outcome = evidence.Skipped
+			continue
 		case d.decision.Effect != evidence.Allow:
 			x.draft.Head.Outcome = evidence.Denied
 			refused = true
-		case !s.relaxed || c.Verb != evidence.VerbRead && c.Verb != evidence.VerbSession:
+			continue
+		case !s.relaxed || c.Verb != evidence.VerbRead && c.Verb != evidence.VerbSession || d.decision.Approval != "":
 			durability = evidence.Power
+		}
+		if d.counts {
+			b.ahead.add(c.Verb)
 		}
 	}
 	return durability
 }
 
 // ask asks policy about a shape and encodes the body that equal shapes share.
-func (s *Session) ask(registry *decision.Registry, shape *evidence.Shape, now time.Time) decided {
+func (s *Session) ask(registry *decision.Registry, shape *evidence.Shape, now time.Time, approval, limit string) decided {
 	d := registry.Decide(decision.Request{
 		Agent: s.agent, Resource: s.resource, Time: now.UnixMicro(),
 		Checks: shape.Checks, Session: s.facts, Command: shape.Facts, Path: shape.Path,
+		Approval: approval, Limit: limit,
 	})
-	return decided{decision: d, body: evidence.EncodeBody(evidence.IntentBody{
+	return decided{counts: !evidence.Unbound(shape.Path), decision: d, body: evidence.EncodeBody(evidence.IntentBody{
 		Path: shape.Path, Parse: shape.Parse, Text: shape.Text,
 		Checks: shape.Checks, Facts: shape.Facts, Decision: d,
 	})}
+}
+
+// counted are commands of an hour, and the writes among them.
+type counted struct{ commands, writes int64 }
+
+func (c *counted) add(verb string) {
+	c.commands++
+	if writes(verb) {
+		c.writes++
+	}
+}
+
+// writes reports whether a verb class is one that limits of writes bind.
+func writes(verb string) bool { return verb != evidence.VerbRead && verb != evidence.VerbSession }
+
+// bind decides again a command that its rules hold to something: its agent may
+// have reached a limit, or people may have approved it. What is known already of
+// the batch's wish for an approval is w.
+func (s *Session) bind(b *batch, i int, c *evidence.Command, d *decided, w *want, registry *decision.Registry, now time.Time) *decided {
+	o, x := d.decision.Obligations, &b.exchanges[i]
+	if limit := s.reached(o, c.Verb, b.ahead, now); limit != "" {
+		x.draft.OverLimit = true
+		again := s.ask(registry, c.Shape, now, "", limit)
+		d = &again
+	}
+	x.draft.Commands, x.draft.Writes = o.Commands, o.Writes
+	if x.draft.OverLimit || len(o.Approval) == 0 {
+		return d
+	}
+	digest := s.gate.digest(s.agent, s.resource, c)
+	if w == nil || w.digest != digest || w.i != i {
+		w = &want{i: i, digest: digest, needs: o.Approval, rules: d.decision.Rules}
+	}
+	for _, u := range b.uses {
+		if u.digest == digest {
+			w.settled, w.reason = true, "the same command before it has used its approval"
+		}
+	}
+	a, state := s.gate.find(registry, digest, o.Approval, c, now.UnixMicro())
+	if state == decision.ApprovalApproved && !w.settled {
+		again := s.ask(registry, c.Shape, now, a.ID, "")
+		if again.decision.Effect == evidence.Allow {
+			b.uses = append(b.uses, use{i, digest, evidence.Draft{
+				Head: evidence.Head{Type: evidence.ApprovalUse, Time: now.UnixMicro(), Agent: s.agent, Resource: s.resource},
+				Body: evidence.EncodeBody(evidence.ApprovalUseBody{Request: a.ID, Digest: digest}),
+			}})
+			return &again
+		}
+	}
+	if w.state = state; state != "" {
+		w.asked = &a
+	}
+	b.want = w
+	return d
+}
+
+// reached returns the limit of an hour that one more command would exceed.
+func (s *Session) reached(o *evidence.Obligations, verb string, ahead counted, now time.Time) string {
+	if o.Commands == 0 && o.Writes == 0 {
+		return ""
+	}
+	commands, written := s.gate.Recorder.Counted(s.agent, now.UnixMicro())
+	switch {
+	case o.Commands > 0 && commands+ahead.commands >= o.Commands:
+		return evidence.LimitCommands
+	case o.Writes > 0 && writes(verb) && written+ahead.writes >= o.Writes:
+		return evidence.LimitWrites
+	}
+	return ""
+}
+
+// raise raises the alerts that the rules of commands ask for.
+func (s *Session) raise(ctx context.Context, batch []exchange) error {
+	for i := range batch {
+		x := &batch[i]
+		if x.decision.Obligations == nil || x.skipped {
+			continue
+		}
+		for _, name := range x.decision.Obligations.Alert {
+			text := "a command was let through whose rules ask to raise this alert"
+			if x.decision.Effect != evidence.Allow {
+				text = "a command was refused whose rules ask to raise this alert"
+			}
+			if err := s.Alert(ctx, evidence.AlertBody{Rule: name, Severity: "high", Trigger: x.pos, Text: text}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // May implements protocol.Session.

@@ -98,15 +98,71 @@ func (c *chain) Record(_ context.Context, version uint64, _ evidence.Durability,
 	if version != 0 && version != c.b.version {
 		return true, nil
 	}
-	for _, d := range drafts {
+	registry, placed := c.b.registry, len(c.b.records)
+	undo := func() { c.b.records = c.b.records[:placed] }
+	for i, d := range drafts {
 		d.Head.Pos = c.b.next()
 		if c.own && d.Head.Type == evidence.SessionStart {
 			c.session = d.Head.Pos
 		}
 		d.Head.Session = c.session
+		if d.Head.Type == evidence.ApprovalUse {
+			d.Head.Of = drafts[i-1].Head.Pos
+		}
+		if version != 0 && c.b.contradicts(d) {
+			undo()
+			return true, nil
+		}
+		if d.Head.Type.IsControl() {
+			next, err := registry.Apply(d.Head, d.Body)
+			if err != nil {
+				undo()
+				return false, err
+			}
+			registry = next
+		}
 		c.b.records = append(c.b.records, *d)
 	}
+	if registry != c.b.registry {
+		c.b.registry, c.b.version = registry, c.b.version+1
+	}
 	return false, nil
+}
+
+// contradicts reports whether the records before a draft say otherwise of its
+// limits than it does itself.
+func (b *book) contradicts(d *evidence.Draft) bool {
+	if d.Head.Type != evidence.CommandIntent || d.Head.Outcome == evidence.Skipped {
+		return false
+	}
+	commands, written := b.counted(d.Head.Agent, d.Head.Time)
+	over := d.Commands > 0 && commands >= d.Commands || d.Writes > 0 && d.Head.Verb == evidence.VerbWrite && written >= d.Writes
+	return over != d.OverLimit
+}
+
+func (b *book) Counted(agent string, t int64) (commands, written int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.counted(agent, t)
+}
+
+// counted counts as docs/spec/record.md says it.
+func (b *book) counted(agent string, t int64) (commands, written int64) {
+	hour := func(t int64) time.Time { return time.UnixMicro(t).UTC().Truncate(time.Hour) }
+	for _, d := range b.records {
+		h, body := d.Head, evidence.IntentBody{}
+		if h.Type != evidence.CommandIntent || h.Agent != agent || hour(h.Time) != hour(t) || h.Effect != evidence.Allow || h.Outcome == evidence.Skipped {
+			continue
+		}
+		if json.Unmarshal(d.Body, &body) != nil || evidence.Unbound(body.Path) {
+			continue
+		}
+		commands++
+		if h.Verb == evidence.VerbWrite {
+			written++
+		}
+	}
+	return commands, written
 }
 
 // door authenticates whoever knows the password.
@@ -142,6 +198,11 @@ const rules = `
 @id("connect") permit (principal in Role::"reader", action in Action::"connect", resource);
 @id("read")    permit (principal in Role::"reader", action in Action::"read", resource);
 @id("no-pg")   forbid (principal, action, resource) when { resource == Object::"orders/secret.keys" };
+@id("delete") @approval("dba") permit (principal in Role::"reader", action == Action::"postgres:delete", resource);
+@id("insert") @max_writes_per_hour("2") permit (principal in Role::"reader", action == Action::"postgres:insert", resource);
+@id("count") @max_commands_per_hour("4") permit (principal in Role::"reader", action == Action::"postgres:count", resource);
+@id("watch") @alert("watched") permit (principal in Role::"reader", action == Action::"postgres:update", resource);
+@id("trap") @alert("trapped") forbid (principal, action == Action::"postgres:truncate", resource);
 `
 
 type fixture struct {
@@ -149,6 +210,7 @@ type fixture struct {
 	gate  *session.Gate
 	grant evidence.Position
 	now   time.Time
+	began time.Time // when it isn't zero, time goes on from start
 
 	unready atomic.Pointer[error]
 }
@@ -158,14 +220,20 @@ func newFixture(t *testing.T, limits session.Limits) *fixture {
 	f := &fixture{book: &book{registry: decision.New(), version: 1}, now: start}
 	by := evidence.By{Person: evidence.Person{ID: "alice@example.com", Name: "Alice"}, Via: "test"}
 	f.control(t, evidence.ConfigChange, evidence.ConfigBody{Digest: "c1", Text: "x", By: by,
-		Resources: []evidence.Resource{{Name: "orders", Protocol: "postgres", Durability: "process"}}})
+		Resources: []evidence.Resource{{Name: "orders", Protocol: "postgres", Durability: "process"}},
+		People:    []evidence.Member{{ID: "alice@example.com"}, {ID: "bob@example.com", Groups: []string{"dba"}}, {ID: "carol@example.com", Groups: []string{"dba"}}}})
 	f.control(t, evidence.PolicyChange, policyBody(t, by))
 	f.control(t, evidence.AgentCreate, evidence.AgentBody{Agent: "bot", Purpose: "test", Owner: by.Person, By: by})
 	f.grant = f.control(t, evidence.GrantCreate, evidence.GrantBody{Agent: "bot", Role: "reader", Resource: "orders",
 		Expires: start.Add(time.Hour).UnixMicro(), By: by})
 	f.gate = session.NewGate(session.Config{
 		Recorder: f.book, Authenticator: door{}, Upstreams: upstreams{}, Limits: limits,
-		Now: func() time.Time { return f.now },
+		Now: func() time.Time {
+			if !f.began.IsZero() {
+				return start.Add(time.Since(f.began))
+			}
+			return f.now
+		},
 		Ready: func() error {
 			if err := f.unready.Load(); err != nil {
 				return *err
@@ -182,6 +250,8 @@ func policyBody(t *testing.T, by evidence.By) evidence.PolicyBody {
 		Files: []evidence.File{{Name: "rules.cedar", Text: rules}},
 		Actions: map[string][]string{
 			"postgres:connect": {"connect"}, "postgres:select": {"read"}, "postgres:drop": {"admin"},
+			"postgres:delete": {"write"}, "postgres:insert": {"write"}, "postgres:update": {"write"}, "postgres:truncate": {"write"},
+			"postgres:count": {}, "write": {},
 			"connect": {}, "read": {}, "admin": {},
 		},
 		By: by,

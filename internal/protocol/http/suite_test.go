@@ -23,6 +23,12 @@ import (
 
 func TestSuite(t *testing.T) {
 	up := httptest.NewServer(stdhttp.HandlerFunc(func(w stdhttp.ResponseWriter, r *stdhttp.Request) {
+		if r.URL.Path == "/things/slow" {
+			select {
+			case <-r.Context().Done():
+			case <-time.After(4 * time.Second):
+			}
+		}
 		fmt.Fprintln(w, "here is", r.URL.Path)
 	}))
 	defer up.Close()
@@ -135,6 +141,7 @@ func (a *agent) ask(method, path, content string, fields ...string) error {
 
 func (a *agent) Allowed() error { return a.ask("GET", "/things/a-constant-77", "") }
 func (a *agent) Denied() error  { return a.ask("DELETE", "/things/a-constant-77", "") }
+func (a *agent) Slow() error    { return a.ask("GET", "/things/slow", "") }
 func (a *agent) Oversize() error {
 	return a.ask("GET", "/things/1", "", "X-Large", strings.Repeat("x", 2<<20))
 }

@@ -235,7 +235,8 @@ type call struct {
 	mu   sync.Mutex
 	done bool // it has an outcome, or is about to
 
-	cancelled bool // the agent says so; under the conversation's mu
+	cancelled bool   // the agent says so; under the conversation's mu
+	giveUp    func() // ends its wait for people; likewise
 }
 
 func newCall(ex protocol.Exchange) *call { return &call{ex: ex, over: make(chan struct{})} }
@@ -331,6 +332,7 @@ func (c *conversation) cancelling(m *message) *call {
 	if m.method != "notifications/cancelled" || err != nil || id == nil {
 		return nil
 	}
+	c.release(idKey(id))
 	x := c.running(idKey(id))
 	if x != nil {
 		c.mu.Lock()

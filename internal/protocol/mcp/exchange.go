@@ -41,6 +41,11 @@ func (t *turn) call(c *conversation, m *message) {
 		return
 	}
 	c.begin(x, ex)
+	if longest, late := protocol.Longest(ex.Decision()); late != nil {
+		ctx, stop := context.WithTimeoutCause(t.ctx, longest, late)
+		defer stop()
+		t.ctx = ctx
+	}
 	rep, err := out.send(t.ctx)
 	if err != nil {
 		t.unanswered(c, m, x, err)
@@ -52,7 +57,7 @@ func (t *turn) call(c *conversation, m *message) {
 			t.p.log.Warn("a session of a server is not taken in", "resource", t.res.Resource, "cause", err)
 		}
 	}
-	(&flow{turn: t, c: c, m: m, x: x}).run(rep)
+	(&flow{turn: t, c: c, m: m, x: x, told: t.streams}).run(rep)
 }
 
 // isWhole reports whether a request asks for a list from its beginning.
@@ -74,6 +79,9 @@ func (t *turn) pass(c *conversation, m *message, u understood, of evidence.Posit
 		if p != nil {
 			cmd.Params = append(cmd.Params, p)
 		}
+	}
+	if !cmd.Skip && m.isRequest() {
+		t.approvable(c, m, cmd)
 	}
 	if !cmd.Skip {
 		return out, t.begin(m, cmd)
@@ -165,12 +173,23 @@ func (t *turn) farewell(c *conversation) func() {
 
 // unanswered ends a request of which nothing came back.
 func (t *turn) unanswered(c *conversation, m *message, x *call, err error) {
-	o, f := t.s.Unanswered(x.ex, err)
+	o, f := t.lost(x.ex, err)
 	c.leave(x, o.Class != evidence.InDoubt)
 	if _, err := x.end(t.ctx, o); err != nil {
 		f = httpgate.Refused(err)
 	}
 	t.fail(m, f)
+}
+
+// lost is the outcome of a request whose answer didn't come, and what to tell the
+// agent.
+func (t *turn) lost(ex protocol.Exchange, err error) (evidence.Outcome, *httpgate.Failure) {
+	o, f := t.s.Unanswered(ex, err)
+	if e := httpgate.Late(t.ctx); e != nil && o.Class == evidence.InDoubt {
+		o.Code, f = e.Code, httpgate.Excess(e, ex)
+		f.Status = http.StatusBadGateway
+	}
+	return o, f
 }
 
 // notify passes a notification on.
@@ -433,12 +452,20 @@ func (f *flow) single(rep *reply) {
 			return
 		}
 		f.c.leave(f.x, true)
+		if f.streams {
+			f.tell(&httpgate.Failure{Reason: fmt.Sprintf("the resource answers with the status %d", rep.status), ID: f.x.ex.Position().String()})
+			return
+		}
 	}
 	if body == nil && len(e.data) > 0 { // it was cancelled meanwhile
 		body = []byte{}
 	}
 	f.tellStatus(rep, false)
-	if len(body) > 0 {
+	switch {
+	case len(body) == 0:
+	case f.streams:
+		f.turn.last((&event{data: body}).append(nil))
+	default:
 		f.turn.last(body)
 	}
 }
@@ -509,7 +536,10 @@ func (f *flow) tell(failure *httpgate.Failure) {
 
 // broken ends a turn whose answer didn't come, or can't be passed on.
 func (f *flow) broken(err error) {
-	o, failure := f.s.Unanswered(f.x.ex, err)
+	o, failure := f.lost(f.x.ex, err)
+	if httpgate.Late(f.ctx) != nil {
+		f.stop()
+	}
 	if f.ctx.Err() == nil {
 		f.p.log.Warn("a server's answer is not passed on", "resource", f.res.Resource, "cause", err)
 	}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/httpgate"
+	"github.com/exhibit-gateway/exhibit/internal/protocol"
 )
 
 // inspect decides on one message of the server's. It returns what the agent gets
@@ -22,6 +24,9 @@ func (f *flow) inspect(data []byte) (out []byte, ok bool) {
 		return f.ask(m)
 	case m.isNotification():
 		f.notified(m)
+		if protocol.Exceeds(f.x.ex.Decision(), 0, uint64(f.reply+len(data))) != nil {
+			return nil, true // its answer will say so
+		}
 		open, ok := f.observe(f.x, data)
 		if !open {
 			return nil, ok
@@ -79,7 +84,19 @@ func (f *flow) answerOf(x *call, m *message) (out []byte, ok bool) {
 	if refused := f.input(x, m); refused != nil {
 		out, o = refused.response(m.id), evidence.Outcome{Class: evidence.Failed, Code: "input_denied"}
 	}
+	if e := protocol.Exceeds(x.ex.Decision(), 0, uint64(f.sofar(x)+len(out))); e != nil {
+		p := excess(httpgate.Excess(e, x.ex))
+		out, o = p.response(m.id), evidence.Outcome{Class: evidence.Cancelled, Code: e.Code}
+	}
 	return f.finish(x, out, o)
+}
+
+// sofar is how much of a command's the agent has got in this turn.
+func (f *flow) sofar(x *call) int {
+	if x == f.x {
+		return f.reply
+	}
+	return 0
 }
 
 // finish puts an answer on record.

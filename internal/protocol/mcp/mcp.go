@@ -133,7 +133,7 @@ func (h handler) Serve(w http.ResponseWriter, r *httpgate.Request, s *httpgate.S
 	}
 	ctx, cancel := s.Context(r.Request)
 	defer cancel()
-	t := &turn{p: p, w: w, r: r, s: s, res: res, ctx: ctx}
+	t := &turn{p: p, w: w, r: r, s: s, res: res, ctx: ctx, ends: ctx, giveUp: cancel}
 	t.part = s.Part(partOf).(*part)
 	if stray, ok := ctx.Value(strayKey{}).(*stray); ok {
 		t.stray(stray)

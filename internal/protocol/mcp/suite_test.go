@@ -33,6 +33,7 @@ func suite(t *testing.T, path, prefix string) {
 		var m struct {
 			ID     json.RawMessage
 			Method string
+			Params struct{ Name string }
 		}
 		if err := json.NewDecoder(r.Body).Decode(&m); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
@@ -40,7 +41,13 @@ func suite(t *testing.T, path, prefix string) {
 		}
 		result := `{"content":[{"type":"text","text":"done"}]}`
 		if m.Method == "tools/list" {
-			result = `{"tools":[{"name":"look","inputSchema":{"type":"object"}},{"name":"drop","inputSchema":{"type":"object"}}]}`
+			result = `{"tools":[{"name":"look","inputSchema":{"type":"object"}},{"name":"wait","inputSchema":{"type":"object"}},{"name":"drop","inputSchema":{"type":"object"}}]}`
+		}
+		if m.Params.Name == "wait" {
+			select {
+			case <-r.Context().Done():
+			case <-time.After(4 * time.Second):
+			}
 		}
 		w.Header().Set("Content-Type", "application/json")
 		fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":%s}`, m.ID, result)
@@ -149,6 +156,7 @@ func (a *agent) call(tool, argument string) error {
 
 func (a *agent) Allowed() error { return a.call("look", "a-constant-77") }
 func (a *agent) Denied() error  { return a.call("drop", "a-constant-77") }
+func (a *agent) Slow() error    { return a.call("wait", "a-constant-77") }
 func (a *agent) Oversize() error {
 	return a.call("look", strings.Repeat("x", 2<<20))
 }

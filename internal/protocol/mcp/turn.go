@@ -27,7 +27,11 @@ type turn struct {
 	part *part
 	ctx  context.Context // done when the agent has gone or the session must end
 
-	whole bool // the stream that answers it can't be taken up again
+	whole   bool               // the stream that answers it can't be taken up again
+	ends    context.Context    // that giveUp ends: ctx, unless that is another turn's
+	giveUp  context.CancelFunc // ends the wait of a message for people
+	waited  func()             // ends what waiting for people began; may be nil
+	streams bool               // the agent gets its answer as an event
 }
 
 func partOf() io.Closer { return newPart() }
@@ -248,6 +252,9 @@ func (t *turn) packet(c *conversation, method string, content []byte, own *ownMe
 // nil is returned.
 func (t *turn) begin(m *message, cmd *evidence.Command) protocol.Exchange {
 	exchanges, err := t.s.Begin(t.ctx, cmd)
+	if t.waited != nil {
+		t.waited()
+	}
 	if err != nil {
 		t.fail(m, httpgate.Refused(err))
 		return nil
@@ -327,6 +334,10 @@ func (t *turn) deny(m *message, f *httpgate.Failure) {
 
 // json answers with one message.
 func (t *turn) json(status int, b []byte) {
+	if t.streams {
+		t.write((&event{data: b}).append(nil))
+		return
+	}
 	h := t.w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(b)))

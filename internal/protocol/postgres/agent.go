@@ -34,12 +34,13 @@ type agentSide struct {
 	skip     skipping    // until the next Sync
 	ends     byte        // 'S', 'Q' or 'F' when the region at hand ends with one
 
-	number int // of commands begun
-	units  []unit
-	cmds   []*evidence.Command
-	params [][]byte
-	reason string // why it ended
-	err    error
+	number  int   // of commands begun
+	stopped error // why the agent waited no more for people
+	units   []unit
+	cmds    []*evidence.Command
+	params  [][]byte
+	reason  string // why it ended
+	err     error
 }
 
 // skipping says what happens to frames after a refusal, until Sync.
@@ -281,6 +282,9 @@ func (a *agentSide) pass(ctx context.Context, region []byte) error {
 		u := &a.units[i]
 		u.cmd.Bytes = a.endOf(i, region) - u.start
 		u.cmd.Skip = a.skip != forwarding
+		if u.cmd.Raw == nil && u.p != nil {
+			u.cmd.Exact, u.cmd.Streams = u.p.exact(), u.p.opaque
+		}
 		if u.p != nil {
 			a.cmds = append(a.cmds, &u.cmd)
 		}
@@ -288,7 +292,7 @@ func (a *agentSide) pass(ctx context.Context, region []byte) error {
 	var exchanges []protocol.Exchange
 	if len(a.cmds) > 0 {
 		var err error
-		if exchanges, err = a.c.sess.Begin(ctx, a.cmds...); err != nil {
+		if exchanges, err = a.begin(ctx); err != nil {
 			f := refusal(err)
 			if errors.Is(err, protocol.ErrUnavailable) { // the gateway leaves, not the resource
 				f.code = codeEnded
@@ -314,6 +318,20 @@ func (a *agentSide) pass(ctx context.Context, region []byte) error {
 		a.synced()
 	}
 	return nil
+}
+
+// begin has the commands of the units begun. One that stands alone may wait for
+// people.
+func (a *agentSide) begin(ctx context.Context) ([]protocol.Exchange, error) {
+	a.stopped = nil
+	if !a.alone() {
+		return a.c.sess.Begin(ctx, a.cmds...)
+	}
+	p := &a.c.patience
+	a.cmds[0].Wait = p.wait
+	exchanges, err := a.c.sess.Begin(p.ctx, a.cmds...)
+	a.stopped = a.c.waited(ctx)
+	return exchanges, err
 }
 
 // alert asks a person to look at texts that ended the process that parses.
@@ -397,6 +415,11 @@ func (a *agentSide) forward(ctx context.Context, region []byte, n int) error {
 		}
 	}
 	q.mu.Unlock()
+	for i := range a.units[:n] {
+		if u := &a.units[i]; u.entry.ex != nil && u.entry.ex.Decision().Obligations != nil {
+			a.c.watchTime(ctx, u.entry.ex)
+		}
+	}
 	a.open, a.unsynced = true, a.unsynced || !a.units[0].entry.whole()
 	return a.send(region[:a.endOf(n-1, region)])
 }
@@ -476,7 +499,10 @@ func (a *agentSide) skipped(ctx context.Context) error {
 // transaction, or may, it is made to fail as well, so that nothing before the
 // refusal commits by accident and the status it reports is true.
 func (a *agentSide) refuse(ctx context.Context, u *unit, ex protocol.Exchange) error {
-	f := denial(ex.Decision(), ex.Position())
+	f := denial(ex)
+	if a.stopped != nil {
+		f.code, a.stopped = codeCancelled, nil
+	}
 	if u.unknown != "" {
 		f.code, f.message = codeNoStatement, u.unknown
 		if u.path == pathFetch {

@@ -67,6 +67,10 @@ func (t *cancels) route(ctx context.Context, key []byte, from net.Addr) error {
 // requested cancels as an agent asks for it. However often that is, one request
 // is on its way and one waits; what would wait behind that asks for the same.
 func (c *conn) requested(ctx context.Context, n protocol.Note) error {
+	if c.giveUp(errCancelled) { // nothing of it is at the server
+		n.Frames = 1
+		return c.note(ctx, n)
+	}
 	select {
 	case c.cancelling <- struct{}{}:
 	default:

@@ -40,6 +40,9 @@ type conn struct {
 	frames  [64]uint64    // towards the upstream, by type less '@'; the agent's goroutine
 	notes   sync.RWMutex  // held to note something; closing excludes it
 
+	patience patience       // of the agent, with people
+	stops    sync.WaitGroup // commands being stopped at their limits
+
 	agentMu sync.Mutex // held to write one or more whole messages to the agent
 
 	cancelling chan struct{} // holds one for each cancel request under way or waiting
@@ -78,12 +81,15 @@ func (c *conn) end(reason string, err error) {
 // run serves the session until its end.
 func (c *conn) run(ctx context.Context) error {
 	var wg sync.WaitGroup
+	c.initPatience(grammar.For(ctx, c.startup.user))
+	defer func() { c.patience.give(errEnded) }()
 	wg.Go(func() { c.contain(func() { c.watch(ctx) }) })
 	// What the server says is recorded even while the gateway stops.
 	wg.Go(func() { c.contain(func() { c.server.run(context.WithoutCancel(ctx)) }) })
 	c.contain(func() { c.client.run(grammar.For(ctx, c.startup.user)) })
 	c.settle()
 	wg.Wait()
+	c.stops.Wait()
 	c.client.release()
 	return c.close(c.reason, c.err)
 }
@@ -120,6 +126,9 @@ func (c *conn) watch(ctx context.Context) {
 		case now := <-look.C:
 			gone := agent.lost(c.agent, now)
 			up.lost(c.up, now)
+			if c.waits() && (gone || hungUp(c.agent)) {
+				c.giveUp(errGone)
+			}
 			since = c.deserted(since, now, gone)
 		}
 	}

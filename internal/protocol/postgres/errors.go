@@ -5,7 +5,6 @@ import (
 	"errors"
 	"strings"
 
-	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
 )
 
@@ -29,6 +28,7 @@ const (
 	codeProgramLimit   = "54000" // program_limit_exceeded
 	codeCancelled      = "57014" // query_canceled
 	codeNoPortal       = "34000" // invalid_cursor_name
+	codeSuccess        = "00000" // successful_completion
 )
 
 // failure is an error in the words of the protocol.
@@ -46,9 +46,14 @@ func fatal(code, message, hint string) *failure {
 func (f *failure) Error() string { return f.message }
 
 // append appends f as an ErrorResponse.
-func (f *failure) append(b []byte) []byte {
+func (f *failure) append(b []byte) []byte { return f.spell(b, 'E') }
+
+// appendNotice appends f as a NoticeResponse.
+func (f *failure) appendNotice(b []byte) []byte { return f.spell(b, 'N') }
+
+func (f *failure) spell(b []byte, message byte) []byte {
 	start := len(b)
-	b = append(b, 'E', 0, 0, 0, 0)
+	b = append(b, message, 0, 0, 0, 0)
 	field := func(kind byte, v string) {
 		if v != "" {
 			b = append(b, kind)
@@ -92,17 +97,10 @@ func refusal(err error) *failure {
 }
 
 // denial spells a decision that refuses a command.
-func denial(d *evidence.Decision, id evidence.Position) *failure {
-	message := d.Reason
-	if message == "" {
-		message = "no rule permits this command"
+func denial(ex protocol.Exchange) *failure {
+	reason, hint := protocol.Refused(ex)
+	if d := ex.Decision(); len(d.Rules) > 0 {
+		reason += " (" + strings.Join(d.Rules, ", ") + ")"
 	}
-	if len(d.Rules) > 0 {
-		message += " (" + strings.Join(d.Rules, ", ") + ")"
-	}
-	return &failure{
-		severity: "ERROR", code: codeDenied,
-		message: "refused by the access gateway: " + message,
-		hint:    "If the work needs it, ask the resource's owner for a grant and name this refusal: " + id.String(),
-	}
+	return &failure{severity: "ERROR", code: codeDenied, message: reason, hint: hint}
 }

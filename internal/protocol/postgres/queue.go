@@ -3,6 +3,7 @@ package postgres
 import (
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
@@ -62,8 +63,17 @@ func (e *entry) lone() bool {
 type prepared struct {
 	name   string
 	text   string
+	bytes  []byte            // the text once more, once it has been asked for
 	opaque bool              // its text isn't kept
 	of     evidence.Position // of the intent that prepared it; zero until it is known
+}
+
+// exact returns the text as bytes, which it keeps. The agent's goroutine alone.
+func (p *prepared) exact() []byte {
+	if p.bytes == nil && p.text != "" {
+		p.bytes = []byte(p.text)
+	}
+	return p.bytes
 }
 
 // binding is a portal: what it runs, and what that meant when it was bound.
@@ -93,6 +103,9 @@ type queue struct {
 	status     byte    // of the transaction, at the last ReadyForQuery
 	skipping   bool    // the server ignores everything up to a Sync
 	closed     bool
+	current    protocol.Exchange // of the entry that is being answered
+	stopped    *stopping         // what is stopped at a limit
+	timers     map[protocol.Exchange]*time.Timer
 	leaving    string // why the agent has left; what it asked is still answered
 
 	copying      protocol.Exchange // of the COPY whose content the agent may send
@@ -147,6 +160,7 @@ func (q *queue) take(e *entry) bool {
 	*e = *slot
 	*slot = entry{}
 	q.head++
+	q.current = e.ex
 	return true
 }
 
@@ -156,6 +170,7 @@ func (q *queue) answered(e *entry, skips bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.done++
+	q.current = nil
 	q.skipping = q.skipping || skips
 	if e.defines() {
 		q.defining--
@@ -195,6 +210,9 @@ func (q *queue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed = true
+	for _, t := range q.timers {
+		t.Stop()
+	}
 	q.changed()
 }
 
@@ -310,7 +328,7 @@ func (q *queue) bind(b binding) {
 // known, and so not run.
 const (
 	maxStatements = 16 << 10
-	maxTexts      = 16 << 20 // bytes
+	maxTexts      = 16 << 20 // bytes; those that are run by name are kept twice
 )
 
 // define makes p known: the server has it.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/failpoint"
+	"github.com/exhibit-gateway/exhibit/internal/protocol"
 )
 
 // serverSide is the goroutine that reads from the server and writes to the
@@ -27,6 +28,10 @@ type serverSide struct {
 	cur      entry
 	busy     bool // cur is being answered
 	skipping bool // the server ignores everything up to a Sync
+
+	bound bool             // cur's decision has obligations
+	over  *protocol.Excess // the limit that cur has exceeded
+	late  bool             // and it was complete before the server knew
 }
 
 func (s *serverSide) init(c *conn) {
@@ -165,6 +170,9 @@ func (s *serverSide) stream(ctx context.Context, b []byte, size int) error {
 	if s.held >= 0 {
 		return violation("%s of %d bytes", backendMessages[b[0]].name, size)
 	}
+	if s.scanned == 0 { // it wasn't for the agent
+		return nil
+	}
 	left := size - len(b)
 	s.scanned -= left
 	content := s.observe >= 0
@@ -272,23 +280,38 @@ func (s *serverSide) message(ctx context.Context, t byte, body []byte, size int)
 	}
 	switch kind {
 	case rowMessage:
-		s.cur.rows++
 		s.release()
-	case copyDataMessage:
-		if t == 'd' && s.observe < 0 {
-			s.observe = s.scanned
+		if s.exceeds(ctx, size) {
+			return s.drop(size)
 		}
+		s.cur.rows++
+	case copyDataMessage:
 		s.release()
+		if t == 'd' && s.exceeds(ctx, size) || s.over != nil {
+			return s.drop(size)
+		}
+		if t == 'd' {
+			s.cur.rows++
+			if s.observe < 0 {
+				s.observe = s.scanned
+			}
+		}
 	case copyMessage:
 		if err := s.copy(t); err != nil {
 			return err
 		}
 	case describeMessage:
+		if s.over != nil { // of a later statement in the same text
+			return s.drop(size)
+		}
 		if s.cur.kind == extendedEntry && t != 't' {
 			return s.answer(ctx, t, size)
 		}
 		s.release()
 	case completeMessage:
+		if s.over != nil {
+			return s.tooLate(ctx, t, body, size)
+		}
 		if s.cur.whole() {
 			return s.result(t, body, size)
 		}
@@ -332,7 +355,42 @@ func (s *serverSide) take() bool {
 	}
 	s.busy = true
 	s.cur.ended = s.cur.ex == nil
+	s.bound = s.cur.ex != nil && s.cur.ex.Decision().Obligations != nil
 	return true
+}
+
+// tooLate takes in the completion of a command that has exceeded a limit: it was
+// complete before the server knew. What it did stands, and the agent is told so
+// when the server is ready for more. Where it would be told in the middle of a
+// pipeline that goes on, the session ends: behind an error nothing may follow.
+func (s *serverSide) tooLate(ctx context.Context, t byte, body []byte, size int) error {
+	s.late = true
+	if t == 'C' {
+		s.tx.completed(&s.cur, tag(body))
+	}
+	if s.cur.whole() {
+		s.cur.held = true
+		return s.drop(size)
+	}
+	if s.cur.kind != extendedEntry || s.cur.pending == 0 {
+		return violation("%s from the upstream that answers nothing", backendMessages[t].name)
+	}
+	s.cur.pending--
+	if t == '3' && len(s.cur.closes) > 0 {
+		s.c.q.forget(s.cur.closes[0])
+		s.cur.closes = s.cur.closes[1:]
+	}
+	if s.cur.pending == 0 && !s.cur.sync && s.c.q.takeSync() {
+		s.cur.sync = true
+	}
+	if s.cur.pending == 0 && !s.cur.sync {
+		if err := s.end(ctx, evidence.Outcome{Class: evidence.OK, Code: s.over.Code}); err != nil {
+			return err
+		}
+		return fatal(codeProgramLimit, s.over.Error(), "Send a Sync behind each command that may exceed it.")
+	}
+	s.cur.held = true
+	return s.drop(size)
 }
 
 // result takes in a completion within a Query, or the response to a
@@ -437,11 +495,27 @@ func (s *serverSide) failed(ctx context.Context, body []byte, size int) error {
 	if s.cur.ex != nil {
 		s.c.q.endCopy(s.cur.ex)
 	}
-	if s.cur.kind == failingEntry && size == headerSize+len(body) {
+	why := s.over
+	if why == nil {
+		why = s.stopped(e.code)
+	}
+	switch whole := size == headerSize+len(body); {
+	case s.cur.kind == failingEntry && whole:
 		if err := s.replace(s.cur.refusal, size); err != nil {
 			return err
 		}
-	} else {
+	case why != nil && whole && e.code == codeCancelled:
+		f := limitFailure(why)
+		s.cur.reply += uint64(len(f.append(nil)))
+		s.cur.counts = s.cur.rows
+		if err := s.end(ctx, evidence.Outcome{Class: evidence.Cancelled, Code: why.Code, Detail: e.detail}); err != nil {
+			return err
+		}
+		s.release()
+		if err := s.replace(f, size); err != nil {
+			return err
+		}
+	default:
 		s.cur.reply += uint64(size)
 		o := evidence.Outcome{Class: evidence.Failed, Code: e.code, Detail: e.detail}
 		switch {
@@ -501,8 +575,27 @@ func (s *serverSide) ready(ctx context.Context, body []byte, size int) error {
 	}
 	s.skipping = false
 	s.cur.reply += uint64(size)
-	if err := s.end(ctx, evidence.Outcome{Class: evidence.OK}); err != nil {
+	o, told := evidence.Outcome{Class: evidence.OK}, []byte(nil)
+	if s.late && !s.cur.ended {
+		o.Code, s.cur.counts = s.over.Code, s.cur.rows
+		f := limitFailure(s.over)
+		f.hint = "It was complete before it could be stopped: what it changed stands. " + f.hint
+		told = f.append(nil)
+		s.cur.reply += uint64(len(told))
+	}
+	if err := s.end(ctx, o); err != nil {
 		return err
+	}
+	if told != nil {
+		if err := s.flush(); err != nil {
+			return err
+		}
+		s.c.agentMu.Lock()
+		s.write(told)
+		s.c.agentMu.Unlock()
+	}
+	if s.bound {
+		s.told()
 	}
 	s.tx.ready(&s.cur, body[0])
 	if err := s.tell(ctx); err != nil {
@@ -554,6 +647,12 @@ func (s *serverSide) end(ctx context.Context, o evidence.Outcome) error {
 	if err := s.observed(); err != nil {
 		return err
 	}
+	if s.bound {
+		s.c.q.inTime(s.cur.ex)
+		if e := protocol.Exceeds(s.cur.ex.Decision(), s.cur.counts, 0); e != nil && o.Class == evidence.OK {
+			o.Code = e.Code // rows that it changed: nobody knew before it was done
+		}
+	}
 	o.Rows, o.Reply = s.cur.counts, s.cur.reply
 	if err := s.cur.ex.End(ctx, o); err != nil {
 		return s.unknown(o, err)
@@ -584,6 +683,9 @@ func (s *serverSide) unknown(o evidence.Outcome, err error) error {
 // answered is done with the entry at hand.
 func (s *serverSide) answered() {
 	s.c.q.answered(&s.cur, s.skipping)
+	if s.bound {
+		s.told()
+	}
 	s.cur = entry{}
-	s.busy = false
+	s.busy, s.bound, s.over, s.late = false, false, nil, false
 }

@@ -83,6 +83,7 @@ func (a *pgxAgent) ask(text string) error {
 
 func (a *pgxAgent) Allowed() error { return a.ask("select $1::text") }
 func (a *pgxAgent) Denied() error  { return a.ask("select $1::text, 'forbidden'") }
+func (a *pgxAgent) Slow() error    { return a.ask("select $1::text from pg_sleep(4)") }
 func (a *pgxAgent) Oversize() error {
 	return a.ask("select $1::text, '" + strings.Repeat("x", 2<<20) + "'")
 }

@@ -38,6 +38,9 @@ type Gate struct {
 
 	// Decide decides a command; nil allows everything.
 	Decide func(*evidence.Command) evidence.Decision
+	// Hold says whether a command that may wait waits for people, whose answer it
+	// returns: a decision, or nothing for as long as they have none. Nil holds none.
+	Hold func(*evidence.Command) <-chan evidence.Decision
 	// Refuse, Begin, Note, EndTransaction and End fail what they are named
 	// after. Begin runs before anything is recorded.
 	Refuse         func(protocol.Credential, protocol.Target) error
@@ -135,13 +138,37 @@ func (s *Session) Upstream() protocol.Upstream {
 	return s.gate.Upstream
 }
 
+// Request is the id of the request that a command is said to wait for.
+const Request = "test.1.1000000"
+
+// hold lets a command wait for people. It returns what was decided, or nil for
+// one that doesn't wait.
+func (s *Session) hold(ctx context.Context, cmds []*evidence.Command) *evidence.Decision {
+	if len(cmds) != 1 || cmds[0].Wait == nil || cmds[0].Skip || s.gate.Hold == nil {
+		return nil
+	}
+	answer := s.gate.Hold(cmds[0])
+	if answer == nil {
+		return nil
+	}
+	cmds[0].Wait(Request, time.Now().Add(time.Minute))
+	d := evidence.Decision{Effect: evidence.Deny, Reason: "it needs the approval of people", Approval: Request}
+	select {
+	case d = <-answer:
+	case <-ctx.Done():
+	case <-s.done:
+	}
+	return &d
+}
+
 // Begin implements protocol.Session.
-func (s *Session) Begin(_ context.Context, cmds ...*evidence.Command) ([]protocol.Exchange, error) {
+func (s *Session) Begin(ctx context.Context, cmds ...*evidence.Command) ([]protocol.Exchange, error) {
 	if s.gate.Begin != nil {
 		if err := s.gate.Begin(cmds); err != nil {
 			return nil, err
 		}
 	}
+	held := s.hold(ctx, cmds)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.cause != nil {
@@ -162,6 +189,9 @@ func (s *Session) Begin(_ context.Context, cmds ...*evidence.Command) ([]protoco
 		}
 		if s.gate.Decide != nil {
 			x.decision = s.gate.Decide(&x.Command)
+		}
+		if held != nil {
+			x.decision = *held
 		}
 		switch {
 		case refused || c.Skip:

@@ -37,6 +37,7 @@ type Harness struct {
 type Agent interface {
 	Allowed() error  // asks for something; nil means that the answer was a success
 	Denied() error   // asks for something that the Gate refuses; returns the protocol's error
+	Slow() error     // asks for something that takes some seconds
 	Oversize() error // sends more at once than the protocol takes; returns how it was answered
 	Close() error    // takes leave
 }
@@ -64,6 +65,12 @@ func Run(t *testing.T, h Harness) {
 		{"StoppingGatewayEndsSessions", stopping},
 		{"NothingSecretIsRecordedOrLogged", nothingSecret},
 		{"EveryByteIsAccountedFor", everyByte},
+		{"HeldCommandGoesOnceApproved", heldAndApproved},
+		{"HeldCommandIsRefusedAndTheSessionGoesOn", heldAndRefused},
+		{"AgentLeavesWhileItsCommandIsHeld", heldAndLeft},
+		{"SessionEndsWhileItsCommandIsHeld", heldAndKilled},
+		{"AnswerPastItsBytesIsStopped", pastBytes},
+		{"CommandPastItsTimeIsStopped", pastTime},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			before := runtime.NumGoroutine()
@@ -472,6 +479,181 @@ func everyByte(t *testing.T, w *world) {
 	}
 	if got := uint64(w.relay.forwarded.Load() - before); got != want {
 		t.Errorf("the server received %d bytes, the session says %d", got, want)
+	}
+}
+
+// held is a command that waits for people.
+type held struct {
+	begun  chan *evidence.Command
+	answer chan evidence.Decision
+}
+
+// hold lets what agents ask for from now on wait, and has one of them ask.
+func (w *world) hold(t *testing.T, a Agent) (h *held, done chan error) {
+	t.Helper()
+	h = &held{make(chan *evidence.Command, 1), make(chan evidence.Decision)}
+	w.gate.Hold = func(c *evidence.Command) <-chan evidence.Decision {
+		if evidence.Unbound(c.Path) || c.Path == PathServer || c.Verb == evidence.VerbSession {
+			return nil
+		}
+		h.begun <- c
+		return h.answer
+	}
+	done = make(chan error, 1)
+	go func() { done <- a.Allowed() }()
+	select {
+	case c := <-h.begun:
+		if c.Exact == nil && c.Raw == nil {
+			t.Error("nobody can tell what is to be approved")
+		}
+	case err := <-done:
+		t.Fatalf("nothing was held: %v", err)
+	case <-time.After(grace):
+		t.Fatal("nothing was held in time")
+	}
+	return h, done
+}
+
+// nothingGoes checks that nothing is forwarded, or answered, for a while.
+func (w *world) nothingGoes(t *testing.T, done chan error) {
+	t.Helper()
+	before := w.relay.forwarded.Load()
+	select {
+	case err := <-done:
+		t.Errorf("the agent was answered while its command was held: %v", err)
+	case <-time.After(200 * time.Millisecond):
+	}
+	if n := w.relay.forwarded.Load() - before; n != 0 {
+		t.Errorf("%d bytes of a held command were forwarded", n)
+	}
+}
+
+func heldAndApproved(t *testing.T, w *world) {
+	a := w.agent(t)
+	defer a.Close()
+	h, done := w.hold(t, a)
+	w.nothingGoes(t, done)
+	h.answer <- evidence.Decision{Effect: evidence.Allow, Approval: Request}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	w.gate.Hold = nil
+	if err := a.Allowed(); err != nil {
+		t.Errorf("after it: %v", err)
+	}
+}
+
+func heldAndRefused(t *testing.T, w *world) {
+	a := w.agent(t)
+	defer a.Close()
+	h, done := w.hold(t, a)
+	w.nothingGoes(t, done)
+	h.answer <- evidence.Decision{Effect: evidence.Deny, Reason: "somebody has refused it", Approval: Request}
+	if err := <-done; err == nil || !strings.Contains(err.Error(), "somebody has refused it") {
+		t.Errorf("the agent saw: %v", err)
+	}
+	w.gate.Hold = nil
+	if err := a.Allowed(); err != nil {
+		t.Errorf("after it: %v", err)
+	}
+}
+
+func heldAndLeft(t *testing.T, w *world) {
+	conn, err := new(net.Dialer).DialContext(context.Background(), "tcp", w.l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := w.h.Login(conn, Token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, done := w.hold(t, a)
+	before := w.relay.forwarded.Load()
+	conn.Close()
+	s, _ := w.session(t)
+	if err := <-done; err == nil {
+		t.Error("an agent that has gone saw a success")
+	}
+	all := s.Exchanges() // the held one is the last, or the session ended before it was recorded
+	for _, x := range all[max(0, len(all)-1):] {
+		if x.Wait != nil && x.Decision().Effect == evidence.Allow {
+			t.Errorf("%s was let through for nobody", x.Position())
+		}
+	}
+	// A goodbye may have been passed on, and no more.
+	if n := w.relay.forwarded.Load() - before; n > 16 {
+		t.Errorf("%d bytes were forwarded for nobody", n)
+	}
+}
+
+func heldAndKilled(t *testing.T, w *world) {
+	a := w.agent(t)
+	defer a.Close()
+	_, done := w.hold(t, a)
+	start := time.Now()
+	w.gate.Sessions()[0].Kill(errors.New("the agent was retired"))
+	w.session(t)
+	if took := time.Since(start); took > time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if err := <-done; err == nil {
+		t.Error("the agent saw a success")
+	}
+}
+
+// oblige sets a limit to what agents ask for from now on, and returns the
+// outcome of what one did.
+func (w *world) oblige(t *testing.T, o evidence.Obligations, ask func() error) *evidence.Outcome {
+	t.Helper()
+	free := w.gate.Decide
+	var bound *Exchange
+	w.gate.Decide = func(c *evidence.Command) evidence.Decision {
+		d := free(c)
+		if !evidence.Unbound(c.Path) && c.Path != PathServer && c.Verb != evidence.VerbSession {
+			d.Obligations = &o
+		}
+		return d
+	}
+	if err := ask(); err == nil {
+		t.Error("the agent saw a success")
+	}
+	w.gate.Decide = free
+	for _, x := range w.gate.Sessions()[0].Exchanges() {
+		if x.Decision().Obligations != nil {
+			bound = x
+		}
+	}
+	if bound == nil || bound.Outcome() == nil {
+		t.Fatal("what exceeded a limit has no outcome")
+	}
+	return bound.Outcome()
+}
+
+func pastBytes(t *testing.T, w *world) {
+	a := w.agent(t)
+	defer a.Close()
+	o := w.oblige(t, evidence.Obligations{Bytes: 1}, a.Allowed)
+	if o.Code != protocol.ExcessBytes {
+		t.Errorf("its outcome is %+v", o)
+	}
+	if err := a.Allowed(); err != nil {
+		t.Errorf("after it: %v", err)
+	}
+}
+
+func pastTime(t *testing.T, w *world) {
+	a := w.agent(t)
+	defer a.Close()
+	start := time.Now()
+	o := w.oblige(t, evidence.Obligations{Millis: 200}, a.Slow)
+	if o.Code != protocol.ExcessTime || o.Class == evidence.OK {
+		t.Errorf("its outcome is %+v", o)
+	}
+	if took := time.Since(start); took < 200*time.Millisecond || took > 2*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if err := a.Allowed(); err != nil {
+		t.Errorf("after it: %v", err)
 	}
 }
 
