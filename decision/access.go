@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
 )
 
 // What an AccessRow says of an action.
@@ -26,6 +28,9 @@ type AccessRow struct {
 	Grants   []string // that give the role, sorted
 	Permits  []string // rules that permit it, sorted
 	Forbids  []string // rules that forbid it, or may, sorted
+	// Obliges is what its permits ask of commands, the strictest of all: of those
+	// that a command satisfies it may be less.
+	Obliges evidence.Obligations
 }
 
 // Access lists what every agent could do at time t, in microseconds since the
@@ -48,6 +53,21 @@ func (r *Registry) Access(t int64) []AccessRow {
 		}
 	}
 	return rows
+}
+
+// RoleActions returns the actions that rules permit a role on a resource, under
+// whatever conditions, sorted.
+func (r *Registry) RoleActions(role, resource string) []string {
+	res, ok := r.resources[resource]
+	if !ok || r.policy == nil {
+		return nil
+	}
+	var actions []string
+	for _, row := range r.policy.roleAccess(role, res) {
+		actions = append(actions, row.Action)
+	}
+	slices.Sort(actions)
+	return slices.Compact(actions)
 }
 
 // access lists one agent on one resource.
@@ -98,6 +118,7 @@ func (p *Policy) roleAccess(role string, res *resourceState) []AccessRow {
 				found[k] = row
 			}
 			row.Permits = append(row.Permits, r.ID)
+			combine(&row.Obliges, &r.obliges)
 			if r.bare && r.resource.whole() {
 				row.Effect = AccessAllow
 			}

@@ -26,7 +26,14 @@ func (r *Registry) Apply(h evidence.Head, body []byte) (*Registry, error) {
 	if h.Pos.IsZero() {
 		return nil, fmt.Errorf("%s %w: its record has no position", h.Type, ErrInvalid)
 	}
+	if h.Type == evidence.StateSnapshot { // which says what is, and changes nothing
+		if err := decodeAnd(body, r.snapshot); err != nil {
+			return nil, fmt.Errorf("%s: %w", h.Type, err)
+		}
+		return r, nil
+	}
 	next := *r
+	next.summary = new(summary)
 	var err error
 	switch h.Type {
 	case evidence.AgentCreate:
@@ -41,10 +48,18 @@ func (r *Registry) Apply(h evidence.Head, body []byte) (*Registry, error) {
 		err = decodeAnd(body, func(b evidence.GrantBody) error { return next.createGrant(h, b) })
 	case evidence.GrantRemove:
 		err = decodeAnd(body, func(b evidence.RevokeBody) error { return next.removeGrant(h, b) })
+	case evidence.ApprovalRequest:
+		err = decodeAnd(body, func(b evidence.ApprovalRequestBody) error { return next.request(h, b) })
+	case evidence.ApprovalDecision:
+		err = decodeAnd(body, func(b evidence.ApprovalDecisionBody) error { return next.decideApproval(h, b) })
+	case evidence.ApprovalUse:
+		err = decodeAnd(body, func(b evidence.ApprovalUseBody) error { return next.useApproval(h, b) })
 	case evidence.PolicyChange:
-		err = decodeAnd(body, next.changePolicy)
+		err = decodeAnd(body, func(b evidence.PolicyBody) error { return next.changePolicy(h, b) })
 	case evidence.ConfigChange:
 		err = decodeAnd(body, next.changeConfig)
+	case evidence.LogKey: // ledger.Keys folds it; here it changes nobody's rights
+		err = decodeAnd(body, func(b evidence.LogKeyBody) error { return person(b.By) })
 	default:
 		// A control record that this version doesn't fold would leave it with a
 		// registry that is wrong without saying so.
@@ -154,30 +169,82 @@ func (r *Registry) revoke(h evidence.Head, b evidence.RevokeBody) error {
 }
 
 func (r *Registry) createGrant(h evidence.Head, b evidence.GrantBody) error {
-	a, err := r.serving(b.Agent)
-	if err := cmp.Or(err, sameAgent(h, b.Agent), sameResource(h, b.Resource), person(b.By)); err != nil {
-		return err
-	}
+	scope := evidence.GrantScope{Agent: b.Agent, Role: b.Role, Resource: b.Resource, Starts: b.Starts, Expires: b.Expires, Renews: b.Renews}
 	id := h.Pos.String()
 	_, taken := r.grants.get(id)
-	_, hasResource := r.resources[b.Resource]
-	switch {
-	case taken:
+	if taken {
 		return fmt.Errorf("grant %s %w", id, ErrDuplicate)
-	case !hasResource:
-		return fmt.Errorf("resource %.80q %w; the configuration has %s", b.Resource, ErrUnknown, listNames(slices.Sorted(maps.Keys(r.resources))))
-	case r.policy == nil:
-		return fmt.Errorf("role %.80q %w: no policy is in force", b.Role, ErrUnknown)
-	case !r.policy.HasRole(b.Role):
-		return fmt.Errorf("role %.80q %w; the policy has %s", b.Role, ErrUnknown, listNames(r.policy.roles))
-	case b.Expires <= h.Time:
-		return fmt.Errorf("grant %w: it expires before it begins", ErrInvalid)
-	case a.Expires != 0 && h.Time >= a.Expires:
-		return fmt.Errorf("agent %s %w: it has expired", b.Agent, ErrRetired)
+	}
+	if err := cmp.Or(sameAgent(h, b.Agent), sameResource(h, b.Resource), person(b.By), r.grantable(h, scope, b.Ticket)); err != nil {
+		return err
+	}
+	switch {
+	case b.Request != "":
+		if err := r.grantRequested(h, b, scope); err != nil {
+			return err
+		}
+	case r.Separated():
+		return fmt.Errorf("grant %w: another person must have approved it", ErrSeparation)
 	}
 	g := &Grant{GrantBody: b, ID: id, Created: h.Pos, CreatedAt: h.Time}
+	a, _ := r.agents.get(b.Agent)
 	r.grants = r.grants.with(id, g)
 	r.agents = r.agents.with(b.Agent, a.withGrant(g))
+	return nil
+}
+
+// ErrSeparation is wrapped when one person would do what needs two.
+var ErrSeparation = errors.New("needs two people")
+
+// grantRequested checks a grant against the request that it is made of.
+func (r *Registry) grantRequested(h evidence.Head, b evidence.GrantBody, scope evidence.GrantScope) error {
+	asked, ok := r.approvals.get(b.Request)
+	if !ok {
+		return fmt.Errorf("request %.80q %w", b.Request, ErrUnknown)
+	}
+	a, err := r.approved(b.Request, evidence.ApproveGrant, asked.Digest, h.Time)
+	if err != nil {
+		return err
+	}
+	if scope != a.grantScope() || b.Ticket != a.Ticket {
+		return fmt.Errorf("grant %w: it is not what was approved as %s", ErrInvalid, a.ID)
+	}
+	r.use(a, h, h.Pos.String())
+	return nil
+}
+
+// grantable checks that a grant could be made.
+func (r *Registry) grantable(h evidence.Head, s evidence.GrantScope, ticket string) error {
+	a, err := r.serving(s.Agent)
+	if err != nil {
+		return err
+	}
+	switch _, hasResource := r.resources[s.Resource]; {
+	case !hasResource:
+		return fmt.Errorf("resource %.80q %w; the configuration has %s", s.Resource, ErrUnknown, listNames(slices.Sorted(maps.Keys(r.resources))))
+	case r.policy == nil:
+		return fmt.Errorf("role %.80q %w: no policy is in force", s.Role, ErrUnknown)
+	case !r.policy.HasRole(s.Role):
+		return fmt.Errorf("role %.80q %w; the policy has %s", s.Role, ErrUnknown, listNames(r.policy.roles))
+	case s.Expires <= h.Time || s.Expires <= s.Starts:
+		return fmt.Errorf("grant %w: it expires before it begins", ErrInvalid)
+	case a.Expires != 0 && h.Time >= a.Expires:
+		return fmt.Errorf("agent %s %w: it has expired", s.Agent, ErrRetired)
+	case ticket == "" && r.policy.wantsTicket(s.Role):
+		return fmt.Errorf("grant of role %s %w: policy wants a ticket for it", s.Role, ErrInvalid)
+	}
+	if s.Renews == "" {
+		return nil
+	}
+	old, ok := r.grants.get(s.Renews)
+	switch {
+	case !ok:
+		return fmt.Errorf("grant %.80q %w: there is nothing to renew", s.Renews, ErrUnknown)
+	case old.Agent != s.Agent || old.Role != s.Role || old.Resource != s.Resource:
+		return fmt.Errorf("grant %w: it renews %s, which is another agent's, role's or resource's", ErrInvalid, old.ID)
+	case !old.Removed.IsZero():
+		return fmt.Errorf("grant %s %w: it was removed by %s and can't be renewed", old.ID, ErrRetired, old.Removed)
+	}
 	return nil
 }
 
@@ -204,7 +271,7 @@ func (r *Registry) removeGrant(h evidence.Head, b evidence.RevokeBody) error {
 	return nil
 }
 
-func (r *Registry) changePolicy(b evidence.PolicyBody) error {
+func (r *Registry) changePolicy(h evidence.Head, b evidence.PolicyBody) error {
 	if b.Before != r.Policy() {
 		return fmt.Errorf("policy change %w: it replaces %.12q, in force is %.12q", ErrStale, b.Before, r.Policy())
 	}
@@ -218,7 +285,41 @@ func (r *Registry) changePolicy(b evidence.PolicyBody) error {
 	if err != nil {
 		return err
 	}
+	if err := r.policyApproved(h, b); err != nil {
+		return err
+	}
 	r.policy, r.policyBody = p, b
+	r.bundles = maps.Clone(r.bundles)
+	if r.bundles == nil {
+		r.bundles = make(map[string]evidence.Position)
+	}
+	r.bundles[b.Digest] = h.Pos
+	return nil
+}
+
+// policyApproved: a bundle counts when two people wanted it. So did they when
+// it was in force before, which one person may go back to; and the first one
+// has nobody before it.
+func (r *Registry) policyApproved(h evidence.Head, b evidence.PolicyBody) error {
+	switch at, was := r.bundles[b.Digest]; {
+	case b.Request != "":
+		a, err := r.approved(b.Request, evidence.ApprovePolicy, b.Digest, h.Time)
+		if err != nil {
+			return err
+		}
+		if a.Policy.Before != b.Before {
+			return fmt.Errorf("policy change %w: request %s was made from %.12q", ErrStale, a.ID, a.Policy.Before)
+		}
+		r.use(a, h, b.Digest)
+	case b.Back != "":
+		if !was || at.String() != b.Back {
+			return fmt.Errorf("policy change %w: %.80q did not put its bundle in force", ErrInvalid, b.Back)
+		}
+	case slices.Equal(b.Files, r.policyBody.Files):
+		// Only the actions differ, which come from the gateway's own version.
+	case r.Separated() && r.policy != nil:
+		return fmt.Errorf("policy change %w: another person must have approved it", ErrSeparation)
+	}
 	return nil
 }
 
@@ -232,6 +333,11 @@ func (r *Registry) changeConfig(b evidence.ConfigBody) error {
 	if err := someone(b.By); err != nil {
 		return err
 	}
+	return r.setConfig(b)
+}
+
+// setConfig puts what a configuration says in the place of what is.
+func (r *Registry) setConfig(b evidence.ConfigBody) error {
 	resources := make(map[string]*resourceState, len(b.Resources))
 	for _, res := range b.Resources {
 		switch _, twice := resources[res.Name]; {
@@ -246,6 +352,9 @@ func (r *Registry) changeConfig(b evidence.ConfigBody) error {
 		resources[res.Name] = &resourceState{Resource: res, entity: cedar.Entity{
 			UID: resourceUID(res.Name), Attributes: resourceAttributes(res),
 		}}
+	}
+	if err := r.setPeople(b); err != nil {
+		return err
 	}
 	r.resources, r.config = resources, b
 	return nil

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cedar-policy/cedar-go"
 )
@@ -159,6 +160,39 @@ func walkValue(arg json.RawMessage, entity func(entityDoc)) {
 			walkValue(e, entity)
 		}
 	}
+}
+
+// readsClock reports whether an expression looks at context.time, or at the
+// context as a whole.
+func readsClock(node any) bool {
+	switch n := node.(type) {
+	case []any:
+		return slices.ContainsFunc(n, readsClock)
+	case map[string]any:
+		for op, arg := range n {
+			switch {
+			case op == "Value": // a literal
+				continue
+			case op == "Var":
+				return arg == "context"
+			}
+			if operands, ok := arg.(map[string]any); ok && (op == "." || op == "has") && isContext(operands["left"]) {
+				if operands["attr"] == clockFact {
+					return true
+				}
+				continue
+			}
+			if readsClock(arg) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func isContext(node any) bool {
+	v, ok := node.(map[string]any)
+	return ok && v["Var"] == "context"
 }
 
 func isVariable(node json.RawMessage) bool {

@@ -27,6 +27,9 @@ type Request struct {
 	Checks   []evidence.Check
 	Session  evidence.Facts // those of the session
 	Command  evidence.Facts // those of the command
+	Path     string         // how the command came; see evidence.Unbound
+	Approval string         // the approved request that it would use
+	Limit    string         // the limit that its agent has reached
 }
 
 // Explanation is a decision with how it came about.
@@ -106,7 +109,7 @@ func (r *Registry) decide(q Request) (d evidence.Decision, s *subject, results [
 		return d, s, nil
 	}
 	d.Until = s.until
-	context, err := contextOf(q.Session, q.Command)
+	context, err := contextOf(&q, s.policy.timed)
 	if err != nil {
 		d.Effect, d.Reason = evidence.Error, plain(err.Error())
 		return d, s, nil
@@ -114,9 +117,21 @@ func (r *Registry) decide(q Request) (d evidence.Decision, s *subject, results [
 	results = make([]result, len(q.Checks))
 	for i, c := range q.Checks {
 		results[i] = s.check(c, context)
+		if slices.ContainsFunc(results[i].asked, func(r *rule) bool { return r.timed }) {
+			d.Until = sooner(d.Until, nextHour(q.Time))
+		}
 	}
 	s.sum(&d, q.Checks, results)
+	r.bind(&d, &q)
 	return d, s, results
+}
+
+// sooner is the earlier of two times, of which 0 is never.
+func sooner(a, b int64) int64 {
+	if a == 0 {
+		return b
+	}
+	return min(a, b)
 }
 
 // subject is an agent on a resource at a time: what all checks of a request
@@ -171,6 +186,10 @@ func (r *Registry) subject(q Request) (*subject, *refusal) {
 
 	s := &subject{policy: r.policy, agent: a, resource: res, until: a.Expires}
 	for _, g := range a.grants[q.Resource] { // the latest expiry first
+		if q.Time < g.Starts {
+			s.until = sooner(s.until, g.Starts)
+			continue
+		}
 		if !g.Active(q.Time) {
 			if len(s.grants) == 0 {
 				s.lapsed = g
@@ -178,9 +197,7 @@ func (r *Registry) subject(q Request) (*subject, *refusal) {
 			break
 		}
 		s.grants = append(s.grants, g)
-		if s.until == 0 || g.Expires < s.until {
-			s.until = g.Expires
-		}
+		s.until = sooner(s.until, g.Expires)
 		if i, held := slices.BinarySearch(s.roles, g.Role); !held {
 			s.roles = slices.Insert(s.roles, i, g.Role)
 		}
@@ -296,6 +313,7 @@ func (s *subject) sum(d *evidence.Decision, checks []evidence.Check, results []r
 	}
 	rules, roles := make(map[string]bool), make(map[string]bool)
 	first, alike := -1, 0
+	var obliges evidence.Obligations
 	for i, res := range results {
 		if res.effect != d.Effect {
 			continue
@@ -308,10 +326,12 @@ func (s *subject) sum(d *evidence.Decision, checks []evidence.Check, results []r
 		case evidence.Allow:
 			for _, r := range res.permits {
 				rules[r.ID], roles[r.Role] = true, true
+				combine(&obliges, &r.obliges)
 			}
 		case evidence.Deny:
 			for _, r := range res.forbids {
 				rules[r.ID] = true
+				combine(&obliges, &r.obliges)
 			}
 		case evidence.Error:
 			for _, f := range res.failures {
@@ -320,6 +340,9 @@ func (s *subject) sum(d *evidence.Decision, checks []evidence.Check, results []r
 		}
 	}
 	d.Rules = sortedKeys(rules)
+	if !none(&obliges) {
+		d.Obligations = &obliges
+	}
 	if d.Effect != evidence.Allow {
 		d.Reason = s.reason(checks[first], &results[first])
 		if alike > 1 {

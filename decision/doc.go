@@ -16,5 +16,6 @@
 //	action     Action::"postgres:select", in Action::"read" by the bundle's tree
 //	resource   Object::"orders-db/public.orders" in Resource::"orders-db",
 //	           or Resource::"orders-db" itself
-//	context    the facts of session and command, flattened: context.ticket
+//	context    the facts of session and command, flattened: context.ticket;
+//	           context.time is the request's own time, so that it replays
 package decision

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/cedar-policy/cedar-go"
@@ -94,18 +95,49 @@ func object(res *resourceState, name string) cedar.Entity {
 	}
 }
 
-// contextOf flattens the facts of session and command. Neither may override
-// the other: a fact in both is an error. Of several errors it returns the least,
-// since facts have no order and reasons are recorded.
-func contextOf(session, command evidence.Facts) (cedar.Record, error) {
-	m := make(cedar.RecordMap, len(session)+len(command))
+// clockFact is the one fact that nobody states: context.time, from the time of
+// the request.
+const clockFact = "time"
+
+const hourMicros = int64(time.Hour / time.Microsecond)
+
+// clockOf is context.time: the hour of a time, 0 to 23, and its weekday, 1
+// (Monday) to 7, in UTC.
+func clockOf(t int64) cedar.Record {
+	at := time.UnixMicro(t).UTC()
+	return cedar.NewRecord(cedar.RecordMap{
+		"hour":    cedar.Long(at.Hour()),
+		"weekday": cedar.Long((int(at.Weekday())+6)%7 + 1),
+	})
+}
+
+// nextHour is the full hour after a time: until then clockOf says the same.
+func nextHour(t int64) int64 {
+	past := t % hourMicros
+	if past < 0 {
+		past += hourMicros
+	}
+	return t - past + hourMicros
+}
+
+// contextOf flattens the facts of session and command, and adds the clock where
+// the policy looks at it. Neither may override another: a fact in two of them is
+// an error. Of several errors it returns the least, since facts have no order
+// and reasons are recorded.
+func contextOf(q *Request, timed bool) (cedar.Record, error) {
+	m := make(cedar.RecordMap, len(q.Session)+len(q.Command)+1)
+	if timed {
+		m[clockFact] = clockOf(q.Time)
+	}
 	var least error
-	for _, facts := range [2]evidence.Facts{session, command} {
+	for _, facts := range [2]evidence.Facts{q.Session, q.Command} {
 		for k, v := range facts {
 			value, err := factValue(v)
 			switch _, twice := m[cedar.String(k)]; {
 			case !utf8.ValidString(k):
 				err = errNotUTF8
+			case twice && k == clockFact:
+				err = errors.New("it is the clock's")
 			case twice:
 				err = errors.New("session and command both state it")
 			}

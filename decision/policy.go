@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -43,15 +44,17 @@ type Policy struct {
 	actions map[string]cedar.Entity // with all that they stand in, at any depth
 	leaves  []string                // actions that no other stands in
 	index   ruleIndex
+	timed   bool // some rule looks at the clock
 }
 
 // Rule is one Cedar policy of a bundle.
 type Rule struct {
-	ID          string // its @id
-	Effect      string // "permit" or "forbid"
-	Description string // its @description
-	Hint        string // its @hint: what an agent's developer should do instead
-	Role        string // the role in its principal scope, or ""
+	ID          string               // its @id
+	Effect      string               // "permit" or "forbid"
+	Description string               // its @description
+	Hint        string               // its @hint: what an agent's developer should do instead
+	Role        string               // the role in its principal scope, or ""
+	Obliges     evidence.Obligations // what it asks of commands, by its annotations
 	File        string
 	Line        int
 	Text        string // as Cedar prints it
@@ -171,6 +174,9 @@ type rule struct {
 	resource  resourceScope   //
 	actions   map[string]bool // those it can match, or nil for all
 	bare      bool            // it has no conditions
+	timed     bool            // it looks at the clock
+	ticket    bool            // a grant of its role needs one
+	obliges   evidence.Obligations
 	doc       policyDoc
 }
 
@@ -313,11 +319,12 @@ func (c *compiler) rule(p *cedar.Policy) {
 	default:
 		c.ids[r.ID] = r
 	}
-	for _, key := range slices.Sorted(maps.Keys(notes)) {
-		if key != "id" && key != "description" && key != "hint" {
-			bad("known are @id, @description and @hint", "unknown annotation @%s", key)
-		}
+	texts := make(map[string]string, len(notes))
+	for k, v := range notes {
+		texts[string(k)] = string(v)
 	}
+	r.annotate(texts, bad)
+	r.Obliges = r.obliges
 
 	doc, err := readPolicy(p)
 	if err != nil {
@@ -332,7 +339,13 @@ func (c *compiler) rule(p *cedar.Policy) {
 		if err := walk(cond.Body, nil); err != nil {
 			bad("", "%v", err)
 		}
+		var body any
+		if err := json.Unmarshal(cond.Body, &body); err != nil {
+			bad("", "%v", err)
+		}
+		r.timed = r.timed || readsClock(body)
 	}
+	c.p.timed = c.p.timed || r.timed
 	c.p.rules = append(c.p.rules, r)
 	if r.Role != "" {
 		if i, ok := slices.BinarySearch(c.p.roles, r.Role); !ok {

@@ -75,7 +75,7 @@ func randomRule(t *rapid.T) string {
 	when := one("when", "", "", "", ` when { context.x == "1" }`, ` when { context has x }`, ` unless { context has x }`,
 		` when { resource in Resource::"db1" }`, ` when { resource.name == "t" }`, ` when { resource has schema && resource.schema like "*s*" }`,
 		` when { action in [Action::"any"] }`, ` when { principal in [Role::"keep"] }`, ` when { principal.owner == "alice@example.com" }`,
-		` when { resource.labels.env == "prod" }`, ` when { context.x }`, ` unless { resource == Resource::"db1" || principal is Agent in Role::"keep" }`)
+		` when { resource.labels.env == "prod" }`, ` when { context.x }`, ` when { context.time.hour > 6 }`, ` unless { resource == Resource::"db1" || principal is Agent in Role::"keep" }`)
 	return fmt.Sprintf("@id(\"#\") %s (%s, %s, %s)%s;", effect, principal, action, resource, when)
 }
 
@@ -117,7 +117,7 @@ func decideByAll(r *Registry, q Request) (evidence.Effect, []string) {
 		target = objectUID(q.Resource, name)
 		put(target, object(r.resources[q.Resource], name).Attributes, resourceUID(q.Resource))
 	}
-	context, err := contextOf(q.Session, q.Command)
+	context, err := contextOf(&q, true)
 	if err != nil {
 		panic(err)
 	}

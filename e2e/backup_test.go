@@ -14,6 +14,7 @@ import (
 // TestABackupServesAgain backs up while agents work, loses the machine, and
 // serves from what was restored. Then it tries an older copy.
 func TestABackupServesAgain(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	id, err := age.GenerateX25519Identity()
 	w.ok(err)

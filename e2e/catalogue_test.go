@@ -41,6 +41,7 @@ func (w *world) records(of evidence.Type) (list []evidence.Record) {
 // source, its query and its digest, and again once it has changed, also behind
 // the gateway's back.
 func TestTheCatalogueIsOnRecord(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	snapshots := func() (digests []string) {
 		w.passes() // and so everything is sealed

@@ -21,6 +21,7 @@ func (w *world) certificate(agent string) (file string) {
 }
 
 func TestAgentsLogInByCertificate(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	ca := newAuthority(t, w.path("tls"))
 	ca.issue("gateway", &x509.Certificate{})
@@ -61,7 +62,7 @@ func TestAgentsLogInByCertificate(t *testing.T) {
 		out, _ := psql("bot", crt, key, "", "-c", "select 'under way'", "-c", "select pg_sleep(60)")
 		ended <- out
 	}()
-	w.until(20*time.Second, "the session sleeps", func() bool { return w.serverSaw("pg_sleep(60)") })
+	w.until(60*time.Second, "the session sleeps", func() bool { return w.serverSaw("pg_sleep(60)") })
 	var keys []struct{ ID, Agent string }
 	w.ok(json.Unmarshal([]byte(w.must("credential", "list", "--json")), &keys))
 	for _, k := range keys {

@@ -81,6 +81,7 @@ func (w *world) dumps() {
 }
 
 func TestAReaderDumps(t *testing.T) {
+	t.Parallel()
 	needs(t, "pg_dump", "pg_restore")
 	onEachServer(t, func(t *testing.T, w *world) {
 		w.dumps()
@@ -107,6 +108,7 @@ func TestAReaderDumps(t *testing.T) {
 }
 
 func TestADumpIsRestored(t *testing.T) {
+	t.Parallel()
 	slow(t)
 	needs(t, "pg_dump", "pg_restore")
 	onEachServer(t, func(t *testing.T, w *world) {
@@ -135,17 +137,16 @@ func TestADumpIsRestored(t *testing.T) {
 // A dump of an older server is how a database comes to a newer one. What is
 // there then is what the same dump leaves there without the gateway.
 func TestADumpOfAnOlderServerIsRestored(t *testing.T) {
+	t.Parallel()
 	slow(t)
 	needs(t, "pg_dump", "pg_restore")
 	majors := servers(t)
 	if len(majors) == 1 {
 		t.Skip("there is one server only")
 	}
-	t.Setenv("EXHIBIT_PG", majors[1])
-	w := newWorld(t)
+	w := newWorldOn(t, majors[1])
 	w.permitAnything()
-	t.Setenv("EXHIBIT_PG", majors[0])
-	older, err := pgserver.Start(t.Context(), w.path("older"))
+	older, err := pgserver.StartVersion(t.Context(), majors[0], w.path("older"))
 	w.ok(err)
 	t.Cleanup(func() { w.ok(older.Stop()) })
 	w.ok(older.Exec(t.Context(), "postgres", "create role app superuser"))
@@ -220,6 +221,7 @@ func (w *world) newerDump(url string, args ...string) string {
 
 // What a newer pg_dump asks for is reading as well, of either server.
 func TestAReaderDumpsWithANewerPgDump(t *testing.T) {
+	t.Parallel()
 	slow(t)
 	needs(t, "node", "npm")
 	onEachServer(t, func(t *testing.T, w *world) {
@@ -246,10 +248,10 @@ func TestAReaderDumpsWithANewerPgDump(t *testing.T) {
 // The system's psql restores what a newer pg_dump has dumped, into a server
 // that is as new.
 func TestANewerDumpIsRestored(t *testing.T) {
+	t.Parallel()
 	slow(t)
 	needs(t, "node", "npm")
-	t.Setenv("EXHIBIT_PG", newer)
-	w := newWorld(t)
+	w := newWorldOn(t, newer)
 	w.permitAnything()
 	w.ok(w.db.Exec(t.Context(), "orders", "set role app;"+stock, "select lo_from_bytea(4711, 'a large object')", "grant select on large object 4711 to public"))
 	want := w.newerDump(w.db.URL("orders"))
@@ -269,6 +271,7 @@ func TestANewerDumpIsRestored(t *testing.T) {
 
 // Tools that a writer has no use for are told why.
 func TestToolsThatAreRefused(t *testing.T) {
+	t.Parallel()
 	onEachServer(t, func(t *testing.T, w *world) {
 		url := w.url("bot", "sslmode=disable", "--ticket", "T-1")
 		for tool, args := range map[string][]string{

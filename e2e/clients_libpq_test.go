@@ -17,8 +17,7 @@ import (
 // the newer PostgreSQL: it is compatible with theirs.
 func newerLibpq(t *testing.T) []string {
 	t.Helper()
-	t.Setenv("EXHIBIT_PG", newer)
-	programs, err := pgserver.Programs()
+	programs, err := pgserver.ProgramsOf(newer)
 	missing(t, err)
 	libraries := filepath.Join(programs, "lib")
 	if _, err := os.Stat(filepath.Join(libraries, "libpq.so.5")); err != nil {
@@ -30,6 +29,7 @@ func newerLibpq(t *testing.T) []string {
 // A newer libpq knows what older ones don't: TLS at once, protocol 3.2 with its
 // long cancel keys, ways of login that it insists on.
 func TestClientsWithANewerLibpq(t *testing.T) {
+	t.Parallel()
 	onEachServer(t, func(t *testing.T, w *world) {
 		env := newerLibpq(t)
 		ca := newAuthority(t, w.path("tls"))
@@ -81,13 +81,13 @@ func (w *world) cancels(statement string, psql *exec.Cmd) {
 	var said strings.Builder
 	psql.Stdout, psql.Stderr = &said, &said
 	w.ok(psql.Start())
-	w.until(20*time.Second, statement+" runs", func() bool { return w.serverSaw(statement) })
+	w.until(60*time.Second, statement+" runs", func() bool { return w.serverSaw(statement) })
 	w.ok(psql.Process.Signal(syscall.SIGINT))
 	ended := make(chan struct{})
 	go func() { _ = psql.Wait(); close(ended) }() // what it said is looked at
 	select {
 	case <-ended:
-	case <-time.After(20 * time.Second):
+	case <-time.After(60 * time.Second):
 		w.t.Fatalf("%s is not cancelled", statement)
 	}
 	if !strings.Contains(said.String(), "canceling statement due to user request") {

@@ -12,6 +12,7 @@ import (
 // Node's pg sends what no other client does: unnamed statements without a
 // Flush, cursors over portals, streams, queries queued one behind another.
 func TestNodeClientsWork(t *testing.T) {
+	t.Parallel()
 	slow(t)
 	needs(t, "node", "npm")
 	onEachServer(t, func(t *testing.T, w *world) {

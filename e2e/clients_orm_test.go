@@ -50,6 +50,7 @@ var introspection = []string{
 }
 
 func TestAReaderIntrospects(t *testing.T) {
+	t.Parallel()
 	onEachServer(t, func(t *testing.T, w *world) {
 		w.grant("idle", "reader")
 		for name, mode := range map[string]pgx.QueryExecMode{"simple": pgx.QueryExecModeSimpleProtocol, "prepared": pgx.QueryExecModeCacheStatement} {

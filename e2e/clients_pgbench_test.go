@@ -8,6 +8,7 @@ import (
 
 // What pgbench says that it did is what the record says, to the command.
 func TestPgbenchIsRecordedToTheCommand(t *testing.T) {
+	t.Parallel()
 	onEachServer(t, func(t *testing.T, w *world) {
 		direct := "postgres://app:" + upstreamSecret + "@" + w.db.Addr + "/orders?sslmode=disable"
 		if out, err := w.run("pgbench", "-i", "-q", direct); err != nil {

@@ -45,6 +45,7 @@ func pgxDifferencesOf(major int) map[string]string {
 // through the gateway, and compares test by test. It leaves out what pgx calls
 // slow, unless EXHIBIT_SLOW is set.
 func TestPgxPassesItsOwnTests(t *testing.T) {
+	t.Parallel()
 	slow(t)
 	onEachServer(t, func(t *testing.T, w *world) {
 		w.permitAnything()

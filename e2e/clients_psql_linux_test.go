@@ -64,7 +64,7 @@ func (w *world) sit(t *testing.T, url string) *terminal {
 // expect waits until the screen shows a text and returns what came up to it.
 func (p *terminal) expect(text string) (before string) {
 	p.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		p.mu.Lock()
 		before, after, found := strings.Cut(p.seen, text)
 		if found {
@@ -114,6 +114,7 @@ func (w *world) outdated(command string) bool {
 
 // What psql asks behind its commands is reading, so a reader may.
 func TestAReaderAtPsql(t *testing.T) {
+	t.Parallel()
 	onEachServer(t, func(t *testing.T, w *world) {
 		w.ok(w.db.Exec(t.Context(), "orders", "set role app",
 			"create view recent as select id from t where id > 90", "create sequence numbers", "create type mood as enum ('calm')",
@@ -157,6 +158,7 @@ func TestAReaderAtPsql(t *testing.T) {
 }
 
 func TestAPersonAtPsql(t *testing.T) {
+	t.Parallel()
 	onEachServer(t, func(t *testing.T, w *world) {
 		p := w.sit(t, w.url("bot", "sslmode=disable", "--ticket", "T-1"))
 		p.expect("orders=> ")
@@ -187,7 +189,7 @@ func TestAPersonAtPsql(t *testing.T) {
 		p.expect("orders=> ")
 
 		p.press("select pg_sleep(600);\n")
-		w.until(20*time.Second, "the statement runs", func() bool { return w.serverSaw("statement: select pg_sleep(600)") })
+		w.until(60*time.Second, "the statement runs", func() bool { return w.serverSaw("statement: select pg_sleep(600)") })
 		p.press("\x03")
 		p.expect("canceling statement due to user request")
 		p.expect("orders=> ")

@@ -34,14 +34,14 @@ func slow(t *testing.T) {
 // newer is the PostgreSQL that clients are tried with besides the system's.
 const newer = "18"
 
-// onEachServer runs a test with the system's PostgreSQL and with a newer one,
-// each time in a world of its own.
+// onEachServer runs a test with the system's PostgreSQL and with a newer one at
+// once, each in a world of its own.
 func onEachServer(t *testing.T, test func(t *testing.T, w *world), edit ...func(config string) string) {
 	t.Helper()
 	for _, major := range servers(t) {
 		t.Run("PostgreSQL "+major, func(t *testing.T) {
-			t.Setenv("EXHIBIT_PG", major)
-			test(t, newWorld(t, edit...))
+			t.Parallel()
+			test(t, newWorldOn(t, major, edit...))
 		})
 	}
 }

@@ -74,6 +74,7 @@ func (w *world) localEnds(args ...string) (urls map[string]string, end func()) {
 }
 
 func TestOrdinaryClientsNeedNoCredential(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	ca := w.encrypted()
 	at := "=postgres://" + w.listen
@@ -140,7 +141,7 @@ func (w *world) pgxThrough(t *testing.T, url string) {
 		ctx, cancel := context.WithCancel(t.Context())
 		failed := make(chan error, 1)
 		go func() { _, err := c.Exec(ctx, "select "+mark); failed <- err }()
-		w.until(20*time.Second, "the statement runs", func() bool { return w.serverSaw(mark) })
+		w.until(60*time.Second, "the statement runs", func() bool { return w.serverSaw(mark) })
 		w.ok(c.PgConn().CancelRequest(t.Context()))
 		if err := <-failed; sqlstate(err) != "57014" {
 			t.Errorf("%s: a cancelled statement: %v", version, err)
@@ -151,6 +152,7 @@ func (w *world) pgxThrough(t *testing.T, url string) {
 }
 
 func TestARevokedKeyReachesNothing(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	urls, _ := w.localEnds("orders=postgres://" + w.listen)
 	c, err := pgx.Connect(t.Context(), urls["orders"])
@@ -158,7 +160,7 @@ func TestARevokedKeyReachesNothing(t *testing.T) {
 	var keys []struct{ Credential, ID, Agent string }
 	w.ok(json.Unmarshal([]byte(w.must("credential", "list", "--agent", "bot", "--json")), &keys))
 	w.must("credential", "revoke", keys[0].ID, "--reason", "lost")
-	w.until(20*time.Second, "the session ends", func() bool { return c.Ping(t.Context()) != nil })
+	w.until(60*time.Second, "the session ends", func() bool { return c.Ping(t.Context()) != nil })
 	if out, err := w.run("psql", "-X", "-w", urls["orders"], "-c", "select 1"); err == nil || !strings.Contains(out, "authentication failed") {
 		t.Errorf("with the token that was issued before: %v\n%s", err, out)
 	}
@@ -168,6 +170,7 @@ func TestARevokedKeyReachesNothing(t *testing.T) {
 }
 
 func TestAnImpostorGetsNoToken(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.encrypted()
 	other := newAuthority(t, w.path("other"))
@@ -179,6 +182,7 @@ func TestAnImpostorGetsNoToken(t *testing.T) {
 }
 
 func TestAProgramIsGivenItsResources(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	ca := w.encrypted()
 	run := func(args ...string) (string, int) {
@@ -224,6 +228,7 @@ func (w *world) script(text string) string {
 
 // The services behind a gateway are reached by clients that know of no token.
 func TestServicesNeedNoCredential(t *testing.T) {
+	t.Parallel()
 	s := newServices(t)
 	urls, _ := s.localEnds("site=http://"+s.web+"/site", "orders=postgres://"+s.listen)
 	for name, args := range map[string][]string{

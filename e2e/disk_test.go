@@ -45,18 +45,33 @@ func (w *world) onSmallDisk(size string) {
 	}))
 }
 
-// fill takes all space that is left, and returns what gives it back.
-func (w *world) fill() (free func()) {
+// remount changes how a folder's disk is mounted. That is refused while a file of
+// it is open for writing, as one may be for a moment in another test's child.
+func (w *world) remount(folder, how string) {
 	w.t.Helper()
-	name := filepath.Join(w.path("data"), "filler")
+	w.until(60*time.Second, "the disk is mounted "+how, func() bool {
+		out, err := w.run("mount", "-o", "remount,"+how, w.path(folder))
+		if err != nil {
+			w.t.Logf("%v\n%s", err, out)
+		}
+		return err == nil
+	})
+}
+
+// fill takes all space that is left to a folder, and returns what gives it back.
+func (w *world) fill(folder string) (free func()) {
+	w.t.Helper()
+	name := filepath.Join(w.path(folder), "filler")
 	f, err := os.Create(name)
 	w.ok(err)
-	block := make([]byte, 64<<10)
-	for err == nil {
-		_, err = f.Write(block)
-	}
-	if !errors.Is(err, syscall.ENOSPC) {
-		w.t.Fatal(err)
+	for _, size := range []int{64 << 10, 4 << 10, 512} { // a large write may fail as a whole
+		for err == nil {
+			_, err = f.Write(make([]byte, size))
+		}
+		if !errors.Is(err, syscall.ENOSPC) {
+			w.t.Fatal(err)
+		}
+		err = nil
 	}
 	w.ok(f.Close())
 	return func() { w.ok(os.Remove(name)) }
@@ -66,12 +81,13 @@ func (w *world) fill() (free func()) {
 // no room. What was asked has its outcome, rights can be taken away, and with
 // room again all goes on by itself.
 func TestAFullDiskStopsWhatIsNewAndNothingElse(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	grant := w.grant("idle", "reader")
 	w.stop(syscall.SIGTERM)
 	w.onSmallDisk("180m")
 	w.start()
-	free := w.fill()
+	free := w.fill("data")
 
 	// Parameters are sealed with the command: long ones take a good deal of room.
 	url := w.url("bot", "sslmode=disable", "--ticket", "T-1")
@@ -114,7 +130,7 @@ func TestAFullDiskStopsWhatIsNewAndNothingElse(t *testing.T) {
 	}
 
 	free()
-	w.until(30*time.Second, "agents are let in again", func() bool {
+	w.until(60*time.Second, "agents are let in again", func() bool {
 		c, err := pgx.Connect(t.Context(), url)
 		if err != nil {
 			return false
@@ -135,6 +151,7 @@ func TestAFullDiskStopsWhatIsNewAndNothingElse(t *testing.T) {
 // served, and one on a disk that is read-only. Each says what is wrong, and does
 // no harm.
 func TestAFolderThatCannotBeServed(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	refused := func(what string, says ...string) {
 		t.Helper()
@@ -155,19 +172,13 @@ func TestAFolderThatCannotBeServed(t *testing.T) {
 
 	w.stop(syscall.SIGTERM)
 	w.onSmallDisk("180m")
-	remount := func(how string) {
-		t.Helper()
-		if out, err := exec.CommandContext(t.Context(), "mount", "-o", "remount,"+how, w.path("data")).CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
-	}
-	remount("ro")
+	w.remount("data", "ro")
 	refused("a read-only disk", "read-only file system")
-	remount("rw")
+	w.remount("data", "rw")
 	w.start()
 	if out, err := exec.CommandContext(t.Context(), "mount", "-o", "remount,ro", w.path("data")).CombinedOutput(); err == nil {
 		t.Errorf("the system makes a disk read-only under a journal that is open:\n%s", out)
-		remount("rw")
+		w.remount("data", "rw")
 	}
 	if _, err := w.connect().Exec(t.Context(), "select 1"); err != nil {
 		t.Errorf("writable again: %v", err)

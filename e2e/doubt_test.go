@@ -3,6 +3,9 @@ package e2e
 import (
 	"archive/zip"
 	"encoding/csv"
+	"errors"
+	"io"
+	"iter"
 	"slices"
 	"strings"
 	"syscall"
@@ -13,24 +16,37 @@ import (
 )
 
 // table reads a population of the newest pack.
-func (w *world) table(name string) (rows []map[string]string) {
+func (w *world) table(name string) []map[string]string { return slices.Collect(w.rows(name)) }
+
+// rows reads one, however long, row by row.
+func (w *world) rows(name string) iter.Seq[map[string]string] {
 	w.t.Helper()
-	z, err := zip.OpenReader(w.packed)
-	w.ok(err)
-	defer z.Close()
-	f, err := z.Open("pop/" + name + ".csv")
-	w.ok(err)
-	defer f.Close()
-	all, err := csv.NewReader(f).ReadAll()
-	w.ok(err)
-	for _, cells := range all[1:] {
-		row := map[string]string{}
-		for i, c := range cells {
-			row[all[0][i]] = c
+	return func(yield func(map[string]string) bool) {
+		w.t.Helper()
+		z, err := zip.OpenReader(w.packed)
+		w.ok(err)
+		defer z.Close()
+		f, err := z.Open("pop/" + name + ".csv")
+		w.ok(err)
+		defer f.Close()
+		table := csv.NewReader(f)
+		columns, err := table.Read()
+		w.ok(err)
+		for {
+			cells, err := table.Read()
+			if errors.Is(err, io.EOF) {
+				return
+			}
+			w.ok(err)
+			row := make(map[string]string, len(cells))
+			for i, c := range cells {
+				row[columns[i]] = c
+			}
+			if !yield(row) {
+				return
+			}
 		}
-		rows = append(rows, row)
 	}
-	return rows
 }
 
 // TestDoubtsOfACrashAreResolved kills the gateway while three commands run:
@@ -38,17 +54,18 @@ func (w *world) table(name string) (rows []map[string]string) {
 // server tells the transaction, the second can't have been committed, and the
 // third changed nothing.
 func TestDoubtsOfACrashAreResolved(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	alone, block, reader := w.connect(), w.connect(), w.connect()
 	_, err := block.Exec(t.Context(), "begin")
 	w.ok(err)
 	running := func(c *pgx.Conn, text string) {
 		go func() { _, _ = c.Exec(t.Context(), text) }() // killed in the middle
-		w.until(20*time.Second, text+" runs", func() bool { return w.serverSaw(text) })
+		w.until(60*time.Second, text+" runs", func() bool { return w.serverSaw(text) })
 	}
-	running(alone, "insert into t values (501, 'alone') returning pg_sleep(6)")
-	running(block, "insert into t values (502, 'block') returning pg_sleep(6)")
-	running(reader, "select count(*), pg_sleep(6) from t")
+	running(alone, "insert into t values (501, 'alone') returning pg_sleep(12)")
+	running(block, "insert into t values (502, 'block') returning pg_sleep(12)")
+	running(reader, "select count(*), pg_sleep(12) from t")
 	w.stop(syscall.SIGKILL)
 	w.start()
 

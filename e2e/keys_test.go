@@ -33,6 +33,7 @@ const (
 // it that can be read: heads and bodies, as they are for everybody, and no
 // sealed byte.
 func TestAStolenFolderWithoutItsKeystoreReadsNothing(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	c := w.connect()
 	_, err := c.Exec(t.Context(), "select '"+plantedText+"'")
@@ -116,6 +117,7 @@ func (w *world) identity() *age.X25519Identity {
 // Its sealed parts open for nobody, those of the other for gateway and auditor,
 // and the pack passes as before.
 func TestAShreddedSessionProvesWhatItDid(t *testing.T) {
+	t.Parallel()
 	auditor, err := age.GenerateX25519Identity()
 	if err != nil {
 		t.Fatal(err)
@@ -231,6 +233,7 @@ func (w *world) sealedIn(data string, id *age.X25519Identity) map[scope][]byte {
 // TestACrashLeavesNoKeysInADump asks the kernel what it would dump of the
 // gateway.
 func TestACrashLeavesNoKeysInADump(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux is asked not to dump")
 	}

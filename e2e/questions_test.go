@@ -14,6 +14,7 @@ import (
 )
 
 func TestWhatWasAllowedThenIsAnsweredLater(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	id := w.grant("idle", "reader")
 	w.must("grant", "revoke", id, "--reason", "test")
@@ -47,6 +48,7 @@ func TestWhatWasAllowedThenIsAnsweredLater(t *testing.T) {
 
 // An auditor who kept a checkpoint sees whether history before it was kept.
 func TestTwoVisitsOfAnAuditor(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, err := w.psql("-c", "select 1")
 	w.ok(err)
@@ -80,6 +82,7 @@ func TestTwoVisitsOfAnAuditor(t *testing.T) {
 // A session is followed as it happens, from what has been to its end, by one
 // who is also told of what was refused, and reads as it did afterwards.
 func TestASessionIsFollowed(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	c := w.connect()
 	ctx := t.Context()
@@ -107,7 +110,7 @@ func TestASessionIsFollowed(t *testing.T) {
 				if strings.Contains(l, want) {
 					return
 				}
-			case <-time.After(30 * time.Second):
+			case <-time.After(60 * time.Second):
 				t.Fatalf("waited in vain for %q", want)
 			}
 		}
@@ -179,9 +182,10 @@ func TestASessionIsFollowed(t *testing.T) {
 // Who follows an agent is told of its next session too, and that the gateway
 // stops.
 func TestAnAgentIsFollowedUntilTheGatewayStops(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	lines, ended := w.follow("did", "--agent", "bot", "--follow", "--json")
-	w.until(30*time.Second, "it is followed", func() bool {
+	w.until(60*time.Second, "it is followed", func() bool {
 		_, err := w.psql("-c", "select 1")
 		w.ok(err)
 		select {

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -69,6 +70,7 @@ var countedBuffers = difference{
 }
 
 func TestPostgresRegressionSuite(t *testing.T) {
+	t.Parallel()
 	slow(t)
 	onEachServer(t, func(t *testing.T, w *world) {
 		s := newSuite(w)
@@ -107,6 +109,7 @@ func TestPostgresRegressionSuite(t *testing.T) {
 // wire be the same. Two of them send until the socket is full: those are never
 // twice the same.
 func TestLibpqPipelines(t *testing.T) {
+	t.Parallel()
 	slow(t)
 	onEachServer(t, func(t *testing.T, w *world) {
 		s := newSuite(w)
@@ -152,6 +155,7 @@ var isolationPart = strings.Fields(`
 // Several sessions step by step, each of which may have to wait for another:
 // the tester asks the server who waits, by the process id that it was told.
 func TestPostgresIsolationTests(t *testing.T) {
+	t.Parallel()
 	slow(t)
 	onEachServer(t, func(t *testing.T, w *world) {
 		s := newSuite(w)
@@ -269,7 +273,7 @@ func (s *suite) gateway() endpoint {
 // server starts a server with an empty database, set as the tests expect it.
 func (s *suite) server(name string) *pgserver.Server {
 	s.w.t.Helper()
-	db, err := pgserver.Start(s.w.t.Context(), s.w.path(name), "fsync=off", "max_prepared_transactions=8")
+	db, err := pgserver.StartVersion(s.w.t.Context(), strconv.Itoa(s.w.major()), s.w.path(name), "fsync=off", "max_prepared_transactions=8")
 	s.w.ok(err)
 	s.w.t.Cleanup(func() { s.w.ok(db.Stop()) })
 	s.w.ok(db.Exec(s.w.t.Context(), "postgres", "create database regression template template0",

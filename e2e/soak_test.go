@@ -3,10 +3,15 @@ package e2e
 import (
 	"bufio"
 	"context"
+	"encoding/csv"
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
+	"math"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,7 +23,10 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-var soak = flag.Duration("soak", 30*time.Second, "how long TestSoak runs")
+var (
+	soak    = flag.Duration("soak", 30*time.Second, "how long TestSoak runs")
+	soakCSV = flag.String("soakcsv", "", "file that TestSoak writes its samples to")
+)
 
 // measures are what must not grow with time, and what each may grow by: what
 // is cached fills up at first.
@@ -43,6 +51,8 @@ func TestSoak(t *testing.T) {
 	w.prepareMarks()
 	ctx, stop := context.WithTimeout(t.Context(), length)
 	defer stop()
+	end, _ := ctx.Deadline()
+	over := func() bool { return time.Now().After(end) } // which a connection may know before ctx does
 	var agents sync.WaitGroup
 	for range 16 {
 		agents.Go(func() {
@@ -51,7 +61,7 @@ func TestSoak(t *testing.T) {
 				if time.Now().After(until) { // a token is good for many visits
 					url, until = w.url("bot", "sslmode=disable", "--ticket", "T-1"), time.Now().Add(5*time.Minute)
 				}
-				if err := w.visit(ctx, url, 50); err != nil && ctx.Err() == nil {
+				if err := w.visit(ctx, url, 50); err != nil && !over() {
 					t.Errorf("an agent: %v", err)
 					return
 				}
@@ -59,10 +69,12 @@ func TestSoak(t *testing.T) {
 		})
 	}
 	var samples []map[string]float64
-	for tick := time.NewTicker(length / 60); ; {
+	keep := w.samples(*soakCSV)
+	for tick := time.NewTicker(min(length/60, 10*time.Second)); ; {
 		select {
 		case <-tick.C:
 			samples = append(samples, w.metrics(t.Context()))
+			keep(samples[len(samples)-1])
 			continue
 		case <-ctx.Done():
 		}
@@ -83,8 +95,98 @@ func TestSoak(t *testing.T) {
 		}
 	}
 	w.stop(syscall.SIGTERM)
-	w.start()
+	began := time.Now()
+	w.start() // which takes as long after an hour as after a minute
+	t.Logf("started again in %v", time.Since(began).Round(time.Millisecond))
 	w.accounts()
+}
+
+// columns are what a soak's samples say, with what each is called in the
+// gateway's metrics where it is from there.
+var columns = []struct{ name, metric string }{
+	{"seconds", ""},
+	{"commands", "exhibit_commands_total"},
+	{"sessions", "exhibit_sessions"},
+	{"goroutines", "go_goroutines"},
+	{"descriptors", "process_open_fds"},
+	{"heap_bytes", "go_memstats_heap_inuse_bytes"},
+	{"resident_bytes", "process_resident_memory_bytes"},
+	{"grammar_resident_bytes", ""}, // of the process that parses
+	{"journal_bytes", ""},
+	{"archive_bytes", ""},
+	{"unsealed_seconds", "exhibit_log_unsealed_seconds"},
+}
+
+// samples returns what writes a sample to a file, if there is to be one.
+func (w *world) samples(name string) (keep func(map[string]float64)) {
+	w.t.Helper()
+	if name == "" {
+		return func(map[string]float64) {}
+	}
+	f, err := os.Create(name)
+	w.ok(err)
+	w.t.Cleanup(func() { w.ok(f.Close()) })
+	out, began := csv.NewWriter(f), time.Now()
+	write := func(cell func(name, metric string) string) {
+		w.t.Helper()
+		row := make([]string, len(columns))
+		for i, c := range columns {
+			row[i] = cell(c.name, c.metric)
+		}
+		w.ok(out.Write(row))
+		out.Flush()
+		w.ok(out.Error())
+	}
+	write(func(name, _ string) string { return name })
+	return func(m map[string]float64) {
+		w.t.Helper()
+		own := map[string]float64{
+			"seconds":                math.Round(time.Since(began).Seconds()),
+			"grammar_resident_bytes": w.childrenResident(),
+			"journal_bytes":          w.size("data/journal"),
+			"archive_bytes":          w.size("data/archive"),
+		}
+		write(func(name, metric string) string {
+			v, ok := own[name]
+			if !ok {
+				v = m[metric]
+			}
+			return strconv.FormatFloat(v, 'f', -1, 64)
+		})
+	}
+}
+
+// size is how much disk the files of a folder take that is being worked in.
+func (w *world) size(folder string) (bytes float64) {
+	w.t.Helper()
+	w.ok(filepath.WalkDir(w.path(folder), func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			var info fs.FileInfo
+			if info, err = d.Info(); err == nil {
+				bytes += float64(info.Sys().(*syscall.Stat_t).Blocks) * 512
+			}
+		}
+		if errors.Is(err, fs.ErrNotExist) { // gone meanwhile
+			return nil
+		}
+		return err
+	}))
+	return bytes
+}
+
+// childrenResident is the resident memory of the gateway's children.
+func (w *world) childrenResident() (bytes float64) {
+	w.t.Helper()
+	out, err := w.run("ps", "-o", "rss=", "--ppid", strconv.Itoa(w.serve.Process.Pid))
+	if err != nil {
+		w.t.Fatalf("ps: %v\n%s", err, out)
+	}
+	for _, kib := range strings.Fields(out) {
+		n, err := strconv.ParseFloat(kib, 64)
+		w.ok(err)
+		bytes += n * 1024
+	}
+	return bytes
 }
 
 // visit is an agent that comes, does n things and goes.

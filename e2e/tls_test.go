@@ -85,6 +85,7 @@ func (w *world) listenByTLS() {
 }
 
 func TestTLSOnBothLegs(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	ca := newAuthority(t, w.path("tls"))
 	ca.issue("gateway", &x509.Certificate{})

@@ -17,6 +17,7 @@ import (
 // told of success, what nobody saw the end of is in doubt, the block is on
 // record as rolled back, and the gateway goes on.
 func TestAServerThatCrashes(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	alone, block, stream := w.connect(), w.connect(), w.connect()
 	_, err := block.Exec(t.Context(), "begin")
@@ -51,7 +52,7 @@ func TestAServerThatCrashes(t *testing.T) {
 	})
 	<-streaming
 	var pid int
-	w.until(20*time.Second, "the write runs", func() bool {
+	w.until(60*time.Second, "the write runs", func() bool {
 		pid = w.count("select coalesce(max(pid), 0) from pg_stat_activity where state = 'active' and query like 'insert into t values (601%'")
 		return pid != 0
 	})

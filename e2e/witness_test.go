@@ -47,7 +47,7 @@ func newLitewitness(t *testing.T) *litewitness {
 	l.ok(agent.Start())
 	t.Cleanup(func() { _ = agent.Process.Kill(); _ = agent.Wait() })
 	l.run(nil, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", dir+"/key")
-	for range 100 {
+	for range 3000 {
 		if _, err := os.Stat(l.agentSock); err == nil {
 			break
 		}
@@ -93,7 +93,7 @@ func (l *litewitness) start() {
 		"-ssh-agent", l.agentSock, "-listen", l.listen, "-key", fingerprint)
 	l.serve.Stderr = log
 	l.ok(l.serve.Start())
-	for range 200 {
+	for range 3000 {
 		b, _ := os.ReadFile(name)
 		if m := witnessKey.FindSubmatch(b); m != nil && strings.Contains(string(b), "listening") {
 			l.key = strings.Trim(string(m[1]), `"`)
@@ -177,7 +177,7 @@ func (w *world) ends(offset int) string {
 	w.t.Helper()
 	select {
 	case <-w.served:
-	case <-time.After(40 * time.Second):
+	case <-time.After(90 * time.Second):
 		w.t.Fatal("the gateway goes on")
 	}
 	if w.serve.ProcessState.ExitCode() == 0 {
@@ -205,6 +205,7 @@ func (w *world) copyData(from, to string) {
 // TestAWitnessOutsideTheOperatorsHands has the log cosigned by a real witness,
 // works on without it, and puts an old copy of the log back behind its back.
 func TestAWitnessOutsideTheOperatorsHands(t *testing.T) {
+	t.Parallel()
 	l := newLitewitness(t)
 	w := newWorld(t, l.config)
 	w.trustWitness(l)
@@ -216,7 +217,7 @@ func TestAWitnessOutsideTheOperatorsHands(t *testing.T) {
 		t.Errorf("status %+v", s)
 	}
 	l.follow("e2e.example/gw1", w.logKey())
-	w.until(20*time.Second, "the log is cosigned", func() bool { s := w.witnessed(); return s.Witnessed > 0 && s.Witnesses[0].Problem == "" })
+	w.until(60*time.Second, "the log is cosigned", func() bool { s := w.witnessed(); return s.Witnessed > 0 && s.Witnesses[0].Problem == "" })
 	if out := w.must("doctor"); !strings.Contains(out, "witness "+witnessName+": answers") {
 		t.Errorf("doctor:\n%s", out)
 	}
@@ -236,7 +237,7 @@ func TestAWitnessOutsideTheOperatorsHands(t *testing.T) {
 	// doesn't pass where the witness is demanded.
 	l.stop()
 	w.asks(3)
-	w.until(20*time.Second, "the witness is missed", func() bool { return w.witnessed().Witnesses[0].Problem != "" })
+	w.until(60*time.Second, "the witness is missed", func() bool { return w.witnessed().Witnesses[0].Problem != "" })
 	out := w.must("pack", "create", "--from", "2020-01-01", "--to", "2100-01-01", "-o", w.path("plain.zip"))
 	if !strings.Contains(out, "Operator-only integrity") {
 		t.Errorf("pack create:\n%s", out)

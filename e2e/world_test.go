@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -25,9 +26,23 @@ import (
 // The programs under test, built once.
 var exhibit, exhibitVerify string
 
+// atOnce is how many tests run at once, unless -parallel says otherwise: most of
+// them wait for processes, clocks and disks. A few run by themselves, without
+// t.Parallel: those that measure time or memory, and those that load the machine.
+const atOnce = "6"
+
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
+	flag.Parse()
+	chosen := false
+	flag.Visit(func(f *flag.Flag) { chosen = chosen || f.Name == "test.parallel" })
+	if !chosen {
+		if err := flag.Set("test.parallel", atOnce); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
 	dir, err := os.MkdirTemp("", "exhibit-e2e-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -56,7 +71,7 @@ type world struct {
 
 	program string       // that serves; "" is exhibit
 	marks   atomic.Int64 // that load has made
-	before  int          // bytes of the server's log before there were any
+	before  int64        // bytes of the server's log before there were any
 }
 
 // secrets that must turn up nowhere.
@@ -68,6 +83,12 @@ const (
 // newWorld starts a world, with the PostgreSQL that pgserver.Programs finds. Edit changes the configuration before the start.
 func newWorld(t *testing.T, edit ...func(config string) string) *world {
 	t.Helper()
+	return newWorldOn(t, "", edit...)
+}
+
+// newWorldOn starts one with the PostgreSQL of a major version.
+func newWorldOn(t *testing.T, major string, edit ...func(config string) string) *world {
+	t.Helper()
 	needs(t, "psql", "pgbench")
 	dir, err := os.MkdirTemp("", "exhibit-e2e-") //nolint:usetesting // PostgreSQL runs as another user, whom t.TempDir keeps out
 	if err != nil {
@@ -78,7 +99,7 @@ func newWorld(t *testing.T, edit ...func(config string) string) *world {
 	}
 	w := &world{t: t, dir: dir}
 	t.Cleanup(w.end)
-	w.db, err = pgserver.Start(t.Context(), filepath.Join(dir, "postgres"))
+	w.db, err = pgserver.StartVersion(t.Context(), major, filepath.Join(dir, "postgres"))
 	missing(t, err)
 	w.ok(w.db.Exec(t.Context(), "postgres", "create role app login password '"+upstreamSecret+"'", "create database orders owner app"))
 	w.ok(w.db.Exec(t.Context(), "orders", "set role app", "create table t (id int primary key, v text)",
@@ -136,7 +157,7 @@ func (w *world) edit(f func(string) string) {
 func (w *world) start(env ...string) {
 	w.t.Helper()
 	w.launch(env...)
-	w.until(20*time.Second, "the gateway answers", func() bool {
+	w.until(60*time.Second, "the gateway answers", func() bool {
 		_, err := w.exhibit("log", "status")
 		return err == nil
 	})
@@ -163,7 +184,7 @@ func (w *world) stop(sig syscall.Signal) {
 	w.ok(w.serve.Process.Signal(sig))
 	select {
 	case <-w.served:
-	case <-time.After(30 * time.Second):
+	case <-time.After(60 * time.Second):
 		w.t.Fatal("the gateway does not end")
 	}
 }
@@ -213,7 +234,7 @@ func (w *world) must(args ...string) string {
 func (w *world) grant(agent, role string, resource ...string) string {
 	w.t.Helper()
 	var g struct{ ID string }
-	w.ok(json.Unmarshal([]byte(w.must("grant", "add", "--agent", agent, "--role", role, "--resource", append(resource, "orders")[0], "--for", "1h", "--json")), &g))
+	w.ok(json.Unmarshal([]byte(w.must("grant", "add", "--agent", agent, "--role", role, "--resource", append(resource, "orders")[0], "--for", "12h", "--json")), &g))
 	return g.ID
 }
 

@@ -348,8 +348,120 @@ type GrantBody struct {
 	Resource string `json:"resource"`
 	Ticket   string `json:"ticket,omitempty"`
 	Reason   string `json:"reason,omitempty"`
+	Starts   int64  `json:"starts,omitempty"` // 0 is at once
 	Expires  int64  `json:"expires"`
-	By       By     `json:"by"`
+	Renews   string `json:"renews,omitempty"`  // the grant that it goes on from
+	Request  string `json:"request,omitempty"` // the approved request that asked for it
+	By       By     `json:"by"`                // of a request, whose approval was the last one needed
+}
+
+// The kinds of request for an approval.
+const (
+	ApproveGrant   = "grant"
+	ApprovePolicy  = "policy"
+	ApproveCommand = "command"
+)
+
+// ApprovalRequestBody asks people to approve one exact thing. The request's id
+// is the position of its record. One of Grant, Policy and Command is set, as
+// Kind says.
+type ApprovalRequestBody struct {
+	Kind    string         `json:"kind"`
+	Digest  string         `json:"digest"` // of what is asked: of a grant ScopeDigest, of a policy its bundle's, of a command keyed
+	Grant   *GrantScope    `json:"grant,omitempty"`
+	Policy  *Proposal      `json:"policy,omitempty"`
+	Command *HeldCommand   `json:"command,omitempty"`
+	Needs   []ApprovalNeed `json:"needs"` // all of them
+	Ticket  string         `json:"ticket,omitempty"`
+	Reason  string         `json:"reason,omitempty"`
+	Expires int64          `json:"expires"` // of the request and of what is approved and not yet used
+	By      By             `json:"by"`      // who asks; for an agent, its owner
+}
+
+// Groups that aren't in the configuration's people: they depend on what is
+// asked.
+const (
+	GroupResource = "resource" // the resource's owner, and people of its approvers' groups
+	GroupPolicy   = "policy"   // people of the groups that approve policies; anyone when there are none
+)
+
+// GrantScope is what a grant would give. A grant that is made of it gives this
+// or, when an approver said so, ends earlier.
+type GrantScope struct {
+	Agent    string `json:"agent"`
+	Role     string `json:"role"`
+	Resource string `json:"resource"`
+	Starts   int64  `json:"starts,omitempty"`
+	Expires  int64  `json:"expires"`
+	Renews   string `json:"renews,omitempty"`
+}
+
+// Proposal is a policy bundle that somebody wants in force, with what was found
+// out about it when it was proposed.
+type Proposal struct {
+	Before  string              `json:"before"` // digest of what it was made from
+	Files   []File              `json:"files"`
+	Actions map[string][]string `json:"actions"`
+	Diff    string              `json:"diff,omitempty"`
+	Tests   int                 `json:"tests"` // that stand beside the policies and passed
+	// Backtest is how many recorded commands were decided again, over how many
+	// days, and of how many the decision would differ.
+	Backtest *Backtest `json:"backtest,omitempty"`
+}
+
+// Backtest is what a proposal would have changed.
+type Backtest struct {
+	Days     int               `json:"days"`
+	Commands uint64            `json:"commands"`
+	Differ   uint64            `json:"differ"`
+	Agents   []BacktestByAgent `json:"agents,omitempty"` // those with differences, the most first
+}
+
+// BacktestByAgent counts the differences of one agent.
+type BacktestByAgent struct {
+	Agent   string `json:"agent"`
+	Allowed uint64 `json:"allowed,omitempty"` // that were refused
+	Refused uint64 `json:"refused,omitempty"` // that were allowed
+}
+
+// HeldCommand is a command that waits for people, or was refused until they
+// have approved it. Digest of the request binds its exact text and values under
+// a key of the gateway.
+type HeldCommand struct {
+	Session  Position `json:"session"`
+	Agent    string   `json:"agent"`
+	Resource string   `json:"resource"`
+	Verb     string   `json:"verb"`
+	Text     string   `json:"text,omitempty"` // normalized
+	Checks   []Check  `json:"checks"`
+	Facts    Facts    `json:"facts,omitempty"`
+	Rules    []string `json:"rules"` // that want the approval, or stand beside such
+}
+
+// What a person can say of a request.
+const (
+	Approved  = "approve"
+	Refused   = "deny"
+	Withdrawn = "withdraw" // by who asked
+)
+
+// ApprovalDecisionBody is what one person said of a request.
+type ApprovalDecisionBody struct {
+	Request  string   `json:"request"`
+	Digest   string   `json:"digest"` // of the request: what the person saw
+	Decision string   `json:"decision"`
+	Groups   []string `json:"groups,omitempty"`  // of the needs, those that the person stands for
+	Expires  int64    `json:"expires,omitempty"` // an earlier end of the grant than was asked for
+	Reason   string   `json:"reason,omitempty"`
+	By       By       `json:"by"`
+}
+
+// ApprovalUseBody says that the command which its head's Of names was let
+// through by an approved request. It stands next to that command's intent. No
+// request is used twice.
+type ApprovalUseBody struct {
+	Request string `json:"request"`
+	Digest  string `json:"digest"`
 }
 
 // File is a named text.
@@ -366,6 +478,9 @@ type PolicyBody struct {
 	Files   []File              `json:"files"`   // sorted by name
 	Actions map[string][]string `json:"actions"` // action id to the actions it stands in
 	Diff    string              `json:"diff,omitempty"`
+	Request string              `json:"request,omitempty"`  // the approved request that proposed it
+	Back    string              `json:"rollback,omitempty"` // the change that it goes back to: position of its record
+	Reason  string              `json:"reason,omitempty"`   // why it goes back: nobody asked for that before
 	By      By                  `json:"by"`
 }
 
@@ -375,6 +490,24 @@ type Resource struct {
 	Protocol   string            `json:"protocol"`
 	Labels     map[string]string `json:"labels,omitempty"`
 	Durability string            `json:"durability"`
+	Owner      string            `json:"owner,omitempty"`     // id of the person who answers for it
+	Approvers  []string          `json:"approvers,omitempty"` // groups whose people approve grants on it, beside the owner
+}
+
+// Whether rights need two people.
+const (
+	// SeparationRequired refuses a grant or a policy that another person has not
+	// approved.
+	SeparationRequired = "required"
+	// SeparationReported lets one person do both, and shows each such change as
+	// an exception.
+	SeparationReported = "reported"
+)
+
+// Member is a person with the groups that they approve for.
+type Member struct {
+	ID     string   `json:"id"`
+	Groups []string `json:"groups,omitempty"`
 }
 
 // ConfigBody puts a configuration in force. Its text holds references to
@@ -385,7 +518,21 @@ type ConfigBody struct {
 	Text      string     `json:"text"`
 	Diff      string     `json:"diff,omitempty"`
 	Resources []Resource `json:"resources"`
-	By        By         `json:"by"`
+	People    []Member   `json:"people,omitempty"`
+	// Separation is one of the above; "" stands for reported.
+	Separation      string   `json:"separation,omitempty"`
+	PolicyApprovers []string `json:"policy_approvers,omitempty"` // groups
+	By              By       `json:"by"`
+}
+
+// SnapshotBody is one part of the registry at the position of its first part:
+// what all control records before that fold to. The parts stand next to each
+// other. Whoever has them needs none of the records before.
+type SnapshotBody struct {
+	Digest string          `json:"digest"` // SHA-256, hex, of the data of all parts, one after another
+	Part   int             `json:"part"`   // from 1
+	Parts  int             `json:"parts"`
+	Data   json.RawMessage `json:"data"` // docs/spec/record.md
 }
 
 // ImportBody is a snapshot of something outside.
@@ -406,6 +553,30 @@ type AlertBody struct {
 	Text     string   `json:"text"`
 }
 
+// KillBody says that a person ended sessions: those named, which are all of the
+// agent's when Agent is set.
+type KillBody struct {
+	Agent    string     `json:"agent,omitempty"`
+	Sessions []Position `json:"sessions"`
+	Reason   string     `json:"reason"`
+	By       By         `json:"by"`
+}
+
+// What a person found an alert to be.
+const (
+	AlertExpected      = "expected"
+	AlertFalsePositive = "false_positive"
+	AlertIncident      = "incident"
+)
+
+// AlertAckBody says that a person looked at the alert that its head's Of names.
+type AlertAckBody struct {
+	Disposition string `json:"disposition"`
+	Incident    string `json:"incident,omitempty"` // its id elsewhere
+	Reason      string `json:"reason,omitempty"`
+	By          By     `json:"by"`
+}
+
 // ReadBody says who read evidence, or exported it.
 type ReadBody struct {
 	Purpose string `json:"purpose"`
@@ -414,6 +585,41 @@ type ReadBody struct {
 	From    string `json:"from,omitempty"`
 	To      string `json:"to,omitempty"`
 	By      By     `json:"by"`
+}
+
+// LogKeyBody changes the keys of the log's checkpoints. Keys are verifier keys
+// of C2SP signed-note. The signatures make it a statement that stands by itself
+// (docs/spec/log.md).
+type LogKeyBody struct {
+	Change     string   `json:"change"`     // "rotate": New takes the place of Old; "revoke": Old is not to be believed any more
+	Old        string   `json:"old"`        // of a rotation the key in force before
+	New        string   `json:"new"`        // the key in force after it; of a revocation also before
+	Size       uint64   `json:"size"`       // of a checkpoint that was published before
+	Root       Hash     `json:"root"`       // its root
+	Signatures []string `json:"signatures"` // lines of a signed note: of a rotation by Old and New, of a revocation by New
+	Reason     string   `json:"reason,omitempty"`
+	By         By       `json:"by"`
+}
+
+// BackupBody says that the log is being copied: everything up to this record,
+// and further. One that was made while no gateway ran has everything before the
+// boot that records it, and its own time.
+type BackupBody struct {
+	Made       int64    `json:"made,omitempty"`       // when, if no gateway ran then
+	Keys       bool     `json:"keys"`                 // those of the gateway and of sessions too
+	Recipients []string `json:"recipients,omitempty"` // age recipients that they are encrypted to
+	By         By       `json:"by"`
+}
+
+// RestoreBody says that the data folder was made of a backup since the boot
+// before.
+type RestoreBody struct {
+	Made     int64  `json:"made"`     // when the backup was, as it says
+	Restored int64  `json:"restored"` // when it was put in place
+	Blocks   uint64 `json:"blocks"`   // of the log that was restored
+	Root     Hash   `json:"root"`     // of its tree
+	Keys     bool   `json:"keys"`     // came out of the backup
+	By       By     `json:"by"`       // whose account did it
 }
 
 // ErrBody is wrapped by every failure to decode a body.

@@ -1,5 +1,7 @@
 package evidence
 
+import "time"
+
 // Type says what a record is about. The names follow docs/spec/record.md,
 // which also maps them to OCSF classes.
 type Type string
@@ -30,21 +32,33 @@ const (
 	CredentialIssue  Type = "credential.issue"  // CredentialBody: a short-lived token
 	GrantCreate      Type = "grant.create"      // GrantBody; control
 	GrantRemove      Type = "grant.remove"      // RevokeBody; control
+	ApprovalRequest  Type = "approval.request"  // ApprovalRequestBody; control
+	ApprovalDecision Type = "approval.decision" // ApprovalDecisionBody; control
+	ApprovalUse      Type = "approval.use"      // ApprovalUseBody; control: what a command was let through by
 	PolicyChange     Type = "policy.change"     // PolicyBody; control
 	ConfigChange     Type = "config.change"     // ConfigBody; control
+	StateSnapshot    Type = "state.snapshot"    // SnapshotBody; control: what the control records before it fold to
 
 	ImportSnapshot Type = "import.snapshot" // ImportBody: a catalogue read from an upstream
+	SessionKill    Type = "session.kill"    // KillBody
 	Alert          Type = "alert"           // AlertBody
+	AlertAck       Type = "alert.ack"       // AlertAckBody
 	EvidenceRead   Type = "evidence.read"   // ReadBody
 	PackExport     Type = "pack.export"     // ReadBody
+
+	LogKey     Type = "log.key"     // LogKeyBody; control: who signs the log
+	LogBackup  Type = "log.backup"  // BackupBody
+	LogRestore Type = "log.restore" // RestoreBody
 )
 
-// IsControl reports whether records of type t change who may do what. Blocks
-// that hold one are chained, so that the registry folds without the rest.
+// IsControl reports whether records of type t change who may do what, which is
+// also which key may speak for the log. Blocks that hold one are chained, so
+// that the registry folds without the rest.
 func (t Type) IsControl() bool {
 	switch t {
 	case AgentCreate, AgentDisable, CredentialEnroll, CredentialRevoke,
-		GrantCreate, GrantRemove, PolicyChange, ConfigChange:
+		GrantCreate, GrantRemove, ApprovalRequest, ApprovalDecision, ApprovalUse,
+		PolicyChange, ConfigChange, StateSnapshot, LogKey:
 		return true
 	}
 	return false
@@ -56,7 +70,7 @@ func (t Type) IsControl() bool {
 func (t Type) IsEnding() bool {
 	switch t {
 	case CommandResult, TxEnd, Resolution, SessionEnd, SessionNote, GatewayStop, RecordingGap,
-		AgentDisable, CredentialRevoke, GrantRemove:
+		AgentDisable, CredentialRevoke, GrantRemove, SessionKill:
 		return true
 	}
 	return false
@@ -103,10 +117,54 @@ type Decision struct {
 	Grants []string `json:"grants,omitempty"` // ids of the grants that put the agent in their roles, sorted
 	Policy string   `json:"policy,omitempty"` // digest of the policy bundle
 	Reason string   `json:"reason,omitempty"` // of a refusal, for the agent to read
+	// Obligations are what the rules ask beside their yes, the strictest of all.
+	// A command that is refused for want of an approval has them too.
+	Obligations *Obligations `json:"obligations,omitempty"`
+	Approval    string       `json:"approval,omitempty"` // the approved request that this command used
+	Limit       string       `json:"limit,omitempty"`    // the limit that refused it, of those below
 	// Until is when the decision could change by itself (a grant expires), in
 	// microseconds since the epoch; 0 is never. It is not recorded: replay
 	// derives it again.
 	Until int64 `json:"-"`
+}
+
+// Obligations are what policy asks of commands that it allows. Zero is no such
+// obligation.
+type Obligations struct {
+	Approval []ApprovalNeed `json:"approval,omitempty"` // by group
+	Rows     int64          `json:"rows,omitempty"`     // that one command may return or change
+	Bytes    int64          `json:"bytes,omitempty"`    // that one command may return
+	Millis   int64          `json:"ms,omitempty"`       // that one command may take
+	Commands int64          `json:"commands,omitempty"` // of the agent, in an hour of the clock (UTC)
+	Writes   int64          `json:"writes,omitempty"`   // likewise, of those that aren't reads
+	Alert    []string       `json:"alert,omitempty"`    // names of the alerts to raise, sorted
+}
+
+// The limits that can refuse a command that the rules allow: those that count
+// an agent's commands.
+const (
+	LimitCommands = "commands"
+	LimitWrites   = "writes"
+)
+
+// ApprovalNeed says how many people of a group must say yes.
+type ApprovalNeed struct {
+	Group string `json:"group"`
+	Count int    `json:"count"`
+}
+
+// Approvals and limits bind each thing that an agent does once. These paths are
+// of commands that are not that yet, or no more: they prepare another, fetch what
+// one began that was bound already, or come before all.
+const (
+	PathPrepare = "prepare"
+	PathFetch   = "fetch"
+	PathConnect = "connect"
+)
+
+// Unbound reports whether approvals and counts pass over commands of a path.
+func Unbound(path string) bool {
+	return path == PathPrepare || path == PathFetch || path == PathConnect
 }
 
 // Parse says how much of a command was understood.
@@ -130,6 +188,16 @@ type Command struct {
 	Bytes  int      // their bytes
 	Of     Position // intent that prepared it, if one did
 	Skip   bool     // recorded as skipped: it will not be forwarded
+
+	// Exact is the text that Raw would be, where Of names the command that has
+	// it. It is not recorded: what people approve is digested over it.
+	Exact []byte
+	// Wait, when set, says that the agent can wait until people have approved
+	// the command. It is called once when that begins, with the id of the
+	// request and when it ends, to tell the agent; Begin goes on after it. Where
+	// it is nil a command that needs an approval is refused at once: in the
+	// middle of a transaction or behind others nobody may wait.
+	Wait func(request string, until time.Time)
 }
 
 // Shape is the part of a command that is equal for equal statements. It is

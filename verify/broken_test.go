@@ -3,8 +3,10 @@ package verify_test
 import (
 	"archive/zip"
 	"bytes"
+	"cmp"
 	"crypto/ed25519"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -23,6 +25,7 @@ import (
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/pack/packtest"
+	"github.com/exhibit-gateway/exhibit/internal/seal/stamptest"
 	"github.com/exhibit-gateway/exhibit/ledger"
 	"github.com/exhibit-gateway/exhibit/verify"
 	"github.com/exhibit-gateway/exhibit/workpaper"
@@ -194,6 +197,41 @@ func edit[T any](typ evidence.Type, change func(*evidence.Head, *T)) func() *pac
 	})
 }
 
+// separated is a gateway where rights need two people, with an agent.
+func separated() *packtest.Gateway {
+	g := packtest.New()
+	g.Boot()
+	g.Organise("billing-bot", "reader")
+	g.Separate()
+	return g
+}
+
+const insert = "INSERT INTO public.orders VALUES (?)"
+
+// held is a session whose agent has asked for an approval of a command, and got
+// it.
+func held(g *packtest.Gateway) (*packtest.Session, evidence.Position) {
+	s := open(g, "cleaner")
+	wanted := s.Hold(insert, "postgres:insert", "public.orders")
+	g.Approve(wanted, packtest.Bob)
+	return s, wanted
+}
+
+// sampler is a session of an agent with a limit, and no other role.
+func sampler(g *packtest.Gateway) *packtest.Session {
+	for _, grant := range g.Registry.Grants() {
+		g.Own(evidence.GrantRemove, evidence.RevokeBody{ID: grant.ID, Reason: "in its place", By: packtest.Alice})
+	}
+	return open(g, "sampler")
+}
+
+func open(g *packtest.Gateway, role string) *packtest.Session {
+	r := g.Request("billing-bot", role)
+	g.Approve(r, packtest.Bob)
+	g.Grant(r, packtest.Bob)
+	return g.Open("billing-bot", "orders")
+}
+
 var lies = []lie{
 	{"record.body", "unknown-field", changing(func(d *evidence.Draft) {
 		if d.Head.Type == evidence.SessionEnd {
@@ -300,6 +338,93 @@ var lies = []lie{
 	{"change.valid", "orphan-grant", func() *packtest.Gateway {
 		g, s := packtest.Shop()
 		g.Own(evidence.GrantCreate, evidence.GrantBody{Agent: "ghost-bot", Role: "reader", Resource: "orders", Expires: g.Now + packtest.Hour, By: packtest.Alice})
+		return finish(g, s)
+	}},
+	{"change.approved", "self-approval", func() *packtest.Gateway {
+		g := separated()
+		r := g.Request("billing-bot", "reader")
+		g.Approve(r, packtest.Alice)
+		g.Grant(r, packtest.Alice)
+		return finish(g, nil)
+	}},
+	{"change.approved", "by-one-person", func() *packtest.Gateway {
+		g := separated()
+		g.Own(evidence.GrantCreate, evidence.GrantBody{Agent: "billing-bot", Role: "writer", Resource: "orders", Expires: g.Now + packtest.Hour, By: packtest.Alice})
+		return finish(g, nil)
+	}},
+	{"change.approved", "after-the-fact", func() *packtest.Gateway {
+		g := separated()
+		r := g.Request("billing-bot", "writer")
+		g.Grant(r, packtest.Bob)
+		g.Approve(r, packtest.Bob)
+		return finish(g, nil)
+	}},
+	{"change.valid", "wider-than-approved", func() *packtest.Gateway {
+		g := separated()
+		r := g.Request("billing-bot", "reader")
+		g.Approve(r, packtest.Bob)
+		a, _ := g.Registry.Approval(r.String())
+		wider := a.GrantOf(packtest.Bob)
+		wider.Role = "writer"
+		g.Own(evidence.GrantCreate, wider)
+		return finish(g, nil)
+	}},
+	{"approval.used", "never-marked", func() *packtest.Gateway {
+		g := separated()
+		s, wanted := held(g)
+		g.Change = func(d *evidence.Draft) {
+			if d.Head.Type == evidence.ApprovalUse { // so that it can be used again
+				d.Head.Type, d.Body = evidence.SessionNote, evidence.EncodeBody(evidence.NoteBody{Kind: "setup", Origin: "gateway"})
+			}
+		}
+		s.End(s.AskApproved(insert, "postgres:insert", "public.orders", wanted), evidence.OK)
+		return finish(g, s)
+	}},
+	{"approval.used", "by-another-command", func() *packtest.Gateway {
+		g := separated()
+		s, wanted := held(g)
+		g.Change = func(d *evidence.Draft) {
+			if d.Head.Type == evidence.ApprovalUse {
+				d.Head.Of.Seq--
+			}
+		}
+		s.End(s.AskApproved(insert, "postgres:insert", "public.orders", wanted), evidence.OK)
+		return finish(g, s)
+	}},
+	{"decision.limits", "allowed-beyond", func() *packtest.Gateway {
+		g := separated()
+		s := sampler(g)
+		for range 4 {
+			s.Do("SELECT ?", "postgres:select", "public.orders")
+		}
+		return finish(g, s)
+	}},
+	{"decision.limits", "refused-too-early", func() *packtest.Gateway {
+		g := separated()
+		s := sampler(g)
+		s.AskLimited("SELECT ?", "postgres:select", "public.orders", evidence.LimitCommands)
+		return finish(g, s)
+	}},
+	{"alert.raised", "burst-unnoticed", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		for range 20 {
+			s.Do("DROP TABLE public.orders", "postgres:drop", "public.orders")
+		}
+		return finish(g, s)
+	}},
+	{"alert.raised", "without-cause", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.Own(evidence.Alert, evidence.AlertBody{Rule: workpaper.RuleDenials, Severity: "medium", Trigger: s.ID(), Text: "look over there"})
+		return finish(g, s)
+	}},
+	{"alert.acknowledged", "of-no-alert", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.Change = func(d *evidence.Draft) {
+			if d.Head.Type == evidence.AlertAck {
+				d.Head.Of = s.ID()
+			}
+		}
+		g.Own(evidence.AlertAck, evidence.AlertAckBody{Disposition: evidence.AlertExpected, By: packtest.Alice})
 		return finish(g, s)
 	}},
 	{"decision.policy", "another-policy", edit(evidence.CommandIntent, func(_ *evidence.Head, b *evidence.IntentBody) { b.Policy = strings.Repeat("0", 64) })},
@@ -590,9 +715,145 @@ func seedOf(s string) []byte {
 // vector is a line of testdata/vectors.json: what any verifier must say.
 type vector struct {
 	Pack    string            `json:"pack"`
-	Trust   *verify.TrustFile `json:"trust,omitempty"` // default: testdata/trust.json
-	Finding string            `json:"finding"`         // "" when the pack is good
-	Also    string            `json:"also,omitempty"`  // a finding of integrity that comes with it
+	Trust   *verify.TrustFile `json:"trust,omitempty"`  // default: testdata/trust.json
+	TSA     string            `json:"tsa_ca,omitempty"` // file of the trusted authorities' roots
+	Finding string            `json:"finding"`          // "" when the pack is good
+	Also    string            `json:"also,omitempty"`   // a finding of integrity that comes with it
+}
+
+// The keys of the logs below: the one that a log begins with, and others.
+const firstKey, secondKey, thirdKey = "packtest log key", "second log key", "third log key"
+
+// keyed is a log whose key changes, and what an auditor with some of its keys
+// must say of it.
+type keyed struct {
+	finding, name string
+	trust         []string // keys, by their seeds
+	log           func() *packtest.Gateway
+	kept          func(*packtest.Gateway) ledger.Checkpoint // by the auditor
+	from, to      int64                                     // the period, in seconds; to 0 is the end
+	forge         func(t testing.TB, g *packtest.Gateway, u unpacked)
+}
+
+// rotated is the shop with a new key, and whatever comes after.
+func rotated(then ...func(*packtest.Gateway)) func() *packtest.Gateway {
+	return func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.Rotate(secondKey)
+		s.Do("SELECT ?", "postgres:select", "public.orders")
+		g.Cut()
+		for _, f := range then {
+			f(g)
+		}
+		return finish(g, s)
+	}
+}
+
+// spoilt is the shop rotated with the record changed before it is sealed.
+func spoilt(change func(*evidence.LogKeyBody)) func() *packtest.Gateway {
+	return func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.Change = func(d *evidence.Draft) {
+			var b evidence.LogKeyBody
+			if d.Head.Type != evidence.LogKey || evidence.DecodeBody(d.Body, &b) != nil {
+				return
+			}
+			change(&b)
+			d.Body = evidence.EncodeBody(b)
+		}
+		g.Rotate(secondKey)
+		return finish(g, s)
+	}
+}
+
+func revoked(g *packtest.Gateway) { g.Revoke(firstKey) }
+
+// newest is what an auditor keeps who was there after all of it.
+func newest(g *packtest.Gateway) ledger.Checkpoint { return g.Checkpoint() }
+
+// dropKeys leaves the changes of keys out of a pack, or all but some.
+func dropKeys(keep int) func(testing.TB, *packtest.Gateway, unpacked) {
+	return func(t testing.TB, g *packtest.Gateway, u unpacked) {
+		lines := bytes.SplitAfter(u[verify.KeysFile], []byte("\n"))
+		if u[verify.KeysFile] = bytes.Join(lines[:keep], nil); keep == 0 {
+			delete(u, verify.KeysFile)
+		}
+		u.resign(t, g, nil)
+	}
+}
+
+// late is a log that changes its key after the period, and again.
+func late() *packtest.Gateway {
+	g, s := packtest.Shop()
+	s.Close()
+	g.Cut()
+	g.Now = packtest.Noon + 50*packtest.Second
+	g.Beat()
+	g.Rotate(secondKey)
+	g.Cut()
+	g.Rotate(thirdKey)
+	g.Stop()
+	g.Cut()
+	g.Now += 10 * packtest.Second
+	g.Boot()
+	return finish(g, nil)
+}
+
+var keyedLogs = []keyed{
+	{"", "rotated-known-by-the-old-key", []string{firstKey}, rotated(), nil, 0, 0, nil},
+	{"", "rotated-known-by-the-new-key", []string{secondKey}, rotated(), nil, 0, 0, nil},
+	{"", "rotated-known-by-both", []string{firstKey, secondKey}, rotated(), nil, 0, 0, nil},
+	{"", "rotated-since", []string{firstKey}, late, nil, 0, 25, nil},
+	{"", "rotated-before", []string{firstKey}, late, nil, 55, 0, nil},
+	{"", "revoked-known-by-the-new-key", []string{secondKey}, rotated(revoked), nil, 0, 0, nil},
+	{"", "revoked-and-kept-since", []string{firstKey}, rotated(revoked), newest, 0, 0, nil},
+	{"log.keys", "followed-from-a-revoked-key", []string{firstKey}, rotated(revoked), nil, 0, 0, nil},
+	{"log.keys", "revoked-key-signs", []string{firstKey}, rotated(revoked, func(g *packtest.Gateway) { g.SignAs(firstKey) }), nil, 0, 0, nil},
+	{"log.keys", "replaced-key-signs", []string{firstKey, secondKey}, rotated(func(g *packtest.Gateway) { g.SignAs(firstKey) }), nil, 0, 0, nil},
+	{"log.keys", "rotation-not-recorded", []string{firstKey, secondKey}, func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.SignAs(secondKey)
+		return finish(g, s)
+	}, nil, 0, 0, nil},
+	{"pack.manifest", "rotation-not-recorded", []string{firstKey}, func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.SignAs(secondKey)
+		return finish(g, s)
+	}, nil, 0, 0, nil},
+	{"log.keys", "rotation-left-out", []string{secondKey}, rotated(), nil, 0, 0, dropKeys(0)},
+	{"log.keys", "revocation-left-out", []string{firstKey}, rotated(revoked), nil, 0, 0, dropKeys(1)},
+	{"log.keys", "rotation-made-up", []string{firstKey, secondKey}, rotated(), nil, 0, 0, func(t testing.TB, g *packtest.Gateway, u unpacked) {
+		other := rotated(func(g *packtest.Gateway) { g.Rotate(thirdKey) })() // of the same log until then
+		u[verify.KeysFile] = unpack(t, create(t, other, at(0), at(36000)))[verify.KeysFile]
+		u.resign(t, g, nil)
+	}},
+	{"log.keys", "forged-signature-of-the-old", []string{secondKey}, spoilt(func(b *evidence.LogKeyBody) { b.Signatures[0] = b.Signatures[1] }), nil, 0, 0, nil},
+	{"log.keys", "forged-signature-of-the-new", []string{firstKey, secondKey}, spoilt(func(b *evidence.LogKeyBody) { b.Signatures[1] = b.Signatures[0] }), nil, 0, 0, nil},
+	{"pack.manifest", "forged-signature-of-the-old", []string{firstKey}, spoilt(func(b *evidence.LogKeyBody) { b.Signatures[0] = b.Signatures[1] }), nil, 0, 0, nil},
+	{"log.keys", "another-history-signed", []string{firstKey}, spoilt(func(b *evidence.LogKeyBody) {
+		b.Root[0] ^= 1
+		old, _ := packtest.LogKey(firstKey)
+		next, _ := packtest.LogKey(secondKey)
+		if err := ledger.SignKeyChange(packtest.Origin, b, old, next); err != nil {
+			panic(err)
+		}
+	}), nil, 0, 0, nil},
+	{"log.keys", "back-to-an-old-key", []string{firstKey}, rotated(func(g *packtest.Gateway) { g.Rotate(firstKey) }), nil, 0, 0, nil},
+	{"log.keys", "boot-with-another-key", []string{firstKey}, edit(evidence.GatewayStart, func(_ *evidence.Head, b *evidence.GatewayStartBody) {
+		_, b.LogKey = packtest.LogKey(secondKey)
+	}), nil, 0, 0, nil},
+	{"log.keys", "manifest-by-another-key", []string{firstKey, secondKey}, rotated(), nil, 0, 0, func(t testing.TB, _ *packtest.Gateway, u unpacked) {
+		old, _ := packtest.LogKey(firstKey)
+		signed, err := note.Sign(&note.Note{Text: verify.SignedText(packtest.Origin, u[verify.ManifestFile])}, old)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u[verify.SignatureFile] = signed
+	}},
+	{"log.keys", "another-spelling", []string{secondKey}, rotated(), nil, 0, 0, func(t testing.TB, g *packtest.Gateway, u unpacked) {
+		u[verify.KeysFile] = append([]byte(" "), u[verify.KeysFile]...)
+		u.resign(t, g, nil)
+	}},
 }
 
 // vectors makes every pack of testdata.
@@ -631,9 +892,46 @@ func vectors(t testing.TB) (list []vector, packs map[string][]byte) {
 	known := verify.NewTrustFile(good.VerifierKey())
 	known.Remember(other)
 	add("log.known-rewritten.zip", "log.known", known, whole)
+	for _, k := range keyedLogs {
+		trusted := verify.NewTrustFile()
+		for _, name := range k.trust {
+			_, vkey := packtest.LogKey(name)
+			trusted.Log = append(trusted.Log, vkey)
+		}
+		g := k.log()
+		if k.kept != nil {
+			trusted.Remember(k.kept(g))
+		}
+		b := create(t, g, at(k.from), at(cmp.Or(k.to, 36000)))
+		if k.forge != nil {
+			u := unpack(t, b)
+			k.forge(t, g, u)
+			b = u.zip(t)
+		}
+		name := k.finding + "-" + k.name + ".zip"
+		if k.finding == "" {
+			name = "good-" + k.name + ".zip"
+		}
+		add(name, k.finding, trusted, b)
+	}
 	witness := verify.NewTrustFile(good.VerifierKey())
 	witness.Witnesses, witness.Quorum = []string{verifierKey(t, "witness.example.org", "witness")}, 1
 	add("log.witnesses-none.zip", "log.witnesses", witness, whole)
+	stamp := func(name, finding string, b []byte) {
+		add(name, finding, nil, b)
+		list[len(list)-1].TSA = "tsa.pem"
+	}
+	day := stampedDay(tsa)
+	stampedWhole := create(t, day, at(0), at(3600))
+	stamp("good-stamped.zip", "", stampedWhole)
+	stamp("log.stamps-none.zip", "log.stamps", whole)
+	stamp("log.stamps-another-authority.zip", "log.stamps", create(t, stampedDay(stamptest.New("other.example.org", stamptest.Certificate{})), at(0), at(3600)))
+	for _, f := range stampForgeries {
+		u := unpack(t, stampedWhole)
+		f.change(t, u)
+		u.resign(t, day, nil)
+		stamp("log.stamps-"+f.name+".zip", "log.stamps", u.zip(t))
+	}
 	return list, packs
 }
 
@@ -665,6 +963,14 @@ func TestVectors(t *testing.T) {
 			tr, err := v.Trust.Trust()
 			if err != nil {
 				t.Fatal(err)
+			}
+			if v.TSA != "" {
+				roots, err := os.ReadFile(filepath.Join("testdata", v.TSA))
+				if err != nil {
+					t.Fatal(err)
+				}
+				tr.TSA = x509.NewCertPool()
+				tr.TSA.AppendCertsFromPEM(roots)
 			}
 			p, c, err := verify.Open(filepath.Join("testdata", v.Pack))
 			if err != nil {
@@ -740,6 +1046,7 @@ func writeVectors(t *testing.T) {
 		t.Fatal(err)
 	}
 	write("trust.json", trust)
+	write("tsa.pem", tsa.PEM())
 }
 
 // Every kind of finding that a pack can have has a pack that has it.
@@ -754,7 +1061,7 @@ func TestEveryFindingHasAVector(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range r.Checks {
-		if c.State == workpaper.NotTested && c.ID != "log.witnesses" && c.ID != "log.known" {
+		if c.State == workpaper.NotTested && c.ID != "log.witnesses" && c.ID != "log.known" && c.ID != "log.stamps" {
 			continue // nothing can be found by what isn't tested
 		}
 		if c.ID == "record.sequence" {

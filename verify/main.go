@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
@@ -8,12 +9,15 @@ import (
 	"os"
 )
 
-const usage = `usage: %s PACK --trust FILE [--json] [--remember]
+const usage = `usage: %s PACK --trust FILE | --log-key KEY [--tsa-ca FILE] [--json] [--remember]
 
 Checks an evidence pack (a zip file or a folder) offline.
 
   --trust FILE  what you believe: the log's key, witnesses, checkpoints you kept.
                 Don't take it from whoever gave you the pack.
+  --log-key KEY a key of the log that you believe, beside or instead of a file
+  --tsa-ca FILE roots, as PEM, of the time stamp authorities that you believe;
+                one of them must have stamped the log
   --json        the report as JSON
   --remember    after a pass, keep the log's checkpoint in the trust file
 
@@ -28,6 +32,9 @@ func Main(name string, args []string, stdout, stderr io.Writer) int {
 	flags.SetOutput(stderr)
 	flags.Usage = func() { fmt.Fprintf(stderr, usage, name) }
 	trust := flags.String("trust", "", "")
+	tsaCA := flags.String("tsa-ca", "", "")
+	var logKeys []string
+	flags.Func("log-key", "", func(key string) error { logKeys = append(logKeys, key); return nil })
 	asJSON := flags.Bool("json", false, "")
 	remember := flags.Bool("remember", false, "")
 	paths, err := parseArgs(flags, args)
@@ -36,11 +43,11 @@ func Main(name string, args []string, stdout, stderr io.Writer) int {
 		return ExitPass
 	case err != nil:
 		return ExitUnusable
-	case len(paths) != 1 || *trust == "":
+	case len(paths) != 1 || *trust == "" && (len(logKeys) == 0 || *remember):
 		flags.Usage()
 		return ExitUnusable
 	}
-	report, err := verifyFile(paths[0], *trust, *remember)
+	report, err := verifyFile(paths[0], *trust, *tsaCA, logKeys, *remember)
 	if err != nil {
 		fmt.Fprintln(stderr, "error:", err)
 		if errors.Is(err, ErrTrust) {
@@ -73,18 +80,21 @@ func parseArgs(flags *flag.FlagSet, args []string) (paths []string, err error) {
 	}
 }
 
-func verifyFile(path, trustPath string, remember bool) (*Report, error) {
-	text, err := os.ReadFile(trustPath)
-	if err != nil {
-		return nil, fmt.Errorf("reading the trust file: %w", err)
-	}
-	believed, err := ParseTrustFile(text)
+func verifyFile(path, trustPath, tsaPath string, logKeys []string, remember bool) (*Report, error) {
+	believed, err := readTrust(trustPath)
 	if err != nil {
 		return nil, err
 	}
-	trust, err := believed.Trust()
+	given := *believed // what the command line adds is for this once
+	given.Log = append(given.Log[:len(given.Log):len(given.Log)], logKeys...)
+	trust, err := given.Trust()
 	if err != nil {
 		return nil, err
+	}
+	if tsaPath != "" {
+		if trust.TSA, err = readRoots(tsaPath); err != nil {
+			return nil, err
+		}
 	}
 	pack, closer, err := Open(path)
 	if err != nil {
@@ -100,6 +110,31 @@ func verifyFile(path, trustPath string, remember bool) (*Report, error) {
 		}
 	}
 	return report, nil
+}
+
+// readRoots reads a PEM file of certificates.
+func readRoots(path string) (*x509.CertPool, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the time stamp authorities' roots: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("%s holds no certificate in PEM", path)
+	}
+	return roots, nil
+}
+
+// readTrust reads a trust file; without one nothing is believed yet.
+func readTrust(path string) (*TrustFile, error) {
+	if path == "" {
+		return NewTrustFile(), nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the trust file: %w", err)
+	}
+	return ParseTrustFile(text)
 }
 
 // rememberIn writes the checkpoint into the trust file.

@@ -58,7 +58,9 @@ func folder(t *testing.T) (string, *packtest.Gateway) {
 }
 
 func TestCommand(t *testing.T) {
-	dir, _ := folder(t)
+	dir, g := folder(t)
+	log := g.VerifierKey()
+	_, other := packtest.LogKey(secondKey)
 	for _, c := range []struct {
 		args           []string
 		code           int
@@ -71,6 +73,11 @@ func TestCommand(t *testing.T) {
 		{[]string{"absent.zip", "--trust", "trust.json"}, 2, "", "error: opening the pack: "},
 		{[]string{"good.zip", "--trust", "absent.json"}, 2, "", "error: reading the trust file: "},
 		{[]string{"good.zip", "--trust", "empty.json"}, 2, "", "error: not a usable trust file: it names no key of the log\nhint: "},
+		{[]string{"good.zip", "--log-key", log}, 0, "PASS: The evidence is sound", ""},
+		{[]string{"good.zip", "--log-key", other, "--trust", "trust.json"}, 0, "PASS: The evidence is sound", ""},
+		{[]string{"good.zip", "--log-key", other}, 1, "FAIL: This pack is not to be relied on", ""},
+		{[]string{"good.zip", "--log-key", "elsewhere"}, 2, "", "error: not a usable trust file: a verifier key looks like"},
+		{[]string{"good.zip", "--log-key", log, "--remember"}, 2, "", "usage: "},
 		{[]string{"good.zip"}, 2, "", "usage: exhibit-verify PACK --trust FILE"},
 		{[]string{"--help"}, 0, "", "usage: "},
 		{[]string{"--colour"}, 2, "", "flag provided but not defined"},
@@ -128,6 +135,36 @@ func TestCommandRemembers(t *testing.T) {
 	write("rewritten.zip", finish(other, s))
 	if code, stdout, _ := run(t, dir, "rewritten.zip", "--trust", "trust.json"); code != 1 || !strings.Contains(stdout, "log.known") {
 		t.Errorf("%d %s", code, stdout)
+	}
+}
+
+// An auditor who kept a checkpoint since the rotation is not thrown back by the
+// revocation of the key that they know; one who didn't is told what to do.
+func TestARevocationBetweenTwoVisits(t *testing.T) {
+	dir, _ := folder(t)
+	g, s := packtest.Shop()
+	first := g.VerifierKey()
+	g.Rotate(secondKey)
+	s.Close()
+	write := func(name string) {
+		if err := os.WriteFile(filepath.Join(dir, name), create(t, g, at(0), at(3600)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("rotated.zip")
+	if code, stdout, _ := run(t, dir, "rotated.zip", "--trust", "trust.json", "--remember"); code != 0 || !strings.Contains(stdout, "which signed over to") {
+		t.Fatalf("%d %s", code, stdout)
+	}
+	g.Revoke("packtest log key")
+	write("revoked.zip")
+	if code, stdout, _ := run(t, dir, "revoked.zip", "--trust", "trust.json"); code != 0 || !strings.Contains(stdout, "was revoked by record") {
+		t.Errorf("kept: %d %s", code, stdout)
+	}
+	if code, stdout, _ := run(t, dir, "revoked.zip", "--log-key", first); code != 1 || !strings.Contains(stdout, "by the way you got the other") {
+		t.Errorf("not kept: %d %s", code, stdout)
+	}
+	if code, stdout, _ := run(t, dir, "revoked.zip", "--log-key", g.VerifierKey()); code != 0 {
+		t.Errorf("the new key: %d %s", code, stdout)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/ledger"
 )
 
 // Names of the files of a pack.
@@ -21,6 +22,8 @@ const (
 	SignatureFile = "manifest.sig"
 	ReadmeFile    = "README.md"
 	LogFolder     = "log"
+	StampsFile    = LogFolder + "/" + ledger.StampsFile
+	KeysFile      = "log/keys.jsonl"
 	ContextFile   = "raw/context.blocks"
 	EdgesFile     = "raw/edges.blocks"
 	SeedsFile     = "seeds.jsonl"
@@ -153,7 +156,7 @@ func openSignature(sig, manifest []byte, origin string, log []note.Verifier) err
 		return err
 	}
 	if !slices.ContainsFunc(n.Sigs, func(s note.Signature) bool { return s.Name == origin }) {
-		return fmt.Errorf("it is not signed by the key of log %s", origin)
+		return fmt.Errorf("it is not signed by a key of log %s", origin)
 	}
 	if n.Text != SignedText(origin, manifest) {
 		return errors.New("it signs another manifest")

@@ -2,6 +2,7 @@ package verify
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
@@ -77,8 +78,14 @@ func differences(recorded, again *evidence.Decision) string {
 		return fmt.Sprintf("cites rules %.200q; made again it rests on %.200q", recorded.Rules, again.Rules)
 	case !slices.Equal(recorded.Grants, again.Grants):
 		return fmt.Sprintf("cites grants %.200q; made again it rests on %.200q", recorded.Grants, again.Grants)
+	case !reflect.DeepEqual(recorded.Obligations, again.Obligations):
+		return fmt.Sprintf("has the obligations %s; made again it has %s", obligations(recorded), obligations(again))
+	case recorded.Approval != again.Approval || recorded.Limit != again.Limit:
+		return fmt.Sprintf("rests on approval %.80q and limit %.40q; made again on %.80q and %.40q", recorded.Approval, recorded.Limit, again.Approval, again.Limit)
 	case recorded.Reason != again.Reason:
 		return fmt.Sprintf("gives the reason %.200q; made again it is %.200q", recorded.Reason, again.Reason)
 	}
 	return ""
 }
+
+func obligations(d *evidence.Decision) []byte { return evidence.EncodeBody(d.Obligations) }

@@ -20,7 +20,8 @@ import (
 // checks are those of integrity, in the order in which they are reported.
 type checks struct {
 	files, manifest, digests             Check
-	checkpoint, witnesses, known, tree   Check
+	checkpoint, keys                     Check
+	witnesses, known, tree, stamps       Check
 	leaf, block, follows, control        Check
 	edges, context                       Check
 	commitments, tables, replay, meaning Check
@@ -28,7 +29,7 @@ type checks struct {
 
 func (c *checks) all() []*Check {
 	return []*Check{
-		&c.files, &c.manifest, &c.digests, &c.checkpoint, &c.witnesses, &c.known, &c.tree, &c.leaf, &c.block, &c.follows, &c.control,
+		&c.files, &c.manifest, &c.digests, &c.checkpoint, &c.keys, &c.witnesses, &c.known, &c.tree, &c.stamps, &c.leaf, &c.block, &c.follows, &c.control,
 		&c.edges, &c.context, &c.commitments, &c.tables, &c.replay, &c.meaning,
 	}
 }
@@ -39,12 +40,14 @@ func newChecks() *checks {
 	}
 	c := &checks{
 		files:       check("pack.files", "files", "The pack holds the files that its manifest names, and no others"),
-		manifest:    check("pack.manifest", "manifests", "The manifest is well-formed and signed by the key of the log"),
+		manifest:    check("pack.manifest", "manifests", "The manifest is well-formed and signed by a key of the log"),
 		digests:     check("pack.digests", "files", "Every file is the one in the manifest"),
-		checkpoint:  check("log.checkpoint", "checkpoints", "The checkpoint is signed by the key of the log"),
+		checkpoint:  check("log.checkpoint", "checkpoints", "The checkpoint is signed by a key of the log that you trust, or that one led to"),
+		keys:        check("log.keys", "keys", "The key that signed is the one that the log's own records put in force"),
 		witnesses:   check("log.witnesses", "cosignatures", "A quorum of witnesses has cosigned the checkpoint"),
 		known:       check("log.known", "known checkpoints", "The log grew from the checkpoints that you kept"),
 		tree:        check("log.tree", "leaves", "The log's tree, rebuilt from its tiles, has the checkpoint's root"),
+		stamps:      check("log.stamps", "time stamps", "Time stamp authorities say when the log was there"),
 		leaf:        check("log.leaf", "blocks", "Every block is in the log, at its number"),
 		block:       check("log.block", "blocks", "Every block holds the records and sections that its header commits to"),
 		follows:     check("log.follows", "blocks", "Every block follows the one before it; none is missing"),
@@ -73,12 +76,17 @@ type verifier struct {
 	memo  memo
 	out   tables
 
+	stamped stamped
+
 	leaves   []evidence.Hash // of the tile at leavesAt
 	leavesAt uint64
 	texts    map[string]bool
 	before   []link // of the context, in order
 	edge     [2]*ledger.Header
 	cp       *ledger.Checkpoint
+	keys     keyring
+
+	encoded, signature []byte // the manifest and what signs it
 }
 
 // link is what is kept of a block of the context: its place in the chain of
@@ -105,14 +113,17 @@ func verifyPack(pack fs.FS, t Trust, remember bool) (*Report, error) {
 
 // run goes through the pack until something makes the rest meaningless.
 func (v *verifier) run() {
+	v.readKeys()
 	if !v.manifest() || !v.checkpoint() {
 		return
 	}
 	v.knownCheckpoints()
 	v.wholeTree()
+	v.stamps()
 	whole := v.readSeeds() && v.readContext() && v.readEdges() && v.readRange()
 	if whole {
 		v.conclude()
+		v.concludeKeys()
 	}
 	v.files.rest(&v.c.files, whole)
 }
@@ -139,7 +150,7 @@ func (v *verifier) manifest() bool {
 	c.Population = 1
 	sig, err := readSmall(v.files.fs, SignatureFile, maxSmall)
 	if err == nil {
-		err = openSignature(sig, encoded, v.m.Origin, v.trust.Log)
+		err = openSignature(sig, encoded, v.m.Origin, v.keys.accepted)
 	}
 	if err != nil {
 		c.except("its signature: %.200s", err)
@@ -150,6 +161,7 @@ func (v *verifier) manifest() bool {
 		v.files.manifest[f.Path] = f
 	}
 	v.c.digests.made = true
+	v.encoded, v.signature = encoded, sig
 	return true
 }
 
@@ -162,7 +174,7 @@ func (v *verifier) checkpoint() bool {
 		c.except("%.200s", err)
 		return false
 	}
-	cp, err := ledger.OpenCheckpoint(msg, v.trust.Log, v.trust.Witnesses, 0)
+	cp, err := ledger.OpenCheckpoint(msg, v.keys.accepted, v.trust.Witnesses, 0)
 	if err != nil {
 		c.except("%.200s", err)
 		return false
@@ -295,6 +307,7 @@ func (v *verifier) readContext() bool {
 		v.c.context.Population++
 		v.before = append(v.before, link{b.Block, b.PrevControl, b.Control})
 		for i := range b.Records {
+			v.key(b.Block, &b.Records[i])
 			if !v.commitment(&b.Records[i], true) || !v.text(&b.Records[i]) || !v.folded(v.fold.Opening(&b.Records[i])) {
 				return false
 			}
@@ -370,9 +383,11 @@ func (v *verifier) readRange() bool {
 				return false
 			}
 			h := b.Header
+			v.stamped.block(&h)
 			prev, next = &h, next+1
 			records += b.Count
 			for i := range b.Records {
+				v.key(b.Block, &b.Records[i])
 				if !v.commitment(&b.Records[i], false) || !v.text(&b.Records[i]) || !v.folded(v.fold.Record(&b.Records[i])) {
 					return false
 				}
@@ -558,6 +573,7 @@ func (v *verifier) conclude() {
 // report says how it went.
 func (v *verifier) report() *Report {
 	r := &Report{Manifest: v.m, Checkpoint: v.cp, Checks: v.c.all(), Integrity: v.integrity()}
+	r.Stamped, r.Stamps = v.stampsReport()
 	if n := v.seeds.untested; n > 0 {
 		v.c.commitments.Note = fmt.Sprintf("%d records of erased scopes were not tested; block headers bind their bodies", n)
 	}

@@ -125,6 +125,65 @@ func TestWitnessedPack(t *testing.T) {
 	}
 }
 
+// Witnesses that the auditor demands have seen the true rotation: with them a
+// revoked key leads on.
+func TestWitnessesVouchForARotation(t *testing.T) {
+	g := rotated(revoked)()
+	var b bytes.Buffer
+	witness := namedSigner(t, "witness.example.org", "witness")
+	if _, err := pack.Create(context.Background(), g.Source(witness), pack.Params{From: at(0), To: at(3600), By: packtest.Alice, Temp: t.TempDir()}, &b); err != nil {
+		t.Fatal(err)
+	}
+	_, first := packtest.LogKey(firstKey)
+	tr, err := verify.NewTrustFile(first).Trust()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for quorum, finding := range []string{"log.keys", ""} {
+		tr.Witnesses, tr.Quorum = []note.Verifier{namedVerifier(t, "witness.example.org", "witness")}, quorum
+		r, err := verify.Pack(openZip(t, b.Bytes()), tr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect(t, r, finding)
+	}
+}
+
+// Whatever is changed in the changes of keys the pack fails, also when the
+// manifest is made to fit.
+func TestAnyChangeOfTheKeysFileIsFound(t *testing.T) {
+	g := rotated(revoked)()
+	whole := create(t, g, at(0), at(3600))
+	tr := trust(t, g)
+	for i := 0; i < len(unpack(t, whole)[verify.KeysFile]); i += 13 {
+		u := unpack(t, whole)
+		u[verify.KeysFile][i] ^= 1
+		u.resign(t, g, nil)
+		r, err := verify.Pack(u.fs(), tr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect(t, r, "log.keys")
+	}
+}
+
+// What a pack can't prove its report says.
+func TestChangesOfKeysAfterTheRangeAreNotComplete(t *testing.T) {
+	g := late()
+	for to, told := range map[int64]bool{25: true, 36000: false} {
+		r, err := verify.Pack(openZip(t, create(t, g, at(0), at(to))), trust(t, g))
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect(t, r, "")
+		for _, c := range r.Checks {
+			if c.ID == "log.keys" && strings.Contains(c.Note, "may have been left out") != told {
+				t.Errorf("up to %d the note is %q", to, c.Note)
+			}
+		}
+	}
+}
+
 func TestLogThatGrewFromAKnownCheckpoint(t *testing.T) {
 	g, s := packtest.Shop()
 	old := g.Checkpoint()

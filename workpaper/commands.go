@@ -112,6 +112,10 @@ func (f *Fold) intent(r *evidence.Record) error {
 	if err := f.decision(r, s, in); err != nil {
 		return err
 	}
+	f.limited(h, in)
+	if in.Approval != "" && h.Effect == evidence.Allow {
+		f.approving = &approving{h.Pos, in.Approval}
+	}
 	c := command{head: *h, intent: in}
 	switch h.Outcome {
 	case "":
@@ -152,7 +156,10 @@ func (f *Fold) decision(r *evidence.Record, s *session, in *intent) error {
 	}
 	return f.Decided(&Decided{
 		Head: h, Registry: f.registry, Version: f.version, Recorded: d, Asker: s.asker,
-		Request: decision.Request{Agent: s.agent, Resource: s.resource, Time: h.Time, Checks: in.Checks, Session: s.body.Context, Command: in.Facts},
+		Request: decision.Request{
+			Agent: s.agent, Resource: s.resource, Time: h.Time, Checks: in.Checks, Session: s.body.Context, Command: in.Facts,
+			Path: in.Path, Approval: in.Approval, Limit: in.Limit,
+		},
 	})
 }
 
@@ -187,6 +194,7 @@ func (f *Fold) cited(h *evidence.Head, in *intent) {
 	}
 	for _, u := range in.uses {
 		u.add(h)
+		u.touch(in)
 	}
 }
 
@@ -290,7 +298,7 @@ func (f *Fold) commandRows(c *command, end *evidence.Head) error {
 	h, in := &c.head, c.intent
 	cells := f.commandRow[:0]
 	cells = append(cells, pos(h.Pos), f.clock.format(h.Time), pos(h.Session), h.Agent, h.Resource, h.Verb, in.path, in.parse, in.Text, in.checks,
-		pos(h.Of), string(h.Effect), in.rules, in.grants, in.Policy, in.Reason)
+		pos(h.Of), string(h.Effect), in.rules, in.grants, in.Policy, in.Reason, in.Approval, in.Limit)
 	switch {
 	case end == nil:
 		cells = append(cells, "open", "", "", count(h.Bytes), "", count(h.Frames), "", "", "")
@@ -330,6 +338,7 @@ func (f *Fold) denial(r *evidence.Record, s *session, in *intent) error {
 		return nil
 	}
 	f.tests.denials.Population++
+	f.refusals[[2]string{h.Agent, h.Resource}]++
 	client := ""
 	if s != nil && s.body != nil {
 		client = s.body.Client

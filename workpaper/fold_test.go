@@ -179,6 +179,50 @@ func TestTotalsRollForward(t *testing.T) {
 	}
 }
 
+// Changes of the log's keys are changes; what is done with the log is counted.
+func TestTheLogsKeysAndCopies(t *testing.T) {
+	g, s := packtest.Shop()
+	s.Close()
+	_, first := packtest.LogKey("packtest log key")
+	_, second := packtest.LogKey("second log key")
+	rotated := g.Rotate("second log key")
+	revoked := g.Revoke("packtest log key")
+	g.Own(evidence.LogBackup, evidence.BackupBody{Keys: true, Recipients: []string{"age1x"}, By: packtest.Alice})
+	g.Own(evidence.LogRestore, evidence.RestoreBody{Blocks: 3, By: evidence.By{Via: "exhibit restore, uid 7"}})
+	g.Own(evidence.EvidenceRead, evidence.ReadBody{Purpose: "question", Object: "who", Level: "L1", By: packtest.Alice})
+	c, sum := fold(t, g, evidence.Position{})
+	if ids := failed(sum); len(ids) > 0 {
+		t.Errorf("failed: %q", ids)
+	}
+	want := [][]string{
+		{rotated.String(), "log.key", first, second, "rotate", "yearly", packtest.Alice.Person.ID},
+		{revoked.String(), "log.key", first, second, "revoke", "copied", packtest.Alice.Person.ID},
+	}
+	table := c["changes"]
+	var got [][]string
+	for _, r := range table.Rows {
+		if r[table.Column("kind")] != "log.key" {
+			continue
+		}
+		var row []string
+		for _, name := range []string{"change_pos", "kind", "before_digest", "after_digest", "version", "diff", "activated_by"} {
+			row = append(row, r[table.Column(name)])
+		}
+		got = append(got, row)
+	}
+	if !slices.EqualFunc(got, want, slices.Equal) {
+		t.Errorf("changes %q, want %q", got, want)
+	}
+	for _, n := range []struct {
+		table, measure string
+		want           uint64
+	}{{"changes", "keys of the log", 2}, {"records", "backups", 1}, {"records", "restores", 1}, {"records", "reads and exports of evidence", 1}} {
+		if got := c.total(t, n.table, n.measure); got != n.want {
+			t.Errorf("%s, %s: %d, want %d", n.table, n.measure, got, n.want)
+		}
+	}
+}
+
 func TestHolesAreFound(t *testing.T) {
 	g := packtest.Day()
 	gone := evidence.Position{Gateway: "gw1", Boot: 1, Seq: 40}

@@ -199,6 +199,7 @@ func (f *Fold) startDecision(r *evidence.Record, s *session, b *evidence.Session
 		}
 		for _, u := range list {
 			u.add(h)
+			u.did(b.Checks)
 		}
 		f.stillAdmitted(h, s)
 	}
@@ -207,7 +208,7 @@ func (f *Fold) startDecision(r *evidence.Record, s *session, b *evidence.Session
 	}
 	return f.Decided(&Decided{
 		Head: h, Registry: f.registry, Version: f.version, Recorded: &b.Decision, Asker: s.asker,
-		Request: decision.Request{Agent: h.Agent, Resource: h.Resource, Time: h.Time, Checks: b.Checks, Session: b.Context},
+		Request: decision.Request{Agent: h.Agent, Resource: h.Resource, Time: h.Time, Checks: b.Checks, Session: b.Context, Path: evidence.PathConnect},
 	})
 }
 

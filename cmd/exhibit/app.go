@@ -35,11 +35,11 @@ const (
 // verbs are the commands, in the order that help lists them.
 var verbs = []func(*app) *cobra.Command{
 	newInit, newServe, newDoctor, newReload, newDemo,
-	newAgent, newEnroll, newCredential, newGrant,
+	newAgent, newEnroll, newCredential, newGrant, newPolicy, newApproval, newKill,
 	newConnect, newRun, newToken, newCertificate,
-	newWho, newAllowed, newDid, newExplain, newSessions,
+	newWho, newAllowed, newDid, newExplain, newSuggest, newSessions, newAlert,
 	newLog, newBackup, newRestore, newPack, newVerify,
-	newConfig, newPolicy, newMCP, newOpenAPI, newVersion,
+	newConfig, newMCP, newOpenAPI, newVersion,
 }
 
 // The groups of verbs.

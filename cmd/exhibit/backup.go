@@ -7,13 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 	"syscall"
+	"time"
 
 	"filippo.io/age"
 	"github.com/spf13/cobra"
 
+	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/api"
 	"github.com/exhibit-gateway/exhibit/internal/gateway"
 	"github.com/exhibit-gateway/exhibit/ledger"
@@ -57,8 +60,9 @@ func newBackup(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "backup -o FILE [--with-keys RECIPIENT]", Short: "Copy the log to one file", GroupID: groupEvidence, Args: exactly(),
 		Long: `Copies blocks, tree and checkpoints of the data folder to one file, also while the
-gateway runs, which seals first what it has recorded. It needs the right to read
-the data folder.
+gateway runs, which first puts on record that you do, and seals what it has. It
+needs the right to read the data folder. While no gateway runs the next start
+records it, if you may write there.
 
 Without --with-keys the file holds no key: neither the gateway's own nor those of
 sessions, without which sealed statements can't be read and no gateway goes on
@@ -76,7 +80,7 @@ do after the moment of the backup are never in it.`,
 			if err != nil {
 				return err
 			}
-			return a.backup(cmd.Context(), output, to)
+			return a.backup(cmd.Context(), output, recipients, to)
 		},
 	}
 	c.Flags().StringVarP(&output, "output", "o", "", "file to write; must not exist")
@@ -95,7 +99,7 @@ func recipientsOf(list []string) (to []age.Recipient, err error) {
 	return to, nil
 }
 
-func (a *app) backup(ctx context.Context, output string, to []age.Recipient) error {
+func (a *app) backup(ctx context.Context, output string, recipients []string, to []age.Recipient) error {
 	data, err := a.dataFolder()
 	if err != nil {
 		return err
@@ -103,7 +107,8 @@ func (a *app) backup(ctx context.Context, output string, to []age.Recipient) err
 	if _, err := os.Lstat(output); err == nil {
 		return hinted{fmt.Errorf("%s exists", output), "a backup is never overwritten: choose another name"}
 	}
-	if err := a.flush(ctx); err != nil {
+	recorded, err := a.recordBackup(ctx, recipients)
+	if err != nil {
 		return err
 	}
 	part := output + ".part"
@@ -121,6 +126,11 @@ func (a *app) backup(ctx context.Context, output string, to []age.Recipient) err
 	}
 	if err != nil {
 		return errors.Join(err, os.Remove(part))
+	}
+	if !recorded {
+		if err := a.noteBackup(data, info.Made, recipients); err != nil {
+			return err
+		}
 	}
 	digest := hex.EncodeToString(sum.Sum(nil))
 	a.say("Wrote %s: %s of %s, root %s", output, count(int(info.Blocks), "block"), info.Origin, info.Root)
@@ -147,15 +157,29 @@ func (a *app) dataFolder() (string, error) {
 	return c.Data, nil
 }
 
-// flush has a running gateway seal what it has recorded. Of one that doesn't
-// run everything is sealed, unless it crashed.
-func (a *app) flush(ctx context.Context) error {
-	err := a.ask(func(c *api.Client) error {
-		_, err := c.Flush(ctx)
+// recordBackup has a running gateway record the backup and seal it with all
+// that came before. Of one that doesn't run everything is sealed, unless it
+// crashed; the next one records the backup.
+func (a *app) recordBackup(ctx context.Context, recipients []string) (recorded bool, err error) {
+	err = a.ask(func(c *api.Client) error {
+		_, err := c.Backup(ctx, api.Backup{Recipients: recipients})
 		return err
 	})
 	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) {
 		a.say("No gateway runs here. If it crashed, its last records are in its journal only, and not in this backup")
+		return false, nil
+	}
+	return true, err
+}
+
+// noteBackup leaves word of a backup for the next start of the gateway.
+func (a *app) noteBackup(data string, made time.Time, recipients []string) error {
+	err := gateway.NoteBackup(data, evidence.BackupBody{
+		Made: made.UnixMicro(), Keys: len(recipients) > 0, Recipients: recipients,
+		By: evidence.By{Via: fmt.Sprintf("exhibit backup, uid %d", os.Getuid())},
+	})
+	if errors.Is(err, fs.ErrPermission) {
+		a.say("It is on no record: you may not write to %s", data)
 		return nil
 	}
 	return err

@@ -32,6 +32,8 @@ import (
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/api"
 	"github.com/exhibit-gateway/exhibit/internal/identity"
+	"github.com/exhibit-gateway/exhibit/internal/policy"
+	"github.com/exhibit-gateway/exhibit/ledger"
 )
 
 func TestMain(m *testing.M) {
@@ -129,7 +131,7 @@ func startGateway(ts *testscript.TestScript, _ bool, args []string) {
 	g := newMemory(how == "stranger")
 	h, err := api.New(api.Options{
 		Services: api.Services{
-			Agents: g, Credentials: g, Tokens: g, Grants: g, Questions: g, Log: g, Control: g, Packs: g, Sessions: g,
+			Agents: g, Credentials: g, Tokens: g, Grants: g, Questions: g, Log: g, Control: g, Packs: g, Sessions: g, Policies: g, Approvals: g,
 		},
 		People: g, ConfigFile: "/etc/exhibit/exhibit.yaml", Version: api.Version{Version: "v1", Gateway: "gw1", Origin: "example.com/gw1"},
 	})
@@ -414,17 +416,107 @@ func (g *memory) Explain(_ context.Context, q api.Explain, _ evidence.By) (api.E
 	return e, nil
 }
 
+func (g *memory) ExplainDecision(_ context.Context, at evidence.Position, _ evidence.By) (api.Explanation, error) {
+	e := api.Explanation{Position: at.String(), Time: noon, Agent: "reporter", Resource: "orders", Effect: "deny", Reason: "no rule lets it",
+		Checks: []evidence.Check{{Action: "postgres:insert", Object: "public.orders"}}, Roles: []string{"reader"}, Answers: []api.Answered{{
+			Check: evidence.Check{Action: "postgres:insert", Object: "public.orders"}, Effect: "deny",
+			Missed: []api.RuleSaid{{ID: "writer", File: "roles.cedar", Line: 31, Description: "Changes data, for a ticket."}}}}}
+	if at.Seq == 666 {
+		e.Differs = `{"effect":"allow"}`
+	}
+	return e, nil
+}
+
+func (g *memory) Suggest(_ context.Context, agent string, _ api.Range, _ evidence.By) (api.Suggestion, error) {
+	return api.Suggestion{Agent: agent, Commands: 3, Used: []api.UsedPair{}, Cedar: "permit (...);\n", Diff: "-has\n+used\n",
+		Unused: []api.UnusedGrant{{ID: "gw1.1.9", Role: "reader", Resource: "orders", Expires: noon}}}, nil
+}
+
+func (g *memory) Policies(context.Context) (api.PolicyHistory, error) {
+	by := api.Change{Position: "gw1.1.4", Time: noon, By: evidence.By{Person: alice, Via: "test"}}
+	return api.PolicyHistory{
+		Changes: []api.PolicyChange{
+			{Position: "gw1.1.4", Digest: "0123456789abcdef", Activated: by},
+			{Position: "gw1.1.8", Digest: "fedcba9876543210", Activated: by, Proposed: &by, Approved: []api.Change{by}, InForce: true, Request: "gw1.1.6"},
+		},
+		Open: []api.OpenProposal{{Request: "gw1.1.9", Status: "pending", Digest: "aaaabbbbccccdddd", Proposed: by, Tests: 4, Expires: noon,
+			Backtest: &evidence.Backtest{Days: 7, Commands: 100, Differ: 3}}},
+	}, nil
+}
+
+func (g *memory) PolicyAt(ctx context.Context, ref string) (api.Document, error) {
+	if ref == "none" {
+		return api.Document{}, api.NotFound("no change of policy is none", "exhibit policy list shows positions and digests")
+	}
+	return g.Policy(ctx)
+}
+
+func (g *memory) ProposePolicy(_ context.Context, p api.NewProposal, _ evidence.By, progress func(api.Progress)) (api.Proposed, error) {
+	progress(api.Progress{Stage: "deciding", Done: 1})
+	if p.Reason == "bad" {
+		return api.Proposed{}, api.Invalid("1 of 2 tests fail", "nothing was proposed", api.Detail{Message: "a.test.yaml:3: a reader reads: it is deny"})
+	}
+	report := &api.BacktestReport{Days: p.Days, Commands: 100, Differ: 2, Agents: []policy.Differences{{Agent: "bot", Refused: 2,
+		Examples: []policy.Difference{{Position: "gw1.1.5", Resource: "orders", Text: "DROP TABLE t", Was: "allow", Would: "deny", Reason: "no rule lets bot"}}}}}
+	return api.Proposed{Request: "gw1.1.9", Digest: "aaaabbbbccccdddd", Diff: "+new rule\n", Tests: len(p.Tests), Untested: []string{"reader"}, Backtest: report, Expires: noon}, nil
+}
+
+func (g *memory) Backtest(_ context.Context, p api.NewProposal, _ evidence.By, _ func(api.Progress)) (api.BacktestReport, error) {
+	return api.BacktestReport{Days: p.Days, Commands: uint64(len(p.Files)), Agents: []policy.Differences{}}, nil
+}
+
+func (g *memory) ActivatePolicy(_ context.Context, request string, _ evidence.By) (api.PolicyChange, error) {
+	if request != "gw1.1.9" {
+		return api.PolicyChange{}, api.Conflict("request "+request+" has ended: it is used", "")
+	}
+	return api.PolicyChange{Position: "gw1.1.12", Digest: "aaaabbbbccccdddd"}, nil
+}
+
+func (g *memory) RollbackPolicy(_ context.Context, change, reason string, _ evidence.By) (api.PolicyChange, error) {
+	return api.PolicyChange{Position: "gw1.1.13", Digest: "0123456789abcdef", Rollback: change, Activated: api.Change{Reason: reason}}, nil
+}
+
 func (g *memory) LogStatus(context.Context) (api.LogStatus, error) {
 	return api.LogStatus{Origin: "example.com/gw1", Blocks: 7, Published: noon, Position: "gw1.1.9", UnsealedBytes: 120, UnsealedAge: 0.5,
 		Quorum: 1, Witnessed: 7, Witnesses: []api.Witness{
 			{Name: "one.example", Blocks: 7, Cosigned: noon},
 			{Name: "two.example", Blocks: 1, Behind: 6, Problem: "it answers with 500", Since: noon},
+		},
+		Stamped: 5, StampedAt: noon, Authorities: []api.Authority{
+			{URL: "http://tsa.example", Blocks: 5, Behind: 2, Stamped: noon},
+			{URL: "http://other.example", Behind: 7, Problem: "it answers another request than this one (nonce)", Since: noon},
 		}}, nil
 }
 
 func (g *memory) Flush(ctx context.Context) (api.LogStatus, error) { return g.LogStatus(ctx) }
 
-func (g *memory) Fsck(context.Context, func(api.Progress)) (api.FsckReport, error) {
+func (g *memory) LogKeys(context.Context) (api.LogKeys, error) {
+	by := evidence.By{Person: evidence.Person{ID: "alice@example.com"}}
+	from := &api.Change{Position: "gw1.1.9", Time: noon, By: by, Reason: "yearly"}
+	return api.LogKeys{Origin: "example.com/gw1", Keys: []api.LogKey{
+		{ID: "0a1b2c3d", Key: "example.com/gw1+0a1b2c3d+AYq", Status: "replaced", Blocks: 3, Until: from},
+		{ID: "4e5f6071", Key: "example.com/gw1+4e5f6071+ABB", Status: "in force", From: from},
+	}}, nil
+}
+
+func (g *memory) RotateLogKey(ctx context.Context, _ api.KeyRotation, _ evidence.By) (api.LogKeys, error) {
+	return g.LogKeys(ctx)
+}
+
+func (g *memory) RevokeLogKey(ctx context.Context, r api.KeyRevocation, _ evidence.By) (api.LogKeys, error) {
+	keys, err := g.LogKeys(ctx)
+	if r.Key != keys.Keys[0].ID {
+		return api.LogKeys{}, api.Conflict("key "+r.Key+" is in force, and a log without a key signs nothing", "put another in its place first: exhibit log rotate-key")
+	}
+	keys.Keys[0].Status, keys.Keys[0].Revoked = "revoked", &api.Change{Position: "gw1.1.12", Time: noon, Reason: r.Reason}
+	return keys, err
+}
+
+func (g *memory) Backup(ctx context.Context, _ api.Backup, _ evidence.By) (api.LogStatus, error) {
+	return g.LogStatus(ctx)
+}
+
+func (g *memory) Fsck(context.Context, []ledger.Checkpoint, func(api.Progress)) (api.FsckReport, error) {
 	return api.FsckReport{Blocks: 7, Records: 120, Bytes: 9000, Root: "r", Problems: []api.Finding{{Where: "block 3", Message: "its digest differs"}}}, nil
 }
 

@@ -57,13 +57,7 @@ of a transaction.`,
 			}
 			return a.ask(func(c *api.Client) error { return a.did(cmd.Context(), c, q, full) })
 		},
-		ValidArgsFunction: a.completions(func(ctx context.Context, c *api.Client) (ids []string, err error) {
-			list, err := c.Sessions(ctx)
-			for _, s := range list {
-				ids = append(ids, cobra.CompletionWithDesc(s.ID, s.Agent+" on "+s.Resource))
-			}
-			return ids, err
-		}),
+		ValidArgsFunction: a.completions(liveSessions),
 	}
 	f := c.Flags()
 	f.StringVar(&q.Agent, "agent", "", "only of this agent")
@@ -82,13 +76,7 @@ of a transaction.`,
 		}
 		return pflag.NormalizedName(name)
 	})
-	a.complete(c, "agent", a.completions(func(ctx context.Context, c *api.Client) (ids []string, err error) {
-		list, err := c.Agents(ctx)
-		for _, g := range list {
-			ids = append(ids, cobra.CompletionWithDesc(g.ID, g.Purpose))
-		}
-		return ids, err
-	}))
+	a.complete(c, "agent", a.completions(agentIDs))
 	a.complete(c, "verb", cobra.FixedCompletions(verbClasses, cobra.ShellCompDirectiveNoFileComp))
 	a.complete(c, "outcome", cobra.FixedCompletions(outcomes, cobra.ShellCompDirectiveNoFileComp))
 	return c

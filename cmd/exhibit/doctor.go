@@ -18,6 +18,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/spf13/cobra"
 
+	"github.com/exhibit-gateway/exhibit/decision"
+	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/api"
 	"github.com/exhibit-gateway/exhibit/internal/config"
 	"github.com/exhibit-gateway/exhibit/internal/policy"
@@ -120,6 +122,7 @@ func (d *doctor) examine(ctx context.Context, a *app) {
 	d.ok("configuration", "%s is valid", c.File())
 	d.gateway(ctx, c)
 	d.people(c)
+	d.rights(c)
 	d.keystore(c)
 	d.secrets(c)
 	d.certificates(c)
@@ -130,6 +133,7 @@ func (d *doctor) examine(ctx context.Context, a *app) {
 		d.upstream(ctx, r)
 	}
 	d.witnesses(ctx, c)
+	d.timestamps(ctx, c)
 	d.addresses(ctx, c)
 }
 
@@ -151,6 +155,25 @@ func (d *doctor) witnesses(ctx context.Context, c *config.Config) {
 			continue
 		}
 		d.ok(check, "answers at %s", w.URL)
+	}
+}
+
+// timestamps has each time stamp authority stamp something that means nothing.
+// The gateway works without them, but not with a file of roots that isn't one.
+func (d *doctor) timestamps(ctx context.Context, c *config.Config) {
+	s, err := stampingOf(c.Log.Timestamps)
+	if err != nil {
+		d.fail("time stamps", err.Error(), "the authority's operator publishes its root certificates")
+		return
+	}
+	for _, a := range s.Authorities {
+		check := "authority " + a.URL
+		stamp, err := a.Try(ctx, s.Timeout)
+		if err != nil {
+			d.warn(check, err.Error(), "see log.timestamps; until it stamps, when the log was is your word")
+			continue
+		}
+		d.ok(check, "stamps, as %s under policy %s", workpaper.Visible(stamp.Authority), stamp.Policy)
 	}
 }
 
@@ -194,6 +217,80 @@ func (d *doctor) people(c *config.Config) {
 	}
 	if len(c.Auditors) == 0 {
 		d.warn("auditors", "none: only this gateway can ever open sealed statements", "add an auditor's age recipient under auditors; sessions before that stay as they are")
+	}
+}
+
+// rights looks for what nobody could approve. It asks the registry, which
+// decides it.
+func (d *doctor) rights(c *config.Config) {
+	b := c.Evidence()
+	b.By = evidence.By{Via: "doctor"}
+	r, err := decision.New().Apply(evidence.Head{
+		Type: evidence.ConfigChange, Pos: evidence.Position{Gateway: c.Gateway, Boot: 1},
+	}, evidence.EncodeBody(b))
+	if err != nil {
+		d.fail("rights", err.Error(), "")
+		return
+	}
+	if !r.Separated() {
+		hint := "set rights.separation to required"
+		if len(c.People) == 1 {
+			hint = "name a second person under people, then set rights.separation to required"
+		}
+		d.warn("rights", "grants and policies need no second person: what one does alone is on record as an exception", hint)
+		return
+	}
+	good := true
+	unmet := func(what string, ask evidence.ApprovalRequestBody, hint string) {
+		if stuck := unanswered(r, ask); len(stuck) > 0 {
+			good = false
+			d.warn("rights", fmt.Sprintf("nobody can approve %s that %s asks for", what, strings.Join(stuck, " or ")), hint)
+		}
+	}
+	for _, res := range c.Resources {
+		unmet("grants on "+res.Name, evidence.ApprovalRequestBody{
+			Kind: evidence.ApproveGrant, Grant: &evidence.GrantScope{Resource: res.Name},
+			Needs: []evidence.ApprovalNeed{{Group: evidence.GroupResource, Count: 1}},
+		}, fmt.Sprintf("name other approvers of %s, or leave out owner and approvers for anyone to approve", res.Name))
+	}
+	unmet("policies", evidence.ApprovalRequestBody{
+		Kind: evidence.ApprovePolicy, Needs: []evidence.ApprovalNeed{{Group: evidence.GroupPolicy, Count: 1}},
+	}, "put a second person into a group of rights.policy_approvers")
+	if good {
+		d.ok("rights", "grants and policies need a second person, and there always is one")
+	}
+}
+
+// unanswered are the people whose request nobody else could approve.
+func unanswered(r *decision.Registry, ask evidence.ApprovalRequestBody) (stuck []string) {
+	for _, who := range r.People() {
+		ask.By.Person.ID = who
+		if !slices.ContainsFunc(r.People(), func(other string) bool { return len(r.Groups(&ask, other)) > 0 }) {
+			stuck = append(stuck, who)
+		}
+	}
+	return stuck
+}
+
+// approvals looks for rules that want more people than there are.
+func (d *doctor) approvals(c *config.Config, p evidence.PolicyBody) {
+	compiled, err := decision.Compile(p.Files, p.Actions)
+	if err != nil {
+		return // policies has said so
+	}
+	for _, rule := range compiled.Rules() {
+		for _, need := range rule.Obliges.Approval {
+			n := 0
+			for _, person := range c.People {
+				if slices.Contains(person.Groups, need.Group) {
+					n++
+				}
+			}
+			if n < need.Count {
+				d.warn("policies", fmt.Sprintf("rule %s wants the approval of %d of %s, and there are %d: what it permits is refused", rule.ID, need.Count, need.Group, n),
+					"put people into the group under people, with groups: ["+need.Group+"]")
+			}
+		}
 	}
 }
 
@@ -295,9 +392,10 @@ func (d *doctor) certificates(c *config.Config) {
 }
 
 func (d *doctor) policies(c *config.Config) {
-	p, err := policy.Load(c.Policies, actions)
+	p, err := policy.Load(c.Policies, vocabulary)
 	if err == nil {
 		d.ok("policies", "%s, digest %.12s", count(len(p.Files), "file"), p.Digest)
+		d.approvals(c, p)
 		return
 	}
 	problems := policy.Problems(err)

@@ -52,6 +52,10 @@ func (a *app) showReload(r api.Reload, dry bool) error {
 	default:
 		a.say("In force: configuration %.12s, policy %.12s", r.Config.After, r.Policy.After)
 	}
+	if e := r.Edited; e != nil {
+		a.say("The policy folder differs from the policy in force and is not loaded: %s.", e.Why)
+		a.say("Next: %s", e.Hint)
+	}
 	if len(r.Restart) > 0 {
 		a.say("These count from the next start on: %s", strings.Join(r.Restart, ", "))
 	}
@@ -92,16 +96,6 @@ at nothing but the file; exhibit doctor looks at the machine too.`,
 	return group(groupGateway, "config", "Check the configuration, or show what is in force", check, show)
 }
 
-func newPolicy(a *app) *cobra.Command {
-	show := &cobra.Command{
-		Use: "show", Short: "Show the policies in force", Args: exactly(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.ask(func(c *api.Client) error { return a.document(c.Policy(cmd.Context())) })
-		},
-	}
-	return group(groupGateway, "policy", "Show the policies in force", show)
-}
-
 func (a *app) document(d api.Document, err error) error {
 	if err != nil {
 		return err
@@ -124,7 +118,7 @@ func (a *app) document(d api.Document, err error) error {
 func newLog(a *app) *cobra.Command {
 	status := &cobra.Command{
 		Use: "status", Short: "How far the log is", Args: exactly(),
-		Long: "Shows the log's size and what waits to be sealed. Exits with 1 when something\nkeeps records from being sealed; a witness that lags is shown and is no failure.",
+		Long: "Shows the log's size and what waits to be sealed. Exits with 1 when something\nkeeps records from being sealed; a witness or a time stamp\nauthority that lags is shown and is no failure.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.ask(func(c *api.Client) error {
 				s, err := c.LogStatus(cmd.Context())
@@ -135,7 +129,7 @@ func newLog(a *app) *cobra.Command {
 				pairs := []string{"origin", s.Origin, "key", s.Key, "blocks", fmt.Sprint(s.Blocks), "root", s.Root,
 					"published", stamp(s.Published), "newest record", s.Position, "newest sealed", s.Sealed,
 					"unsealed bytes", fmt.Sprint(s.UnsealedBytes), "unsealed for", age.String(), "problem", s.Problem}
-				err = a.fields(s, append(pairs, witnessFields(s)...)...)
+				err = a.fields(s, append(append(pairs, witnessFields(s)...), stampFields(s)...)...)
 				if err == nil && s.Problem != "" {
 					return errSilent
 				}
@@ -143,7 +137,7 @@ func newLog(a *app) *cobra.Command {
 			})
 		},
 	}
-	return group(groupEvidence, "log", "Look after the log", status, newFsck(a))
+	return group(groupEvidence, "log", "Look after the log", status, newFsck(a), newLogKeys(a), newRotateKey(a), newRevokeKey(a))
 }
 
 // witnessFields are a line about the quorum and one for each witness.
@@ -157,10 +151,36 @@ func witnessFields(s api.LogStatus) (pairs []string) {
 		switch {
 		case w.Problem != "":
 			text += fmt.Sprintf("; not cosigning since %s: %s", stamp(w.Since), w.Problem)
+			if w.Hint != "" {
+				text += "; " + w.Hint
+			}
 		case !w.Cosigned.IsZero():
 			text += "; cosigned " + stamp(w.Cosigned)
 		}
 		pairs = append(pairs, "witness "+w.Name, text)
+	}
+	return pairs
+}
+
+// stampFields are a line about the newest stamp and one for each authority.
+func stampFields(s api.LogStatus) (pairs []string) {
+	if len(s.Authorities) == 0 {
+		return nil
+	}
+	text := fmt.Sprintf("%d of %d blocks", s.Stamped, s.Blocks)
+	if !s.StampedAt.IsZero() {
+		text += ", which existed not later than " + stamp(s.StampedAt)
+	}
+	pairs = []string{"stamped", text}
+	for _, t := range s.Authorities {
+		text := fmt.Sprintf("has stamped %s, %d behind", count(int(t.Blocks), "block"), t.Behind)
+		switch {
+		case t.Problem != "":
+			text += fmt.Sprintf("; not stamping since %s: %s", stamp(t.Since), t.Problem)
+		case !t.Stamped.IsZero():
+			text += "; stamped " + stamp(t.Stamped)
+		}
+		pairs = append(pairs, "authority "+t.URL, text)
 	}
 	return pairs
 }

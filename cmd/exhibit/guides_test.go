@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/exhibit-gateway/exhibit/decision"
 	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/policy"
 )
 
 // The rules that the guides show can be used as they stand.
@@ -28,7 +28,7 @@ func TestRulesOfTheGuides(t *testing.T) {
 			if !strings.Contains(m[1], "@id(") {
 				continue // a part of one
 			}
-			if _, err := decision.Compile([]evidence.File{{Name: "guide.cedar", Text: m[1]}}, actions); err != nil {
+			if _, err := policy.Bundle([]evidence.File{{Name: "guide.cedar", Text: m[1]}}, vocabulary); err != nil {
 				t.Errorf("%s: %v\n%s", filepath.Base(guide), err, m[1])
 			}
 		}

@@ -20,7 +20,7 @@ import (
 const initLong = `Makes what a new gateway needs, in a folder:
 
   exhibit.yaml  the configuration, commented
-  policies/     an example role set
+  policies/     an example role set, with tests
   data/         the data folder, with the gateway's keys
   trust.json    the log's public key, for auditors
 
@@ -33,6 +33,8 @@ type setup struct {
 	dir    string
 	email  string
 	uid    string
+
+	guardrails bool // the stricter of the example policies
 }
 
 func newInit(a *app) *cobra.Command {
@@ -72,6 +74,7 @@ func newInit(a *app) *cobra.Command {
 	f.StringVar(&p.Upstream.User, "user", "exhibit", "the account that the gateway uses there")
 	f.StringVar(&p.Upstream.Password.File, "password-file", "", "file with that account's password")
 	f.StringVar(&p.Upstream.Password.Env, "password-env", "", "environment variable with that account's password")
+	f.BoolVar(&s.guardrails, "guardrails", false, "write the example policies for production: approvals, limits, working hours, alerts")
 	f.StringArrayVar(&p.Auditors, "auditor", nil, "age recipient of an auditor; may be repeated")
 	return c
 }
@@ -105,10 +108,10 @@ func (a *app) init(s setup) error {
 			return hinted{fmt.Errorf("%s is there already", path), "nothing was changed: init only makes new gateways"}
 		}
 	}
-	return a.write(c, file, trust, text)
+	return a.write(s, c, file, trust, text)
 }
 
-func (a *app) write(c *config.Config, file, trust string, text []byte) error {
+func (a *app) write(s setup, c *config.Config, file, trust string, text []byte) error {
 	if err := os.MkdirAll(c.Data, 0o700); err != nil {
 		return fmt.Errorf("making the data folder: %w", err)
 	}
@@ -116,7 +119,11 @@ func (a *app) write(c *config.Config, file, trust string, text []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := policy.WriteExample(c.Policies); err != nil {
+	example := policy.Example()
+	if s.guardrails {
+		example = policy.Guardrails()
+	}
+	if err := policy.WriteExample(c.Policies, example); err != nil {
 		return err
 	}
 	trusted, err := verify.NewTrustFile(key).Encode()

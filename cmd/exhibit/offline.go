@@ -19,7 +19,7 @@ func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
 func newVerify(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "verify PACK --trust FILE [--json] [--remember]", Short: "Check an evidence pack offline", GroupID: groupEvidence,
+		Use: "verify PACK --trust FILE [--tsa-ca FILE] [--json] [--remember]", Short: "Check an evidence pack offline", GroupID: groupEvidence,
 		DisableFlagParsing: true, // it is the command line of exhibit-verify, to the letter
 		RunE: func(_ *cobra.Command, args []string) error {
 			if code := verify.Main("exhibit verify", args, a.out, a.err); code != exitOK {
@@ -41,13 +41,10 @@ record hashes, sequences, tree and checkpoint. Exits with 1 when anything differ
 With --offline the data folder is read without a gateway. That needs the right to
 read it, and can be done while the gateway runs. --known holds the log against
 checkpoints that somebody kept, for example an auditor.`,
-		Example: `  exhibit log fsck
+		Example: `  exhibit log fsck --known trust.json
   exhibit log fsck --offline --data /var/lib/exhibit --known trust.json`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			progress, done := a.tracker()
-			if known != "" && !offline {
-				return usagef("--known goes with --offline")
-			}
 			report, err := a.fsck(cmd.Context(), offline, known, progress)
 			done()
 			if err != nil {
@@ -62,9 +59,13 @@ checkpoints that somebody kept, for example an auditor.`,
 }
 
 func (a *app) fsck(ctx context.Context, offline bool, knownFile string, progress func(api.Progress)) (report api.FsckReport, err error) {
+	known, err := knownOf(knownFile)
+	if err != nil {
+		return report, err
+	}
 	if !offline {
 		err = a.ask(func(c *api.Client) error {
-			report, err = c.Fsck(ctx, progress)
+			report, err = c.Fsck(ctx, known, progress)
 			return err
 		})
 		return report, err
@@ -76,10 +77,6 @@ func (a *app) fsck(ctx context.Context, offline bool, knownFile string, progress
 			return report, err
 		}
 		data = c.Data
-	}
-	known, err := knownOf(knownFile)
-	if err != nil {
-		return report, err
 	}
 	report, err = gateway.Fsck(ctx, data, known, progress)
 	if errors.Is(err, gateway.ErrKeystore) {

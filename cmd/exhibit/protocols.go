@@ -1,16 +1,19 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"maps"
 	"os"
+	"slices"
 	"sync/atomic"
 
 	"github.com/exhibit-gateway/exhibit/internal/config"
 	"github.com/exhibit-gateway/exhibit/internal/gateway"
 	"github.com/exhibit-gateway/exhibit/internal/httpgate"
+	"github.com/exhibit-gateway/exhibit/internal/policy"
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/http"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/mcp"
@@ -27,11 +30,19 @@ var actions = func() map[string][]string {
 	return all
 }()
 
+// vocabulary is what policies can speak of.
+var vocabulary = policy.Vocabulary{
+	Actions:  actions,
+	Facts:    map[string]map[string]string{"postgres": sql.Facts, http.Name: http.Facts, mcp.Name: mcp.Facts},
+	Pointers: []string{http.Name, mcp.Name},
+}
+
 // inForce is a configuration with what was read for it.
 type inForce struct {
 	*config.Config
-	services []http.Resource
-	servers  []mcp.Resource
+	services  []http.Resource
+	servers   []mcp.Resource
+	endpoints []mcp.Endpoint
 }
 
 // protocolsOf returns how to make the protocol of a listener: a line for each.
@@ -70,13 +81,24 @@ func protocolsOf(live *atomic.Pointer[inForce], g *gateway.Gateway, log *slog.Lo
 			}), nil
 		case mcp.Name:
 			return mcp.New(mcp.Config{
-				Listener: l.Name, Resources: servers, Definitions: definitions, Issuer: func() string { return live.Load().Issuer },
-				Assert: g.Identify, Keys: g.Keys, Logger: log,
+				Listener: l.Name, Resources: servers, Endpoints: func() []mcp.Endpoint { return live.Load().endpoints }, Definitions: definitions, Issuer: func() string { return live.Load().Issuer },
+				Assert: g.Identify, Keys: g.Keys, Ask: wishesOf(g), Logger: log,
 				Limits: httpgate.Limits{Idle: c.Limits.SessionIdle, Login: c.Limits.Handshake},
 			}), nil
 		}
 		return nil, fmt.Errorf("no protocol %q", l.Protocol)
 	}, pool.Close, nil
+}
+
+// wishesOf passes on what agents ask people for.
+func wishesOf(g *gateway.Gateway) func(context.Context, mcp.Wish) (mcp.Wished, error) {
+	return func(ctx context.Context, w mcp.Wish) (mcp.Wished, error) {
+		out, err := g.Wish(ctx, gateway.Wish(w))
+		if hint := hintOf(err); hint != "" {
+			err = fmt.Errorf("%w; %s", err, hint)
+		}
+		return mcp.Wished(out), err
+	}
 }
 
 // servicesOf reads what the configuration says of resources that speak HTTP.
@@ -106,6 +128,19 @@ func serversOf(c *config.Config) []mcp.Resource {
 		if r.Protocol == mcp.Name {
 			list = append(list, serverOf(r))
 		}
+	}
+	return list
+}
+
+// endpointsOf are servers that agents see as one.
+func endpointsOf(c *config.Config) []mcp.Endpoint {
+	list := []mcp.Endpoint{}
+	for _, e := range c.Endpoints {
+		joined := mcp.Endpoint{Prefix: e.Prefix, Hosts: e.Hosts}
+		for _, name := range slices.Sorted(maps.Keys(e.Members)) {
+			joined.Members = append(joined.Members, mcp.Member{Name: name, Resource: e.Members[name]})
+		}
+		list = append(list, joined)
 	}
 	return list
 }

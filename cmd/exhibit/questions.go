@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/api"
 	"github.com/exhibit-gateway/exhibit/workpaper"
 )
@@ -100,16 +100,27 @@ func newAllowed(a *app) *cobra.Command {
 func newExplain(a *app) *cobra.Command {
 	var q api.Explain
 	c := &cobra.Command{
-		Use: "explain --agent AGENT --resource RESOURCE STATEMENT", Short: "What would be decided of a statement, and why", GroupID: groupEvidence,
-		Long: `Says what would be decided if an agent asked for a statement now, by which rules
-and grants, and sends nothing. A statement of - is read from standard input.
-Exits with 1 when the statement would be refused.`,
-		Example: `  exhibit explain --agent reporter --resource orders "select * from customers"
+		Use: "explain DECISION | --agent AGENT --resource RESOURCE STATEMENT", Short: "Why a command was decided so, or how one would be", GroupID: groupEvidence,
+		Long: `Explains a recorded decision, rule by rule: that of a command, or of a session that
+was let in or refused, by its position (exhibit did). It is made again from what
+the log holds of that moment. Exits with 1 when the record says otherwise.
+
+With --agent and --resource, says what would be decided if the agent asked for a
+statement now, and sends nothing. A statement of - is read from standard input.
+Exits with 1 when it would be refused.`,
+		Example: `  exhibit explain gw1.3.118
+  exhibit explain --agent reporter --resource orders "select * from customers"
   exhibit explain --agent biller --resource orders --ticket OPS-2 - < migration.sql`,
-		Args: exactly("STATEMENT"),
+		Args: exactly("DECISION or STATEMENT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if q.Agent == "" && q.Resource == "" && q.Ticket == "" {
+				if _, err := evidence.ParsePosition(args[0]); err == nil {
+					return a.ask(func(c *api.Client) error { return a.explained(c.ExplainDecision(cmd.Context(), args[0])) })
+				}
+			}
 			if q.Agent == "" || q.Resource == "" {
-				return usagef("%s needs --agent and --resource", cmd.CommandPath())
+				return usage{hinted{fmt.Errorf("%s needs --agent and --resource to explain a statement", cmd.CommandPath()),
+					"a decision on record is named by its position, like gw1.3.118; exhibit did shows them"}}
 			}
 			if q.Statement = args[0]; q.Statement == "-" {
 				b, err := io.ReadAll(io.LimitReader(a.in, 1<<20))
@@ -123,7 +134,13 @@ Exits with 1 when the statement would be refused.`,
 				if err != nil {
 					return err
 				}
-				return a.explanation(e)
+				if err := a.explanation(e); err != nil {
+					return err
+				}
+				if e.Effect != "allow" {
+					return errSilent
+				}
+				return nil
 			})
 		},
 	}
@@ -133,22 +150,98 @@ Exits with 1 when the statement would be refused.`,
 	return c
 }
 
-func (a *app) explanation(e api.Explanation) error {
-	var checks, facts []string
-	for _, k := range e.Checks {
-		checks = append(checks, strings.TrimSpace(k.Action+" "+k.Object))
+func (a *app) explained(e api.Explanation, err error) error {
+	if err != nil {
+		return err
 	}
-	for name, v := range e.Facts {
-		facts = append(facts, fmt.Sprintf("%s=%v", name, v))
+	if err := a.explanation(e); err != nil {
+		return err
 	}
-	slices.Sort(facts)
-	list := func(l []string) string { return strings.Join(l, ", ") }
-	err := a.fields(e, "effect", e.Effect, "reason", e.Reason, "verb", e.Verb, "understood", e.Parse, "text", e.Text,
-		"checks", list(checks), "facts", list(facts), "rules", list(e.Rules), "grants", list(e.Grants), "policy", e.Policy)
-	if err == nil && e.Effect != "allow" {
+	if e.Differs != "" {
+		fmt.Fprintln(a.err, "the record does not hold what is decided again from it: let exhibit log fsck look at the log")
 		return errSilent
 	}
-	return err
+	return nil
+}
+
+func (a *app) explanation(e api.Explanation) error {
+	list := func(l []string) string { return strings.Join(l, ", ") }
+	obligations := ""
+	if e.Obligations != nil {
+		obligations = string(evidence.EncodeBody(e.Obligations))
+	}
+	err := a.fields(e, "decision", e.Position, "at", stamp(e.Time), "agent", e.Agent, "resource", e.Resource,
+		"effect", e.Effect, "reason", e.Reason, "verb", e.Verb, "understood", e.Parse, "text", e.Text,
+		"checks", checksText(e.Checks), "facts", factsText(e.Facts), "roles", list(e.Roles), "rules", list(e.Rules), "grants", list(e.Grants),
+		"obligations", obligations, "approval", e.Approval, "limit", e.Limit, "policy", e.Policy, "on record", e.Differs)
+	if err != nil || a.json || a.csv {
+		return err
+	}
+	for _, c := range e.Answers {
+		a.say("%s: %s", checksText([]evidence.Check{c.Check}), c.Effect)
+		for _, kind := range []struct {
+			what  string
+			rules []api.RuleSaid
+		}{{"permitted by", c.Permits}, {"forbidden by", c.Forbids}, {"failed in", c.Failed}, {"not under the conditions of", c.Missed}} {
+			for _, r := range kind.rules {
+				a.say("  %s %s (%s:%d)  %s", kind.what, r.ID, r.File, r.Line, cmp.Or(r.Failure, r.Description))
+			}
+		}
+	}
+	return nil
+}
+
+func newSuggest(a *app) *cobra.Command {
+	var w window
+	c := &cobra.Command{
+		Use: "suggest AGENT", Short: "The least that would have allowed what an agent did", GroupID: groupEvidence, Args: exactly("AGENT"),
+		Long: `Prints rules, in Cedar, that allow just what an agent did in a range, action by
+action and object by object; how they differ from the rules of the roles that it
+has; and grants that it didn't need. They are a draft: give the roles names that
+say what they are for, test and propose them.`,
+		Example: `  exhibit suggest reporter --from 2026-11-01`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := w.parse()
+			if err != nil {
+				return err
+			}
+			return a.ask(func(c *api.Client) error {
+				s, err := c.Suggest(cmd.Context(), args[0], r)
+				if err != nil {
+					return err
+				}
+				return a.suggestion(s)
+			})
+		},
+	}
+	w.flags(c)
+	if err := c.Flags().MarkHidden("limit"); err != nil {
+		panic(err)
+	}
+	return c
+}
+
+func (a *app) suggestion(s api.Suggestion) error {
+	if a.json {
+		return a.writeJSON(s)
+	}
+	a.say("// %s of %s were allowed.", count(int(s.Commands), "command"), s.Agent)
+	if s.More {
+		fmt.Fprintln(a.err, "it did more different things than are told apart: narrow the range")
+	}
+	if err := a.text(s.Cedar); err != nil {
+		return err
+	}
+	if s.Diff != "" {
+		a.say("// From the rules of the roles that it has:")
+		if err := a.text(s.Diff); err != nil {
+			return err
+		}
+	}
+	for _, g := range s.Unused {
+		a.say("// Not needed: grant %s (%s on %s, until %s). exhibit grant revoke %s --reason unused", g.ID, g.Role, g.Resource, stamp(g.Expires), g.ID)
+	}
+	return nil
 }
 
 func newSessions(a *app) *cobra.Command {
@@ -226,6 +319,9 @@ func (a *app) createPack(cmd *cobra.Command, c *api.Client, r api.PackRequest, o
 		a.say("Its checkpoint is cosigned by %s", count(p.Cosignatures, "witness"))
 	} else {
 		a.say("Operator-only integrity, but for checkpoints that an auditor keeps: %s", cmp.Or(p.Unwitnessed, "no witness cosigned it"))
+	}
+	if p.Stamps > 0 {
+		a.say("It holds %s with a time stamp", count(p.Stamps, "checkpoint"))
 	}
 	a.say("Check it: exhibit verify %s --trust trust.json", output)
 	return a.jsonOnly(p)

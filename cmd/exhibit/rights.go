@@ -188,7 +188,10 @@ func newCredentialList(a *app) *cobra.Command {
 }
 
 func newGrant(a *app) *cobra.Command {
-	return group(groupRights, "grant", "Put agents in roles on resources", newGrantAdd(a), newGrantList(a),
+	return group(groupRights, "grant", "Put agents in roles on resources",
+		newGrantRequest(a), newRequests(a, "requests", evidence.ApproveGrant),
+		newApprove(a, evidence.ApproveGrant), newDeny(a, evidence.ApproveGrant), newWithdraw(a, evidence.ApproveGrant),
+		newGrantAdd(a), newGrantList(a),
 		ender(a, "revoke", "Remove a grant; it counts for the next command", "", "GRANT",
 			func(cmd *cobra.Command, c *api.Client, id, reason string) (api.Grant, error) {
 				return c.RevokeGrant(cmd.Context(), id, reason)
@@ -202,6 +205,9 @@ func newGrantAdd(a *app) *cobra.Command {
 		Use: "add AGENT ROLE RESOURCE --for DURATION", Short: "Put an agent in a role on a resource for a while",
 		Long: `Puts an agent in a role on a resource until the grant expires. A grant without
 end can't be made. What a role may do is said by the policies.
+
+This is one person's doing, and on record as that. Where rights need two people
+it is refused: exhibit grant request asks for what another person approves.
 
 The three can also be given as --agent, --role and --resource.`,
 		Example: `  exhibit grant add reporter reader orders --for 8h --ticket OPS-123
@@ -258,9 +264,18 @@ func newGrantList(a *app) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				t := workpaper.Table{Name: "grants", Columns: columns("grant", "agent", "role", "resource", "status", "expires", "ticket", "by")}
+				t := workpaper.Table{Name: "grants", Columns: columns("grant", "agent", "role", "resource", "status", "starts", "expires", "ticket", "asked by", "approved by", "request", "by")}
 				for _, g := range list {
-					t.Rows = append(t.Rows, []string{g.ID, g.Agent, g.Role, g.Resource, g.Status, stamp(g.Expires), g.Ticket, g.Created.By.Person.ID})
+					asked := ""
+					if g.Asked != nil {
+						asked = g.Asked.By.Person.ID
+					}
+					var approved []string
+					for _, p := range g.Approvals {
+						approved = append(approved, p.By.Person.ID)
+					}
+					t.Rows = append(t.Rows, []string{g.ID, g.Agent, g.Role, g.Resource, g.Status, stamp(g.Starts), stamp(g.Expires), g.Ticket,
+						asked, strings.Join(approved, ", "), g.Request, g.Created.By.Person.ID})
 				}
 				return a.show(list, t)
 			})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -106,10 +107,14 @@ func settingsOf(c *config.Config, live *atomic.Pointer[inForce]) (gateway.Settin
 	if err != nil {
 		return gateway.Settings{}, hinted{err, "nothing was put in force"}
 	}
-	bundle, err := policy.Load(c.Policies, actions)
-	if err != nil {
-		return gateway.Settings{}, hinted{fmt.Errorf("the policies cannot be used:\n%w", err), "nothing was put in force"}
+	folder := func() (evidence.PolicyBody, error) {
+		bundle, err := policy.Load(c.Policies, vocabulary)
+		if err != nil {
+			err = hinted{fmt.Errorf("the policies cannot be used:\n%w", err), "nothing was put in force"}
+		}
+		return bundle, err
 	}
+	bundle, unread := folder()
 	recipients, err := c.Recipients()
 	if err != nil {
 		return gateway.Settings{}, err
@@ -121,8 +126,8 @@ func settingsOf(c *config.Config, live *atomic.Pointer[inForce]) (gateway.Settin
 	s := gateway.Settings{
 		Name: c.Gateway, Organisation: c.Organisation, Origin: c.Log.Origin, Data: c.Data,
 		Version: version(), Binary: binary, Recipients: recipients, Auditors: c.Auditors,
-		Config:   evidence.ConfigBody{Digest: c.Digest(), Text: c.Text(), Resources: c.EvidenceResources()},
-		Policy:   bundle,
+		Config: c.Evidence(), RequestTTL: c.Rights.RequestTTL,
+		Policy: bundle, Unread: unread, Folder: folder, Vocabulary: vocabulary,
 		Limits:   session.Limits{Sessions: c.Limits.Sessions, SessionsPerAgent: c.Limits.SessionsPerAgent},
 		TokenTTL: c.Limits.TokenTTL, Grace: c.Limits.ShutdownGrace, Heartbeat: c.Sealing.Heartbeat,
 		Sealing: gateway.Sealing{
@@ -130,12 +135,19 @@ func settingsOf(c *config.Config, live *atomic.Pointer[inForce]) (gateway.Settin
 			MaxUnsealedAge: c.Sealing.MaxUnsealedAge, MaxUnsealedBytes: int64(c.Sealing.MaxUnsealedBytes),
 		},
 		Listening: []string{c.Admin.Socket, c.Admin.HTTPS.Address, c.Metrics.Address},
-		InForce:   func() { live.Store(&inForce{c, services, serversOf(c)}) },
+		InForce:   func() { live.Store(&inForce{c, services, serversOf(c), endpointsOf(c)}) },
 	}
 	if s.Witnesses, err = witnessesOf(c.Log); err != nil {
 		return gateway.Settings{}, err
 	}
 	s.Quorum = c.Log.Quorum
+	if s.Stamping, err = stampingOf(c.Log.Timestamps); err != nil {
+		return gateway.Settings{}, err
+	}
+	if s.Alerts, err = alertsOf(c.Alerts); err != nil {
+		return gateway.Settings{}, err
+	}
+	s.Telling = fmt.Sprintf("%+v", c.Alerts)
 	for _, p := range c.People {
 		s.People = append(s.People, p.Evidence())
 	}
@@ -176,6 +188,30 @@ func witnessesOf(l config.Log) (list []seal.Witness, err error) {
 		list = append(list, seal.Witness{URL: w.URL, Key: v})
 	}
 	return list, nil
+}
+
+// stampingOf says who stamps the log.
+func stampingOf(t config.Timestamps) (gateway.Stamping, error) {
+	s := gateway.Stamping{Interval: t.Interval, Timeout: t.Timeout}
+	for i, a := range t.Authorities {
+		at := fmt.Sprintf("log.timestamps.authorities[%d]", i)
+		pem, err := os.ReadFile(a.CA)
+		if err != nil {
+			return s, hinted{fmt.Errorf("%s.ca: %w", at, err), "nothing was put in force"}
+		}
+		roots := x509.NewCertPool()
+		if !roots.AppendCertsFromPEM(pem) {
+			return s, hinted{fmt.Errorf("%s.ca: %s holds no certificate in PEM", at, a.CA), "nothing was put in force"}
+		}
+		authority := seal.Authority{URL: a.URL, Roots: roots}
+		if a.Policy != "" {
+			if authority.Policy, err = config.ParseOID(a.Policy); err != nil {
+				return s, hinted{fmt.Errorf("%s.policy: %w", at, err), "nothing was put in force"}
+			}
+		}
+		s.Authorities = append(s.Authorities, authority)
+	}
+	return s, nil
 }
 
 // targetOf is the upstream of a resource.

@@ -1,10 +1,11 @@
 // Package policies holds the example role set, as files, for those who embed
-// it: out flow the Cedar files of this folder and nothing flows in.
+// it: out flow the Cedar files of this folder, with their tests, and
+// nothing flows in.
 package policies
 
 import "embed"
 
-// Files are the policies.
+// Files are the policies and their tests.
 //
-//go:embed *.cedar
+//go:embed *.cedar *.test.yaml
 var Files embed.FS

@@ -32,6 +32,7 @@ import (
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/identity"
+	"github.com/exhibit-gateway/exhibit/ledger"
 )
 
 var update = flag.Bool("update", false, "rewrite golden files")
@@ -62,7 +63,7 @@ func ask[T any](g *gateway, asked ...any) (T, error) {
 }
 
 func (g *gateway) services() Services {
-	return Services{g, g, g, g, g, g, g, g, g}
+	return Services{g, g, g, g, g, g, g, g, g, g, g, g}
 }
 
 func (g *gateway) AddAgent(_ context.Context, a NewAgent, by evidence.By) (Agent, error) {
@@ -122,11 +123,45 @@ func (g *gateway) Transcript(ctx context.Context, q Did, by evidence.By, tell fu
 func (g *gateway) Explain(_ context.Context, q Explain, by evidence.By) (Explanation, error) {
 	return ask[Explanation](g, q, by)
 }
+func (g *gateway) ExplainDecision(_ context.Context, at evidence.Position, by evidence.By) (Explanation, error) {
+	return ask[Explanation](g, at, by)
+}
+func (g *gateway) Suggest(_ context.Context, agent string, r Range, by evidence.By) (Suggestion, error) {
+	return ask[Suggestion](g, agent, r, by)
+}
+func (g *gateway) Policies(context.Context) (PolicyHistory, error) { return ask[PolicyHistory](g) }
+func (g *gateway) PolicyAt(_ context.Context, ref string) (Document, error) {
+	return ask[Document](g, ref)
+}
+func (g *gateway) ProposePolicy(_ context.Context, p NewProposal, by evidence.By, progress func(Progress)) (Proposed, error) {
+	progress(Progress{Stage: "deciding", Done: 1})
+	return ask[Proposed](g, p, by)
+}
+func (g *gateway) Backtest(_ context.Context, p NewProposal, by evidence.By, progress func(Progress)) (BacktestReport, error) {
+	progress(Progress{Stage: "deciding", Done: 1})
+	return ask[BacktestReport](g, p, by)
+}
+func (g *gateway) ActivatePolicy(_ context.Context, request string, by evidence.By) (PolicyChange, error) {
+	return ask[PolicyChange](g, request, by)
+}
+func (g *gateway) RollbackPolicy(_ context.Context, change, reason string, by evidence.By) (PolicyChange, error) {
+	return ask[PolicyChange](g, change, reason, by)
+}
 func (g *gateway) LogStatus(context.Context) (LogStatus, error) { return ask[LogStatus](g) }
 func (g *gateway) Flush(context.Context) (LogStatus, error)     { return ask[LogStatus](g) }
-func (g *gateway) Fsck(_ context.Context, progress func(Progress)) (FsckReport, error) {
+func (g *gateway) LogKeys(context.Context) (LogKeys, error)     { return ask[LogKeys](g) }
+func (g *gateway) RotateLogKey(_ context.Context, r KeyRotation, by evidence.By) (LogKeys, error) {
+	return ask[LogKeys](g, r, by)
+}
+func (g *gateway) RevokeLogKey(_ context.Context, r KeyRevocation, by evidence.By) (LogKeys, error) {
+	return ask[LogKeys](g, r, by)
+}
+func (g *gateway) Backup(_ context.Context, b Backup, by evidence.By) (LogStatus, error) {
+	return ask[LogStatus](g, b, by)
+}
+func (g *gateway) Fsck(_ context.Context, known []ledger.Checkpoint, progress func(Progress)) (FsckReport, error) {
 	progress(Progress{Stage: "blocks", Done: 1, Total: 2})
-	return ask[FsckReport](g)
+	return ask[FsckReport](g, known)
 }
 func (g *gateway) Config(context.Context) (Document, error) { return ask[Document](g) }
 func (g *gateway) Policy(context.Context) (Document, error) { return ask[Document](g) }
@@ -140,7 +175,28 @@ func (g *gateway) CreatePack(_ context.Context, r PackRequest, by evidence.By, w
 	}
 	return ask[Pack](g, r, by)
 }
+func (g *gateway) Alerts(_ context.Context, r Range, open bool, _ evidence.By) ([]Alert, error) {
+	return ask[[]Alert](g, r, open)
+}
+func (g *gateway) AcknowledgeAlert(_ context.Context, id string, n NewAcknowledgement, _ evidence.By) (Alert, error) {
+	return ask[Alert](g, id, n)
+}
 func (g *gateway) Sessions(context.Context) ([]Session, error) { return ask[[]Session](g) }
+func (g *gateway) Kill(_ context.Context, k KillRequest, by evidence.By) (Killed, error) {
+	return ask[Killed](g, k, by)
+}
+func (g *gateway) RequestGrant(_ context.Context, n NewGrantRequest, by evidence.By) (Approval, error) {
+	return ask[Approval](g, n, by)
+}
+func (g *gateway) Approvals(_ context.Context, q ApprovalQuery) ([]Approval, error) {
+	return ask[[]Approval](g, q)
+}
+func (g *gateway) Approval(_ context.Context, id string, by evidence.By) (Approval, error) {
+	return ask[Approval](g, id, by)
+}
+func (g *gateway) AnswerApproval(_ context.Context, id, what string, n Answer, by evidence.By) (Approval, error) {
+	return ask[Approval](g, id, what, n, by)
+}
 
 // start serves g on a real unix socket until the test ends.
 func start(t *testing.T, g *gateway, p People) (socket string, metrics *prometheus.Registry) {
@@ -221,7 +277,10 @@ func TestChangesCarryThePerson(t *testing.T) {
 	key := NewKey{Agent: "a", PublicKey: identity.FormatPublicKey(make([]byte, 32))}
 	grant := NewGrant{Agent: "a", Role: "reader", Resource: "orders", Expires: expires, Ticket: "T-1"}
 	agent := NewAgent{ID: "spiffe://example.com/a", Purpose: "reports", Owner: alice.ID}
+	known := []ledger.Checkpoint{{Origin: "example.com/gw1", Size: 7, Root: evidence.Hash{1}, Extensions: []string{}}}
+	wanted := NewGrantRequest{Agent: "a", Role: "reader", Resource: "orders", Starts: expires.Add(-time.Minute), Expires: expires, Renews: "gw1.1.3", Ticket: "T-1"}
 	explain := Explain{Agent: "a", Resource: "orders", Statement: "select 1"}
+	proposal := NewProposal{Files: []evidence.File{{Name: "a.cedar", Text: "permit"}}, Tests: []evidence.File{{Name: "a.test.yaml", Text: "tests: []"}}, Ticket: "T-1", Reason: "why", Expires: expires, Days: 7}
 	followed := Did{Session: "gw1.1.9", Range: Range{Limit: 5}, Verbs: []string{"read", "write"}, Outcomes: []string{"denied"}, Follow: true}
 	for _, test := range []struct {
 		name string
@@ -234,6 +293,29 @@ func TestChangesCarryThePerson(t *testing.T) {
 		{"revoke credential", func() error { _, err := c.RevokeCredential(ctx, "gw1.1.2", "lost"); return err }, []any{"gw1.1.2", "lost", by}},
 		{"grant", func() error { _, err := c.AddGrant(ctx, grant); return err }, []any{grant, by}},
 		{"revoke grant", func() error { _, err := c.RevokeGrant(ctx, "gw1.1.3", "done"); return err }, []any{"gw1.1.3", "done", by}},
+		{"rotate the log's key", func() error {
+			_, err := c.RotateLogKey(ctx, KeyRotation{Prepare: true, Reason: "yearly"})
+			return err
+		}, []any{KeyRotation{Prepare: true, Reason: "yearly"}, by}},
+		{"revoke a key of the log", func() error {
+			_, err := c.RevokeLogKey(ctx, KeyRevocation{Key: "0a1b2c3d", Reason: "copied"})
+			return err
+		}, []any{KeyRevocation{Key: "0a1b2c3d", Reason: "copied"}, by}},
+		{"backup", func() error { _, err := c.Backup(ctx, Backup{Recipients: []string{"age1x"}}); return err }, []any{Backup{Recipients: []string{"age1x"}}, by}},
+		{"fsck", func() error { _, err := c.Fsck(ctx, known, nil); return err }, []any{known}},
+		{"request grant", func() error { _, err := c.RequestGrant(ctx, wanted); return err }, []any{wanted, by}},
+		{"approvals", func() error { _, err := c.Approvals(ctx, ApprovalQuery{Kind: "grant", All: true}); return err }, []any{ApprovalQuery{Kind: "grant", All: true}}},
+		{"approval", func() error { _, err := c.Approval(ctx, "gw1.1.4"); return err }, []any{"gw1.1.4", by}},
+		{"approve", func() error {
+			_, err := c.AnswerApproval(ctx, "gw1.1.4", evidence.Approved, Answer{Expires: expires, Digest: "d"})
+			return err
+		}, []any{"gw1.1.4", evidence.Approved, Answer{Expires: expires, Digest: "d"}, by}},
+		{"deny", func() error {
+			_, err := c.AnswerApproval(ctx, "gw1.1.4", evidence.Refused, Answer{Reason: "no"})
+			return err
+		}, []any{"gw1.1.4", evidence.Refused, Answer{Reason: "no"}, by}},
+		{"withdraw", func() error { _, err := c.AnswerApproval(ctx, "gw1.1.4", evidence.Withdrawn, Answer{}); return err }, []any{"gw1.1.4", evidence.Withdrawn, Answer{}, by}},
+		{"kill", func() error { _, err := c.Kill(ctx, KillRequest{Agent: "a", Reason: "loops"}); return err }, []any{KillRequest{Agent: "a", Reason: "loops"}, by}},
 		{"reload", func() error { _, err := c.Reload(ctx, true); return err }, []any{true, by}},
 		{"who", func() error { _, err := c.Who(ctx, "orders", Range{Limit: 5}); return err }, []any{"orders", Range{Limit: 5}, by}},
 		{"allowed", func() error { _, err := c.Allowed(ctx, "a", Moment{Time: expires}); return err }, []any{"a", Moment{Time: expires}, by}},
@@ -243,6 +325,13 @@ func TestChangesCarryThePerson(t *testing.T) {
 		}, []any{Did{Session: "gw1.1.9", Agent: "a", Range: Range{From: Moment{Position: evidence.Position{Gateway: "gw1", Boot: 1, Seq: 4}}, Limit: 1000}}, by}},
 		{"transcript", func() error { return transcript(ctx, c, followed) }, []any{followed, by}},
 		{"explain", func() error { _, err := c.Explain(ctx, explain); return err }, []any{explain, by}},
+		{"explain decision", func() error { _, err := c.ExplainDecision(ctx, "gw1.1.4"); return err }, []any{evidence.Position{Gateway: "gw1", Boot: 1, Seq: 4}, by}},
+		{"suggest", func() error { _, err := c.Suggest(ctx, "a", Range{From: Moment{Time: expires}}); return err }, []any{"a", Range{From: Moment{Time: expires}}, by}},
+		{"propose", func() error { _, err := c.ProposePolicy(ctx, proposal, nil); return err }, []any{proposal, by}},
+		{"backtest", func() error { _, err := c.Backtest(ctx, proposal, nil); return err }, []any{proposal, by}},
+		{"activate", func() error { _, err := c.ActivatePolicy(ctx, "gw1.1.5"); return err }, []any{"gw1.1.5", by}},
+		{"roll back", func() error { _, err := c.RollbackPolicy(ctx, "gw1.1.6", "bad"); return err }, []any{"gw1.1.6", "bad", by}},
+		{"policy", func() error { _, err := c.PolicyAt(ctx, "abc/def"); return err }, []any{"abc/def"}},
 		{"pack", func() error {
 			_, err := c.CreatePack(ctx, PackRequest{From: Moment{Time: expires}, To: Moment{Time: expires}, Purpose: "audit"}, io.Discard, nil)
 			return err
@@ -272,6 +361,32 @@ func identifySelf(t *testing.T) (evidence.Person, string, error) {
 	return by.Person, by.Via, err
 }
 
+// What can't be meant is refused before anyone is asked.
+func TestAnswersHaveAShape(t *testing.T) {
+	g := &gateway{}
+	socket, _ := start(t, g, me())
+	c := NewUnixClient(socket)
+	defer c.Close()
+	ctx := t.Context()
+	_, err := c.AnswerApproval(ctx, "gw1.1.4", evidence.Refused, Answer{})
+	wantProblem(t, err, 422, "needs a reason", "")
+	_, err = c.AnswerApproval(ctx, "gw1.1.4", evidence.Withdrawn, Answer{Expires: time.Now()})
+	wantProblem(t, err, 422, "only what is approved has an end", "")
+	_, err = c.AnswerApproval(ctx, "gw1.1.4", "shrug", Answer{})
+	wantProblem(t, err, 404, "", "")
+	_, err = c.RequestGrant(ctx, NewGrantRequest{Agent: "a", Role: "r", Resource: "o", Expires: time.Now().Add(-time.Minute)})
+	wantProblem(t, err, 422, "expired already", "")
+	for _, k := range []KillRequest{{Reason: "x"}, {Agent: "a", Session: "gw1.1.4", Reason: "x"}} {
+		_, err = c.Kill(ctx, k)
+		wantProblem(t, err, 422, "one of session and agent", "")
+	}
+	_, err = c.Kill(ctx, KillRequest{Agent: "a"})
+	wantProblem(t, err, 422, "body.reason", "")
+	if len(g.asked) != 0 {
+		t.Errorf("the service was asked %v", g.asked)
+	}
+}
+
 // Reading returns what the service says.
 func TestReading(t *testing.T) {
 	g := &gateway{}
@@ -293,7 +408,8 @@ func TestReading(t *testing.T) {
 	_, err := c.Agent(t.Context(), "x")
 	wantProblem(t, err, 404, `no agent "x"`, "agent list")
 
-	status := LogStatus{Origin: "example.com/gw1", Blocks: 7, Published: now, Quorum: 1, Witnesses: []Witness{{Name: "witness.example.org", Blocks: 6, Behind: 1, Since: now}}}
+	status := LogStatus{Origin: "example.com/gw1", Blocks: 7, Published: now, Quorum: 1, Witnesses: []Witness{{Name: "witness.example.org", Blocks: 6, Behind: 1, Since: now}},
+		Stamped: 6, StampedAt: now, Authorities: []Authority{{URL: "http://tsa.example.org", Blocks: 6, Behind: 1, Stamped: now}}}
 	g.answer = status
 	if got, err := c.LogStatus(t.Context()); err != nil || !reflect.DeepEqual(got, status) {
 		t.Errorf("status: %+v, %v", got, err)
@@ -304,6 +420,19 @@ func TestReading(t *testing.T) {
 	g.answer = nil
 	if got, err := c.Sessions(t.Context()); err != nil || got == nil || len(got) != 0 {
 		t.Errorf("sessions: %#v, %v", got, err)
+	}
+	looked := Alert{ID: "gw1.1.9", Time: now, Rule: "denials.burst", Severity: "medium", Text: "look",
+		Acknowledged: &Acknowledgement{Disposition: "incident", Incident: "INC-1", Change: Change{Position: "gw1.1.10", Time: now}}}
+	g.answer = []Alert{looked}
+	if got, err := c.Alerts(t.Context(), Range{Limit: 5}, true); err != nil || !reflect.DeepEqual(got, g.answer) {
+		t.Errorf("alerts: %+v, %v", got, err)
+	}
+	g.answer = looked
+	if got, err := c.AcknowledgeAlert(t.Context(), "gw1.1.9", NewAcknowledgement{Disposition: "incident", Incident: "INC-1"}); err != nil || !reflect.DeepEqual(got, looked) {
+		t.Errorf("acknowledged: %+v, %v", got, err)
+	}
+	if _, err := c.AcknowledgeAlert(t.Context(), "gw1.1.9", NewAcknowledgement{Disposition: "whatever"}); err == nil {
+		t.Error("a disposition that there isn't is taken")
 	}
 	table := Table{Name: "who", Columns: []string{"agent"}, Rows: [][]string{{"a"}}}
 	g.answer = table
@@ -448,7 +577,7 @@ func TestStreams(t *testing.T) {
 	wantProblem(t, err, 500, "block 7 is damaged", "")
 
 	g.err, g.answer = nil, FsckReport{Blocks: 3, Problems: []Finding{{"block 1", "bad digest"}}}
-	report, err := c.Fsck(t.Context(), nil)
+	report, err := c.Fsck(t.Context(), nil, nil)
 	if err != nil || report.Blocks != 3 || len(report.Problems) != 1 {
 		t.Errorf("%+v, %v", report, err)
 	}

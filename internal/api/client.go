@@ -16,6 +16,8 @@ import (
 	"reflect"
 	"strings"
 	"time"
+
+	"github.com/exhibit-gateway/exhibit/ledger"
 )
 
 var typeEvent = reflect.TypeFor[Event]()
@@ -232,6 +234,30 @@ func (c *Client) RevokeGrant(ctx context.Context, id, why string) (Grant, error)
 	return call[Grant](ctx, c, http.MethodPost, "/v1/grants/"+segment(id)+"/revoke", reason{why})
 }
 
+// RequestGrant asks for a grant.
+func (c *Client) RequestGrant(ctx context.Context, g NewGrantRequest) (Approval, error) {
+	return call[Approval](ctx, c, http.MethodPost, "/v1/grants/requests", g)
+}
+
+// Approvals returns requests.
+func (c *Client) Approvals(ctx context.Context, q ApprovalQuery) ([]Approval, error) {
+	all := ""
+	if q.All {
+		all = "true"
+	}
+	return items[Approval](ctx, c, "/v1/approvals?"+query("kind", q.Kind, "all", all))
+}
+
+// Approval returns one request with all that there is to see.
+func (c *Client) Approval(ctx context.Context, id string) (Approval, error) {
+	return call[Approval](ctx, c, http.MethodGet, "/v1/approvals/"+segment(id), nil)
+}
+
+// AnswerApproval says yes or no to a request, or takes it back.
+func (c *Client) AnswerApproval(ctx context.Context, id, what string, a Answer) (Approval, error) {
+	return call[Approval](ctx, c, http.MethodPost, "/v1/approvals/"+segment(id)+"/"+what, a)
+}
+
 // Who lists who reached a resource.
 func (c *Client) Who(ctx context.Context, resource string, r Range) (Table, error) {
 	return call[Table](ctx, c, http.MethodGet, "/v1/who/"+segment(resource)+"?"+r.query(), nil)
@@ -277,6 +303,66 @@ func (c *Client) Explain(ctx context.Context, q Explain) (Explanation, error) {
 	return call[Explanation](ctx, c, http.MethodPost, "/v1/explain", q)
 }
 
+// ExplainDecision says why a recorded decision was made.
+func (c *Client) ExplainDecision(ctx context.Context, position string) (Explanation, error) {
+	return call[Explanation](ctx, c, http.MethodGet, "/v1/decisions/"+segment(position), nil)
+}
+
+// Suggest says which rules would have allowed what an agent did.
+func (c *Client) Suggest(ctx context.Context, agent string, r Range) (Suggestion, error) {
+	return call[Suggestion](ctx, c, http.MethodGet, "/v1/suggest/"+segment(agent)+"?"+query("from", r.From.String(), "to", r.To.String()), nil)
+}
+
+// Policies lists the changes of policy, and the proposals that wait.
+func (c *Client) Policies(ctx context.Context) (PolicyHistory, error) {
+	return call[PolicyHistory](ctx, c, http.MethodGet, "/v1/policies", nil)
+}
+
+// PolicyAt returns a bundle that is, was or may be in force.
+func (c *Client) PolicyAt(ctx context.Context, ref string) (Document, error) {
+	return call[Document](ctx, c, http.MethodGet, "/v1/policies/bundle?"+query("ref", ref), nil)
+}
+
+// ProposePolicy asks for the approval of a bundle.
+func (c *Client) ProposePolicy(ctx context.Context, p NewProposal, progress func(Progress)) (Proposed, error) {
+	e, err := c.events(ctx, http.MethodPost, "/v1/policies/proposals", p, func(e Event) error {
+		told(progress, e)
+		return nil
+	})
+	if err == nil && e.Proposed == nil {
+		err = errors.New("the gateway's answer has no result")
+	}
+	if err != nil {
+		return Proposed{}, err
+	}
+	return *e.Proposed, nil
+}
+
+// Backtest decides recorded commands again, under another bundle.
+func (c *Client) Backtest(ctx context.Context, p NewProposal, progress func(Progress)) (BacktestReport, error) {
+	e, err := c.events(ctx, http.MethodPost, "/v1/policies/backtest", p, func(e Event) error {
+		told(progress, e)
+		return nil
+	})
+	if err == nil && e.Backtest == nil {
+		err = errors.New("the gateway's answer has no result")
+	}
+	if err != nil {
+		return BacktestReport{}, err
+	}
+	return *e.Backtest, nil
+}
+
+// ActivatePolicy puts an approved proposal in force.
+func (c *Client) ActivatePolicy(ctx context.Context, request string) (PolicyChange, error) {
+	return call[PolicyChange](ctx, c, http.MethodPost, "/v1/policies/activate", map[string]string{"request": request})
+}
+
+// RollbackPolicy goes back to a bundle that was in force.
+func (c *Client) RollbackPolicy(ctx context.Context, change, why string) (PolicyChange, error) {
+	return call[PolicyChange](ctx, c, http.MethodPost, "/v1/policies/rollback", map[string]string{"change": change, "reason": why})
+}
+
 // LogStatus says how far the log is.
 func (c *Client) LogStatus(ctx context.Context) (LogStatus, error) {
 	return call[LogStatus](ctx, c, http.MethodGet, "/v1/log", nil)
@@ -287,9 +373,34 @@ func (c *Client) Flush(ctx context.Context) (LogStatus, error) {
 	return call[LogStatus](ctx, c, http.MethodPost, "/v1/log/flush", struct{}{})
 }
 
-// Fsck re-derives everything in the archive and the log.
-func (c *Client) Fsck(ctx context.Context, progress func(Progress)) (FsckReport, error) {
-	e, err := c.events(ctx, http.MethodPost, "/v1/log/fsck", struct{}{}, func(e Event) error {
+// LogKeys lists the keys that sign the log, and those that did.
+func (c *Client) LogKeys(ctx context.Context) (LogKeys, error) {
+	return call[LogKeys](ctx, c, http.MethodGet, "/v1/log/keys", nil)
+}
+
+// RotateLogKey puts a new key in the place of the one that signs the log.
+func (c *Client) RotateLogKey(ctx context.Context, r KeyRotation) (LogKeys, error) {
+	return call[LogKeys](ctx, c, http.MethodPost, "/v1/log/keys/rotate", r)
+}
+
+// RevokeLogKey says that a key that went is not to be believed any more.
+func (c *Client) RevokeLogKey(ctx context.Context, r KeyRevocation) (LogKeys, error) {
+	return call[LogKeys](ctx, c, http.MethodPost, "/v1/log/keys/revoke", r)
+}
+
+// Backup records that the log is about to be copied, and seals everything.
+func (c *Client) Backup(ctx context.Context, b Backup) (LogStatus, error) {
+	return call[LogStatus](ctx, c, http.MethodPost, "/v1/log/backup", b)
+}
+
+// Fsck re-derives everything in the archive and the log, and holds it against
+// checkpoints that somebody kept.
+func (c *Client) Fsck(ctx context.Context, known []ledger.Checkpoint, progress func(Progress)) (FsckReport, error) {
+	var in checking
+	for _, cp := range known {
+		in.Known = append(in.Known, cp.Text())
+	}
+	e, err := c.events(ctx, http.MethodPost, "/v1/log/fsck", in, func(e Event) error {
 		told(progress, e)
 		return nil
 	})
@@ -340,6 +451,25 @@ func (c *Client) CreatePack(ctx context.Context, r PackRequest, w io.Writer, pro
 // Sessions returns the live sessions.
 func (c *Client) Sessions(ctx context.Context) ([]Session, error) {
 	return items[Session](ctx, c, "/v1/sessions")
+}
+
+// Kill ends sessions at once.
+func (c *Client) Kill(ctx context.Context, k KillRequest) (Killed, error) {
+	return call[Killed](ctx, c, http.MethodPost, "/v1/sessions/kill", k)
+}
+
+// Alerts returns alerts, or those that nobody has acknowledged.
+func (c *Client) Alerts(ctx context.Context, r Range, open bool) ([]Alert, error) {
+	only := ""
+	if open {
+		only = "&open=true"
+	}
+	return items[Alert](ctx, c, "/v1/alerts?"+r.query()+only)
+}
+
+// AcknowledgeAlert says what an alert was found to be.
+func (c *Client) AcknowledgeAlert(ctx context.Context, id string, n NewAcknowledgement) (Alert, error) {
+	return call[Alert](ctx, c, http.MethodPost, "/v1/alerts/"+segment(id)+"/acknowledge", n)
 }
 
 // Version says which gateway answers.

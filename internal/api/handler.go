@@ -18,6 +18,7 @@ import (
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/identity"
+	"github.com/exhibit-gateway/exhibit/ledger"
 )
 
 // Options is what New needs.
@@ -229,13 +230,25 @@ func (a *routes) register() {
 	a.registerToken()
 	a.registerGrants()
 	a.registerQuestions()
+	a.registerReasons()
 	a.registerLog()
 	a.registerControl()
+	a.registerPolicies()
 	a.registerPacks()
+	a.registerAlerts()
 	handle(a, operation{id: "list-sessions", method: "GET", path: "/v1/sessions", tag: "sessions", summary: "Live sessions"},
 		func(ctx context.Context, _ *struct{}) (*list[Session], error) {
 			return listOf(a.Services.Sessions.Sessions(ctx))
 		})
+	handle(a, operation{id: "kill-sessions", method: "POST", path: "/v1/sessions/kill", tag: "sessions", summary: "End a session, or all of an agent's, at once"},
+		func(ctx context.Context, in *body[KillRequest]) (*body[Killed], error) {
+			if (in.Body.Session == "") == (in.Body.Agent == "") {
+				return nil, Invalid("it is one of session and agent that ends", "name a session, or an agent for all of its sessions")
+			}
+			out, err := a.Services.Sessions.Kill(ctx, in.Body, by(ctx))
+			return &body[Killed]{out}, err
+		})
+	a.registerApprovals()
 	handle(a, operation{id: "version", method: "GET", path: "/v1/version", tag: "control", summary: "Which gateway this is", public: true},
 		func(context.Context, *struct{}) (*body[Version], error) { return &body[Version]{a.Version}, nil })
 }
@@ -331,6 +344,53 @@ func (a *routes) registerGrants() {
 			out, err := a.Services.Grants.RevokeGrant(ctx, in.ID, in.Body.Reason, by(ctx))
 			return &body[Grant]{out}, err
 		})
+}
+
+func (a *routes) registerApprovals() {
+	type one struct {
+		ID string `path:"id"`
+	}
+	type query struct {
+		Kind string `query:"kind" enum:"grant,policy,command" doc:"only of this kind"`
+		All  bool   `query:"all" doc:"those that have ended too"`
+	}
+	type answering struct {
+		ID   string `path:"id"`
+		Body Answer
+	}
+	handle(a, operation{id: "request-grant", method: "POST", path: "/v1/grants/requests", tag: "approvals", summary: "Ask for a grant that another person must approve"},
+		func(ctx context.Context, in *body[NewGrantRequest]) (*body[Approval], error) {
+			if !in.Body.Expires.After(time.Now()) {
+				return nil, Invalid("the grant would have expired already", "expires lies in the future")
+			}
+			out, err := a.Services.Approvals.RequestGrant(ctx, in.Body, by(ctx))
+			return &body[Approval]{out}, err
+		})
+	handle(a, operation{id: "list-approvals", method: "GET", path: "/v1/approvals", tag: "approvals", summary: "What waits for an approval, or for its use"},
+		func(ctx context.Context, in *query) (*list[Approval], error) {
+			return listOf(a.Services.Approvals.Approvals(ctx, ApprovalQuery{Kind: in.Kind, All: in.All}))
+		})
+	handle(a, operation{id: "show-approval", method: "GET", path: "/v1/approvals/{id}", tag: "approvals", summary: "One request, with all that there is to see"},
+		func(ctx context.Context, in *one) (*body[Approval], error) {
+			out, err := a.Services.Approvals.Approval(ctx, in.ID, by(ctx))
+			return &body[Approval]{out}, err
+		})
+	for _, o := range []struct{ what, summary string }{
+		{evidence.Approved, "Say yes to a request"}, {evidence.Refused, "Say no to a request"}, {evidence.Withdrawn, "Take back one's own request"},
+	} {
+		what := o.what
+		handle(a, operation{id: what + "-approval", method: "POST", path: "/v1/approvals/{id}/" + what, tag: "approvals", summary: o.summary},
+			func(ctx context.Context, in *answering) (*body[Approval], error) {
+				switch {
+				case what == evidence.Refused && in.Body.Reason == "":
+					return nil, Invalid("a refusal needs a reason: it stands in the record", "")
+				case what != evidence.Approved && !in.Body.Expires.IsZero():
+					return nil, Invalid("only what is approved has an end", "")
+				}
+				out, err := a.Services.Approvals.AnswerApproval(ctx, in.ID, what, in.Body, by(ctx))
+				return &body[Approval]{out}, err
+			})
+	}
 }
 
 func parseRange(from, to string, limit int) (Range, error) {
@@ -434,6 +494,90 @@ func (a *routes) registerQuestions() {
 		})
 }
 
+func (a *routes) registerReasons() {
+	type one struct {
+		Position string `path:"position" doc:"of a command, or of the start of a session"`
+	}
+	type ofRange struct {
+		Agent string `path:"agent"`
+		From  string `query:"from" doc:"date, time (RFC 3339) or position; of the range"`
+		To    string `query:"to" doc:"date, time (RFC 3339) or position; just past the range"`
+	}
+	handle(a, operation{id: "explain-decision", method: "GET", path: "/v1/decisions/{position}", tag: "questions", summary: "Why a recorded decision was made"},
+		func(ctx context.Context, in *one) (*body[Explanation], error) {
+			pos, err := evidence.ParsePosition(in.Position)
+			if err != nil {
+				return nil, Invalid(err.Error(), "exhibit did shows the positions of commands")
+			}
+			out, err := a.Services.Questions.ExplainDecision(ctx, pos, by(ctx))
+			if out.Checks == nil {
+				out.Checks = []evidence.Check{}
+			}
+			return &body[Explanation]{out}, err
+		})
+	handle(a, operation{id: "suggest", method: "GET", path: "/v1/suggest/{agent}", tag: "questions", summary: "The least that would have allowed what an agent did"},
+		func(ctx context.Context, in *ofRange) (*body[Suggestion], error) {
+			r, err := parseRange(in.From, in.To, 0)
+			if err != nil {
+				return nil, err
+			}
+			out, err := a.Services.Questions.Suggest(ctx, in.Agent, r, by(ctx))
+			if out.Used == nil {
+				out.Used = []UsedPair{}
+			}
+			return &body[Suggestion]{out}, err
+		})
+}
+
+func (a *routes) registerPolicies() {
+	type reference struct {
+		Ref string `query:"ref" maxLength:"128" doc:"beginning of its digest, or position of a change or a proposal; default: in force"`
+	}
+	type activation struct {
+		Body struct {
+			Request string `json:"request" minLength:"1" maxLength:"128" doc:"position of the proposal"`
+		}
+	}
+	type rollback struct {
+		Body struct {
+			Change string `json:"change,omitempty" maxLength:"128" doc:"position of the change to go back to; default: the one before"`
+			Reason string `json:"reason" minLength:"1" maxLength:"1000" doc:"stands in the record"`
+		}
+	}
+	handle(a, operation{id: "list-policies", method: "GET", path: "/v1/policies", tag: "policies", summary: "Every change of policy, and the proposals that wait"},
+		func(ctx context.Context, _ *struct{}) (*body[PolicyHistory], error) {
+			out, err := a.Services.Policies.Policies(ctx)
+			return &body[PolicyHistory]{out}, err
+		})
+	handle(a, operation{id: "show-policy-at", method: "GET", path: "/v1/policies/bundle", tag: "policies", summary: "A bundle that is, was or may be in force"},
+		func(ctx context.Context, in *reference) (*body[Document], error) {
+			out, err := a.Services.Policies.PolicyAt(ctx, in.Ref)
+			return &body[Document]{out}, err
+		})
+	stream(a, operation{id: "propose-policy", method: "POST", path: "/v1/policies/proposals", tag: "policies", summary: "Check, test and backtest a bundle, and ask for its approval"},
+		func(ctx context.Context, in *body[NewProposal], s *events) error {
+			out, err := a.Services.Policies.ProposePolicy(ctx, in.Body, by(ctx), s.progress)
+			s.event = Event{Proposed: &out}
+			return err
+		})
+	stream(a, operation{id: "backtest-policy", method: "POST", path: "/v1/policies/backtest", tag: "policies", summary: "Decide recorded commands again, under another bundle"},
+		func(ctx context.Context, in *body[NewProposal], s *events) error {
+			out, err := a.Services.Policies.Backtest(ctx, in.Body, by(ctx), s.progress)
+			s.event = Event{Backtest: &out}
+			return err
+		})
+	handle(a, operation{id: "activate-policy", method: "POST", path: "/v1/policies/activate", tag: "policies", summary: "Put an approved proposal in force"},
+		func(ctx context.Context, in *activation) (*body[PolicyChange], error) {
+			out, err := a.Services.Policies.ActivatePolicy(ctx, in.Body.Request, by(ctx))
+			return &body[PolicyChange]{out}, err
+		})
+	handle(a, operation{id: "rollback-policy", method: "POST", path: "/v1/policies/rollback", tag: "policies", summary: "Go back to a bundle that was in force"},
+		func(ctx context.Context, in *rollback) (*body[PolicyChange], error) {
+			out, err := a.Services.Policies.RollbackPolicy(ctx, in.Body.Change, in.Body.Reason, by(ctx))
+			return &body[PolicyChange]{out}, err
+		})
+}
+
 // DidQuery is the query of what was done. It is exported because it is embedded,
 // and huma looks at exported fields only.
 type DidQuery struct {
@@ -478,14 +622,54 @@ func (a *routes) registerLog() {
 			return &body[LogStatus]{out}, err
 		})
 	stream(a, operation{id: "log-fsck", method: "POST", path: "/v1/log/fsck", tag: "log", summary: "Re-derive everything in the archive and the log"},
-		func(ctx context.Context, _ *struct{}, s *events) error {
-			report, err := a.Services.Log.Fsck(ctx, s.progress)
+		func(ctx context.Context, in *body[checking], s *events) error {
+			known, err := in.Body.checkpoints()
+			if err != nil {
+				return err
+			}
+			report, err := a.Services.Log.Fsck(ctx, known, s.progress)
 			if report.Problems == nil {
 				report.Problems = []Finding{}
 			}
 			s.event = Event{Fsck: &report}
 			return err
 		})
+	handle(a, operation{id: "log-keys", method: "GET", path: "/v1/log/keys", tag: "log", summary: "The keys that sign the log, and those that did"},
+		func(ctx context.Context, _ *struct{}) (*body[LogKeys], error) {
+			out, err := a.Services.Log.LogKeys(ctx)
+			return &body[LogKeys]{out}, err
+		})
+	handle(a, operation{id: "rotate-log-key", method: "POST", path: "/v1/log/keys/rotate", tag: "log", summary: "Put a new key in the place of the one that signs the log"},
+		func(ctx context.Context, in *body[KeyRotation]) (*body[LogKeys], error) {
+			out, err := a.Services.Log.RotateLogKey(ctx, in.Body, by(ctx))
+			return &body[LogKeys]{out}, err
+		})
+	handle(a, operation{id: "revoke-log-key", method: "POST", path: "/v1/log/keys/revoke", tag: "log", summary: "Say that a key of the log that went is not to be believed any more"},
+		func(ctx context.Context, in *body[KeyRevocation]) (*body[LogKeys], error) {
+			out, err := a.Services.Log.RevokeLogKey(ctx, in.Body, by(ctx))
+			return &body[LogKeys]{out}, err
+		})
+	handle(a, operation{id: "log-backup", method: "POST", path: "/v1/log/backup", tag: "log", summary: "Record that the log is about to be copied, and seal everything"},
+		func(ctx context.Context, in *body[Backup]) (*body[LogStatus], error) {
+			out, err := a.Services.Log.Backup(ctx, in.Body, by(ctx))
+			return &body[LogStatus]{out}, err
+		})
+}
+
+// checking asks to check the log.
+type checking struct {
+	Known []string `json:"known,omitempty" maxItems:"1000" doc:"texts of checkpoints that the log must have grown from (C2SP tlog-checkpoint)"`
+}
+
+func (c *checking) checkpoints() (list []ledger.Checkpoint, err error) {
+	for _, text := range c.Known {
+		cp, err := ledger.ParseCheckpoint(text)
+		if err != nil {
+			return nil, Invalid(fmt.Sprintf("a known checkpoint: %v", err), "")
+		}
+		list = append(list, cp)
+	}
+	return list, nil
 }
 
 // reloading asks to reload.
@@ -561,4 +745,30 @@ func (r *requests) register(to prometheus.Registerer) error {
 func (r *requests) observe(op string, status int, took time.Duration) {
 	r.total.WithLabelValues(op, strconv.Itoa(status)).Inc()
 	r.seconds.WithLabelValues(op).Observe(took.Seconds())
+}
+
+func (a *routes) registerAlerts() {
+	type which struct {
+		From  string `query:"from" doc:"date, time (RFC 3339) or position; of the range"`
+		To    string `query:"to" doc:"date, time (RFC 3339) or position; just past the range"`
+		Limit int    `query:"limit" default:"1000" minimum:"1" maximum:"100000" doc:"most alerts; the newest are kept"`
+		Open  bool   `query:"open" doc:"only those that nobody has acknowledged"`
+	}
+	type acknowledging struct {
+		ID   string `path:"id"`
+		Body NewAcknowledgement
+	}
+	handle(a, operation{id: "list-alerts", method: "GET", path: "/v1/alerts", tag: "alerts", summary: "What asked people to look"},
+		func(ctx context.Context, in *which) (*list[Alert], error) {
+			r, err := parseRange(in.From, in.To, in.Limit)
+			if err != nil {
+				return nil, err
+			}
+			return listOf(a.Services.Alerts.Alerts(ctx, r, in.Open, by(ctx)))
+		})
+	handle(a, operation{id: "acknowledge-alert", method: "POST", path: "/v1/alerts/{id}/acknowledge", tag: "alerts", summary: "Say what an alert was found to be"},
+		func(ctx context.Context, in *acknowledging) (*body[Alert], error) {
+			out, err := a.Services.Alerts.AcknowledgeAlert(ctx, in.ID, in.Body, by(ctx))
+			return &body[Alert]{out}, err
+		})
 }

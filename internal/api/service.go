@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/policy"
+	"github.com/exhibit-gateway/exhibit/ledger"
 )
 
 // Services is what the API needs of the gateway. Each method is called from
@@ -33,6 +35,9 @@ type Services struct {
 	Control     Control
 	Packs       Packs
 	Sessions    Sessions
+	Alerts      Alerts
+	Policies    Policies
+	Approvals   Approvals
 }
 
 // Agents are the registered agents.
@@ -170,11 +175,130 @@ type Grant struct {
 	Agent    string    `json:"agent"`
 	Role     string    `json:"role"`
 	Resource string    `json:"resource"`
+	Starts   time.Time `json:"starts,omitzero" doc:"absent when it began with its record"`
 	Expires  time.Time `json:"expires"`
 	Ticket   string    `json:"ticket,omitempty"`
-	Status   string    `json:"status" enum:"active,expired,removed"`
+	Renews   string    `json:"renews,omitempty" doc:"the grant that it goes on from"`
+	Status   string    `json:"status" enum:"upcoming,active,expired,removed"`
 	Created  Change    `json:"created"`
 	Removed  *Change   `json:"removed,omitempty"`
+
+	Request   string   `json:"request,omitempty" doc:"that asked for it; absent when one person made it alone"`
+	Asked     *Change  `json:"asked,omitempty" doc:"by whom it was asked for"`
+	Approvals []Change `json:"approvals,omitempty" doc:"by whom it was approved"`
+}
+
+// Approvals are what people are asked to say yes to: grants, policies, and
+// single commands.
+type Approvals interface {
+	// RequestGrant asks for a grant. Invalid when it couldn't be made, or when
+	// there is nobody who could approve it.
+	RequestGrant(ctx context.Context, g NewGrantRequest, by evidence.By) (Approval, error)
+	// Approvals returns requests in the order in which they were made, without
+	// the files of policies.
+	Approvals(ctx context.Context, q ApprovalQuery) ([]Approval, error)
+	// Approval returns one with all that there is to see; of a command that
+	// waits its exact text too, for who can answer it and for the agent's owner.
+	// The reading of that is recorded.
+	Approval(ctx context.Context, id string, by evidence.By) (Approval, error)
+	// AnswerApproval records what a person says of a request: one of
+	// evidence.Approved, Refused and Withdrawn. The last approval that a grant
+	// needs makes it. Forbidden when the person has no say in it, Conflict when
+	// it has ended.
+	AnswerApproval(ctx context.Context, id, what string, a Answer, by evidence.By) (Approval, error)
+}
+
+// NewGrantRequest is a grant that is asked for. Of a renewal agent, role,
+// resource and ticket are those of the grant before, unless they are given.
+type NewGrantRequest struct {
+	Agent    string    `json:"agent,omitempty" maxLength:"128"`
+	Role     string    `json:"role,omitempty" maxLength:"128"`
+	Resource string    `json:"resource,omitempty" maxLength:"128"`
+	Starts   time.Time `json:"starts,omitzero" doc:"default: once it is approved"`
+	Expires  time.Time `json:"expires" doc:"a grant without end can't be made"`
+	Renews   string    `json:"renews,omitempty" maxLength:"128" doc:"id of the grant that it goes on from"`
+	Ticket   string    `json:"ticket,omitempty" maxLength:"200"`
+	Reason   string    `json:"reason,omitempty" maxLength:"1000"`
+}
+
+// ApprovalQuery says which requests are asked for.
+type ApprovalQuery struct {
+	Kind string // "" is all
+	All  bool   // those that have ended too
+}
+
+// Answer is what a person says of a request beside yes or no.
+type Answer struct {
+	Reason  string    `json:"reason,omitempty" maxLength:"1000" doc:"stands in the record; a refusal needs one"`
+	Expires time.Time `json:"expires,omitzero" doc:"with a yes to a grant: an earlier end than was asked for"`
+	Digest  string    `json:"digest,omitempty" maxLength:"128" doc:"of the request that was looked at; refused when it is another's"`
+}
+
+// Approval is a request with everything that people said of it.
+type Approval struct {
+	ID      string             `json:"id" doc:"the position of its record"`
+	Kind    string             `json:"kind" enum:"grant,policy,command"`
+	Status  string             `json:"status" enum:"pending,approved,denied,withdrawn,expired,used"`
+	Digest  string             `json:"digest" doc:"of what is asked"`
+	Grant   *GrantScope        `json:"grant,omitempty"`
+	Policy  *evidence.Proposal `json:"policy,omitempty"`
+	Command *HeldCommand       `json:"command,omitempty"`
+	Needs   []RequestNeed      `json:"needs" doc:"all of them"`
+	Ticket  string             `json:"ticket,omitempty"`
+	Expires time.Time          `json:"expires" doc:"of the request, and of what it approved and isn't used yet"`
+	Asked   Change             `json:"asked"`
+	Answers []ApprovalAnswer   `json:"answers,omitempty"`
+	Used    *ApprovalUse       `json:"used,omitempty"`
+}
+
+// GrantScope is what a grant would give.
+type GrantScope struct {
+	Agent    string    `json:"agent"`
+	Role     string    `json:"role"`
+	Resource string    `json:"resource"`
+	Starts   time.Time `json:"starts,omitzero"`
+	Expires  time.Time `json:"expires"`
+	Renews   string    `json:"renews,omitempty"`
+}
+
+// HeldCommand is a command that needs an approval. Its exact text is sealed:
+// Statement and Values are of one that waits, for who can answer it.
+type HeldCommand struct {
+	Session   string           `json:"session"`
+	Agent     string           `json:"agent"`
+	Owner     evidence.Person  `json:"owner" doc:"of the agent"`
+	Resource  string           `json:"resource"`
+	Verb      string           `json:"verb"`
+	Text      string           `json:"text,omitempty" doc:"the statement without literals"`
+	Checks    []evidence.Check `json:"checks"`
+	Facts     evidence.Facts   `json:"facts,omitempty"`
+	Rules     []string         `json:"rules" doc:"that want the approval, or stand beside such"`
+	Waits     bool             `json:"waits" doc:"the agent waits for the answer"`
+	Statement []byte           `json:"statement,omitempty" doc:"the exact text, base64"`
+	Values    [][]byte         `json:"values,omitempty" doc:"bound values, base64; null is NULL"`
+}
+
+// RequestNeed is how many people of a group must say yes.
+type RequestNeed struct {
+	Group  string   `json:"group" doc:"of people; resource is its owner and approvers, policy those who approve policies"`
+	Count  int      `json:"count"`
+	Have   int      `json:"have"`
+	People []string `json:"people" doc:"ids of those who could still say it"`
+}
+
+// ApprovalAnswer is what one person said.
+type ApprovalAnswer struct {
+	Decision string    `json:"decision" enum:"approve,deny,withdraw"`
+	Groups   []string  `json:"groups,omitempty" doc:"for which it counts"`
+	Expires  time.Time `json:"expires,omitzero" doc:"an earlier end of the grant than was asked for"`
+	Change
+}
+
+// ApprovalUse says what an approval was used for.
+type ApprovalUse struct {
+	Position string    `json:"position" doc:"of the record"`
+	Time     time.Time `json:"time"`
+	By       string    `json:"by" doc:"the grant, the digest of the policy, or the command"`
 }
 
 // Questions answers the three questions from the log. Every call is a reading
@@ -192,6 +316,11 @@ type Questions interface {
 	Transcript(ctx context.Context, q Did, by evidence.By, tell func(Entry) error) (Transcript, error)
 	// Explain says what would be decided, and why, and does nothing.
 	Explain(ctx context.Context, q Explain, by evidence.By) (Explanation, error)
+	// ExplainDecision makes a recorded decision again, that of a command or of a
+	// connection, from what the log holds, and says why it was made.
+	ExplainDecision(ctx context.Context, at evidence.Position, by evidence.By) (Explanation, error)
+	// Suggest says which rules would have allowed what an agent did.
+	Suggest(ctx context.Context, agent string, r Range, by evidence.By) (Suggestion, error)
 }
 
 // Moment is a point in the log: a position, a time, or when both are zero, now.
@@ -301,8 +430,15 @@ type Explain struct {
 	Ticket    string `json:"ticket,omitempty" maxLength:"200" doc:"the ticket that the session would carry"`
 }
 
-// Explanation is a decision that wasn't acted on.
+// Explanation is a decision and why it is so: one that wasn't acted on, or one
+// on record, made again.
 type Explanation struct {
+	Position string    `json:"position,omitempty" doc:"of the recorded decision"`
+	Time     time.Time `json:"time,omitzero" doc:"likewise"`
+	Agent    string    `json:"agent,omitempty" doc:"likewise"`
+	Resource string    `json:"resource,omitempty" doc:"likewise"`
+	Differs  string    `json:"differs,omitempty" doc:"what the record says, where it isn't what is decided again"`
+
 	Effect string           `json:"effect" enum:"allow,deny,error"`
 	Reason string           `json:"reason,omitempty"`
 	Verb   string           `json:"verb"`
@@ -313,6 +449,148 @@ type Explanation struct {
 	Rules  []string         `json:"rules,omitempty" doc:"the policies that decided"`
 	Grants []string         `json:"grants,omitempty" doc:"the grants that put the agent in its roles"`
 	Policy string           `json:"policy" doc:"digest of the policies"`
+
+	Obligations *evidence.Obligations `json:"obligations,omitempty" doc:"what the rules ask beside their yes"`
+	Approval    string                `json:"approval,omitempty" doc:"the approved request that it used"`
+	Limit       string                `json:"limit,omitempty" doc:"the limit that it had reached"`
+	Roles       []string              `json:"roles,omitempty" doc:"that the agent held on the resource"`
+	Answers     []Answered            `json:"answers,omitempty" doc:"what the rules said of each check"`
+}
+
+// Answered is what the rules said of one check.
+type Answered struct {
+	evidence.Check
+	Effect  string     `json:"effect" enum:"allow,deny,error"`
+	Permits []RuleSaid `json:"permits,omitempty" doc:"rules that permit it"`
+	Forbids []RuleSaid `json:"forbids,omitempty" doc:"rules that forbid it"`
+	Missed  []RuleSaid `json:"missed,omitempty" doc:"rules about it that would permit it under other conditions"`
+	Failed  []RuleSaid `json:"failed,omitempty" doc:"rules that could not be evaluated"`
+}
+
+// RuleSaid is a rule that had a say.
+type RuleSaid struct {
+	ID          string `json:"id"`
+	Description string `json:"description,omitempty"`
+	Hint        string `json:"hint,omitempty"`
+	File        string `json:"file"`
+	Line        int    `json:"line"`
+	Text        string `json:"text" doc:"in Cedar"`
+	Failure     string `json:"failure,omitempty" doc:"why it could not be evaluated"`
+}
+
+// Suggestion is what an agent did, as rules that allow just that, beside those
+// that it has.
+type Suggestion struct {
+	Agent    string        `json:"agent"`
+	Commands uint64        `json:"commands" doc:"allowed ones, in the range"`
+	Used     []UsedPair    `json:"used" doc:"what they asked for"`
+	Cedar    string        `json:"cedar" doc:"rules that allow that and nothing else"`
+	Diff     string        `json:"diff,omitempty" doc:"unified, from the rules of the roles that it has"`
+	Unused   []UnusedGrant `json:"unused,omitempty" doc:"grants that none of them needed"`
+	More     bool          `json:"more,omitempty" doc:"it did more different things than are told apart"`
+}
+
+// UsedPair is an action on an object that an agent used.
+type UsedPair struct {
+	Resource string `json:"resource"`
+	Action   string `json:"action"`
+	Object   string `json:"object,omitempty"`
+	Commands uint64 `json:"commands"`
+}
+
+// UnusedGrant is a grant that stands and wasn't needed.
+type UnusedGrant struct {
+	ID       string    `json:"id"`
+	Role     string    `json:"role"`
+	Resource string    `json:"resource"`
+	Expires  time.Time `json:"expires"`
+}
+
+// Policies are the bundles of rules: which were in force, and which somebody
+// proposes. Saying yes to one is an approval like any other.
+type Policies interface {
+	// Policies lists every change of policy, the newest last, and the proposals
+	// that wait.
+	Policies(ctx context.Context) (PolicyHistory, error)
+	// PolicyAt returns a bundle by (the beginning of) its digest, or by the
+	// position of a change or a proposal; "" is the one in force.
+	PolicyAt(ctx context.Context, ref string) (Document, error)
+	// ProposePolicy compiles a bundle, runs its tests, decides recorded commands
+	// again under it, and asks for its approval. Invalid, with Details, when it
+	// can't be used or a test fails.
+	ProposePolicy(ctx context.Context, p NewProposal, by evidence.By, progress func(Progress)) (Proposed, error)
+	// Backtest only decides recorded commands again.
+	Backtest(ctx context.Context, p NewProposal, by evidence.By, progress func(Progress)) (BacktestReport, error)
+	// ActivatePolicy puts an approved proposal in force. Conflict when another
+	// bundle than it was made from is in force by now.
+	ActivatePolicy(ctx context.Context, request string, by evidence.By) (PolicyChange, error)
+	// RollbackPolicy goes back to a bundle that was in force: that of a change, or
+	// when it is "", the one before. One person may do that; it is on record.
+	RollbackPolicy(ctx context.Context, change, reason string, by evidence.By) (PolicyChange, error)
+}
+
+// NewProposal is a bundle to propose, or to try.
+type NewProposal struct {
+	Files   []evidence.File `json:"files" minItems:"1" doc:"all of the bundle's .cedar files"`
+	Tests   []evidence.File `json:"tests,omitempty" doc:"the .test.yaml files beside them"`
+	Ticket  string          `json:"ticket,omitempty" maxLength:"200"`
+	Reason  string          `json:"reason,omitempty" maxLength:"1000"`
+	Expires time.Time       `json:"expires,omitzero" doc:"of the proposal; default: as configured"`
+	Days    int             `json:"days,omitempty" minimum:"0" maximum:"366" doc:"of recorded commands to decide again; 0 is none"`
+}
+
+// Proposed is a proposal that was recorded.
+type Proposed struct {
+	Request  string          `json:"request" doc:"position of its record; what is approved"`
+	Digest   string          `json:"digest"`
+	Before   string          `json:"before" doc:"digest of the bundle that it would replace"`
+	Diff     string          `json:"diff"`
+	Tests    int             `json:"tests" doc:"that passed"`
+	Untested []string        `json:"untested,omitempty" doc:"rules that no test rests on"`
+	Backtest *BacktestReport `json:"backtest,omitempty"`
+	Expires  time.Time       `json:"expires"`
+}
+
+// BacktestReport is what a bundle would have decided otherwise.
+type BacktestReport struct {
+	Days     int                  `json:"days"`
+	Commands uint64               `json:"commands" doc:"that were decided again"`
+	Differ   uint64               `json:"differ"`
+	Agents   []policy.Differences `json:"agents" doc:"those with differences, the most first"`
+}
+
+// PolicyHistory is every bundle that was in force, and those that may be next.
+type PolicyHistory struct {
+	Changes []PolicyChange `json:"changes"`
+	Open    []OpenProposal `json:"open"`
+}
+
+// PolicyChange is a bundle that was put in force.
+type PolicyChange struct {
+	Position  string   `json:"position" doc:"of its record"`
+	Digest    string   `json:"digest"`
+	Before    string   `json:"before,omitempty" doc:"digest of the bundle that it replaced"`
+	InForce   bool     `json:"in_force"`
+	Activated Change   `json:"activated"`
+	Request   string   `json:"request,omitempty" doc:"the proposal; absent when one person did it alone"`
+	Proposed  *Change  `json:"proposed,omitempty"`
+	Approved  []Change `json:"approved,omitempty"`
+	Rollback  string   `json:"rollback_of,omitempty" doc:"position of the change whose bundle it goes back to"`
+}
+
+// OpenProposal is a proposal that is neither used nor over.
+type OpenProposal struct {
+	Request  string             `json:"request"`
+	Status   string             `json:"status" enum:"pending,approved"`
+	Stale    bool               `json:"stale,omitempty" doc:"another bundle is in force than it was made from: it can't be activated"`
+	Digest   string             `json:"digest"`
+	Before   string             `json:"before"`
+	Ticket   string             `json:"ticket,omitempty"`
+	Proposed Change             `json:"proposed"`
+	Approved []Change           `json:"approved,omitempty"`
+	Tests    int                `json:"tests"`
+	Backtest *evidence.Backtest `json:"backtest,omitempty"`
+	Expires  time.Time          `json:"expires"`
 }
 
 // Log is the gateway's transparency log.
@@ -322,7 +600,50 @@ type Log interface {
 	Flush(ctx context.Context) (LogStatus, error)
 	// Fsck re-derives everything that the archive and the log hold. What is
 	// wrong is in the report; the error is for what kept it from looking.
-	Fsck(ctx context.Context, progress func(Progress)) (FsckReport, error)
+	// It is held against checkpoints that somebody kept, too.
+	Fsck(ctx context.Context, known []ledger.Checkpoint, progress func(Progress)) (FsckReport, error)
+	LogKeys(ctx context.Context) (LogKeys, error)
+	// RotateLogKey puts a new key in the place of the one that signs the log.
+	RotateLogKey(ctx context.Context, r KeyRotation, by evidence.By) (LogKeys, error)
+	// RevokeLogKey says that a key that went is not to be believed any more.
+	RevokeLogKey(ctx context.Context, r KeyRevocation, by evidence.By) (LogKeys, error)
+	// Backup records that the log is about to be copied, and returns when that
+	// record is sealed with everything before it.
+	Backup(ctx context.Context, b Backup, by evidence.By) (LogStatus, error)
+}
+
+// LogKeys are the keys that signed the log, and sign it, the oldest first.
+type LogKeys struct {
+	Origin string   `json:"origin"`
+	Keys   []LogKey `json:"keys"`
+}
+
+// LogKey is one key of the log.
+type LogKey struct {
+	ID      string  `json:"id" doc:"8 hexadecimal digits"`
+	Key     string  `json:"key" doc:"verifier key (C2SP signed-note)"`
+	Status  string  `json:"status" enum:"prepared,recorded,in force,replaced,revoked" doc:"recorded: it signs as soon as its record is sealed"`
+	Blocks  uint64  `json:"blocks,omitempty" doc:"most that it signed for"`
+	From    *Change `json:"from,omitempty" doc:"what put it in force; none for the first"`
+	Until   *Change `json:"until,omitempty"`
+	Revoked *Change `json:"revoked,omitempty"`
+}
+
+// KeyRotation asks for a new key of the log.
+type KeyRotation struct {
+	Prepare bool   `json:"prepare,omitempty" doc:"only make the key, to be given to witnesses before it signs"`
+	Reason  string `json:"reason,omitempty" maxLength:"1000" doc:"stands in the record"`
+}
+
+// KeyRevocation names a key of the log that went.
+type KeyRevocation struct {
+	Key    string `json:"key" minLength:"8" maxLength:"512" doc:"its id, or the verifier key"`
+	Reason string `json:"reason" minLength:"1" maxLength:"1000" doc:"stands in the record"`
+}
+
+// Backup says what is about to be copied.
+type Backup struct {
+	Recipients []string `json:"recipients,omitempty" maxItems:"100" doc:"age recipients that the keys are encrypted to; none: no keys"`
 }
 
 // LogStatus says how far the log is.
@@ -341,6 +662,10 @@ type LogStatus struct {
 	Quorum    int       `json:"quorum,omitempty" doc:"cosignatures that a checkpoint needs"`
 	Witnessed uint64    `json:"witnessed,omitempty" doc:"blocks that a quorum of witnesses has cosigned"`
 	Witnesses []Witness `json:"witnesses,omitempty"`
+
+	Stamped     uint64      `json:"stamped,omitempty" doc:"blocks of the newest checkpoint with a time stamp"`
+	StampedAt   time.Time   `json:"stamped_at,omitzero" doc:"that it existed not later than"`
+	Authorities []Authority `json:"timestamp_authorities,omitempty"`
 }
 
 // Witness is how far a witness has followed the log.
@@ -351,7 +676,18 @@ type Witness struct {
 	Behind   uint64    `json:"behind" doc:"blocks that it has not seen"`
 	Cosigned time.Time `json:"cosigned,omitzero" doc:"when it last did since the gateway's start"`
 	Problem  string    `json:"problem,omitempty" doc:"why it does not cosign"`
+	Hint     string    `json:"hint,omitempty" doc:"what to do about it"`
 	Since    time.Time `json:"since,omitzero" doc:"when it stopped"`
+}
+
+// Authority is how far a time stamp authority has stamped the log.
+type Authority struct {
+	URL     string    `json:"url"`
+	Blocks  uint64    `json:"blocks" doc:"of the newest checkpoint that it has stamped"`
+	Behind  uint64    `json:"behind" doc:"blocks that came since"`
+	Stamped time.Time `json:"stamped,omitzero" doc:"when that was, by its clock"`
+	Problem string    `json:"problem,omitempty" doc:"why it does not stamp"`
+	Since   time.Time `json:"since,omitzero" doc:"when it stopped"`
 }
 
 // FsckReport is what fsck found.
@@ -384,6 +720,8 @@ type Document struct {
 	Digest string          `json:"digest"`
 	Since  string          `json:"since,omitempty" doc:"position of the record that put it in force"`
 	Files  []evidence.File `json:"files"`
+	// Actions are those that policies can name, with what each stands in.
+	Actions map[string][]string `json:"actions,omitempty"`
 }
 
 // Reload is what reloading changed. A part without Diff is as it was.
@@ -393,6 +731,15 @@ type Reload struct {
 	Applied bool `json:"applied"`
 	// Restart names the keys whose change counts only from the next start.
 	Restart []string `json:"restart,omitempty"`
+	// Edited is how the policy folder differs from what stays in force.
+	Edited *Edited `json:"edited,omitempty"`
+}
+
+// Edited is a difference of the policy folder that isn't loaded.
+type Edited struct {
+	Diff
+	Why  string `json:"why"`
+	Hint string `json:"hint"`
 }
 
 // Diff is the change of a set of texts.
@@ -434,12 +781,29 @@ type Pack struct {
 
 	Cosignatures int    `json:"cosignatures" doc:"of witnesses, under its checkpoint"`
 	Unwitnessed  string `json:"unwitnessed,omitempty" doc:"why it lacks a quorum of them"`
+	Stamps       int    `json:"stamps,omitempty" doc:"checkpoints with time stamps in it"`
 }
 
 // Sessions are the live ones.
 type Sessions interface {
 	// Sessions returns what is connected now, ordered by position.
 	Sessions(ctx context.Context) ([]Session, error)
+	// Kill ends sessions at once, and records it. NotFound when none is open.
+	Kill(ctx context.Context, k KillRequest, by evidence.By) (Killed, error)
+}
+
+// KillRequest says which sessions end: one, or all of an agent.
+type KillRequest struct {
+	Session string `json:"session,omitempty" maxLength:"128" doc:"position of its session.start"`
+	Agent   string `json:"agent,omitempty" maxLength:"128" doc:"or all that this agent has open"`
+	Reason  string `json:"reason" minLength:"1" maxLength:"1000" doc:"stands in the record; agents aren't told"`
+}
+
+// Killed is what was ended.
+type Killed struct {
+	Position string   `json:"position" doc:"of the record"`
+	Agent    string   `json:"agent"`
+	Sessions []string `json:"sessions"`
 }
 
 // Session is a live session.
@@ -453,6 +817,44 @@ type Session struct {
 	Since     time.Time `json:"since"`
 	Commands  uint64    `json:"commands"`
 	Denied    uint64    `json:"denied"`
+}
+
+// Alerts are what asked people to look.
+type Alerts interface {
+	// Alerts returns alerts in the order of their records: all, or those that
+	// nobody has acknowledged.
+	Alerts(ctx context.Context, r Range, open bool, by evidence.By) ([]Alert, error)
+	// AcknowledgeAlert records that a person looked, and what they found.
+	// Conflict when somebody has.
+	AcknowledgeAlert(ctx context.Context, id string, n NewAcknowledgement, by evidence.By) (Alert, error)
+}
+
+// Alert asks people to look.
+type Alert struct {
+	ID           string           `json:"id" doc:"the position of its record"`
+	Time         time.Time        `json:"time"`
+	Rule         string           `json:"rule"`
+	Severity     string           `json:"severity" enum:"low,medium,high"`
+	Agent        string           `json:"agent,omitempty"`
+	Resource     string           `json:"resource,omitempty"`
+	Session      string           `json:"session,omitempty"`
+	Trigger      string           `json:"trigger,omitempty" doc:"position of the record that it is about"`
+	Text         string           `json:"text"`
+	Acknowledged *Acknowledgement `json:"acknowledged,omitempty"`
+}
+
+// Acknowledgement is what a person found.
+type Acknowledgement struct {
+	Disposition string `json:"disposition" enum:"expected,false_positive,incident"`
+	Incident    string `json:"incident,omitempty"`
+	Change
+}
+
+// NewAcknowledgement is an acknowledgement to record.
+type NewAcknowledgement struct {
+	Disposition string `json:"disposition" enum:"expected,false_positive,incident" doc:"expected: it was meant to happen; false_positive: it was not what the rule looks for; incident: it is being dealt with"`
+	Incident    string `json:"incident,omitempty" maxLength:"200" doc:"id of the incident, where it is kept"`
+	Reason      string `json:"reason,omitempty" maxLength:"1000"`
 }
 
 // Version says which gateway this is.

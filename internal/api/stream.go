@@ -24,6 +24,9 @@ type Event struct {
 	Fsck       *FsckReport `json:"fsck,omitempty" doc:"result of log-fsck"`
 	Transcript *Transcript `json:"transcript,omitempty" doc:"result of transcript"`
 	Problem    *Problem    `json:"problem,omitempty"`
+
+	Proposed *Proposed       `json:"proposed,omitempty" doc:"result of propose-policy"`
+	Backtest *BacktestReport `json:"backtest,omitempty" doc:"result of backtest-policy"`
 }
 
 const (

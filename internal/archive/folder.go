@@ -20,11 +20,24 @@ import (
 // ErrExists means that other bytes are kept under that name already.
 var ErrExists = errors.New("other content is already archived under this name")
 
+// ErrAway means that the directory, or the disk that is mounted on it, is not
+// where it was. An archive that is put back is found again.
+var ErrAway = errors.New("the archive is not where it was")
+
 // Folder is an archive in a directory. Several processes may share it. Names are
 // slash-separated paths as of io/fs, without elements that begin with a dot.
 type Folder struct {
-	root *os.Root // keeps names, also by way of links, inside
-	dirs sync.Map // directories that are known to be durable
+	path string // where it is
+
+	mu    sync.Mutex
+	place        // what was there last
+	kept  string // name of an object that is in it; "" while none is known
+}
+
+// place is a directory that is an archive.
+type place struct {
+	root *os.Root  // keeps names, also by way of links, inside
+	dirs *sync.Map // directories below it that are known to be durable
 }
 
 const (
@@ -45,8 +58,8 @@ func OpenFolder(dir string) (*Folder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening archive: %w", err)
 	}
-	f := &Folder{root: root}
-	if err := f.removeTemporaries(); err != nil {
+	f := &Folder{path: path, place: place{root, new(sync.Map)}}
+	if err := removeTemporaries(root); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening archive: %w", err), root.Close())
 	}
 	return f, nil
@@ -75,18 +88,77 @@ func syncDir(d *os.File, err error) error {
 }
 
 // Close lets go of the directory.
-func (f *Folder) Close() error { return f.root.Close() }
+func (f *Folder) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.root.Close()
+}
+
+// at returns the directory, which must be the one at the path: what was moved or
+// unmounted would take objects that nobody finds again. Another one there is
+// the archive that was put back if it has what was kept last, and a mount point
+// without its disk otherwise.
+func (f *Folder) at() (place, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	there, err := os.Stat(f.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return f.place, fmt.Errorf("%w: there is no %s; put it back", ErrAway, f.path)
+	}
+	if err != nil {
+		return f.place, err
+	}
+	if opened, err := f.root.Stat("."); err != nil || os.SameFile(opened, there) {
+		return f.place, err
+	}
+	root, err := os.OpenRoot(f.path)
+	if err != nil {
+		return f.place, err
+	}
+	if _, err := root.Stat(filepath.FromSlash(f.kept)); f.kept != "" && err != nil {
+		return f.place, errors.Join(fmt.Errorf("%w: the folder at %s is another one and lacks %s; put back the one that has it, or mount its disk", ErrAway, f.path, f.kept), root.Close())
+	}
+	before := f.root
+	f.place = place{root, new(sync.Map)}
+	return f.place, before.Close() // who is reading there gets an error, and may ask again
+}
+
+// keeps notes that an object is here: one that was put, or the first that was
+// fetched.
+func (f *Folder) keeps(name string, put bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if put || f.kept == "" {
+		f.kept = name
+	}
+}
 
 // FS is the archive as a file system. Temporary files of Puts that are under way
 // or were interrupted show in its root, with names that begin with a dot.
-func (f *Folder) FS() fs.FS { return f.root.FS() }
+func (f *Folder) FS() fs.FS { return files{f} }
+
+type files struct{ *Folder }
+
+// Open implements fs.FS.
+func (f files) Open(name string) (fs.File, error) {
+	p, err := f.at()
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	return p.root.FS().Open(name)
+}
 
 // Get returns what is kept under name, or an fs.ErrNotExist.
 func (f *Folder) Get(ctx context.Context, name string) ([]byte, error) {
 	err := errors.Join(ctx.Err(), checkName(name))
+	var p place
+	if err == nil {
+		p, err = f.at()
+	}
 	if err == nil {
 		var b []byte
-		if b, err = f.root.ReadFile(filepath.FromSlash(name)); err == nil {
+		if b, err = p.root.ReadFile(filepath.FromSlash(name)); err == nil {
+			f.keeps(name, false)
 			return b, nil
 		}
 	}
@@ -97,44 +169,49 @@ func (f *Folder) Get(ctx context.Context, name string) ([]byte, error) {
 // The same bytes again are fine; others are ErrExists.
 func (f *Folder) Put(ctx context.Context, name string, data []byte) error {
 	err := errors.Join(ctx.Err(), checkName(name))
-	if err == nil {
-		err = f.put(filepath.FromSlash(name), data)
+	for put := (place{}); err == nil; {
+		var p place
+		if p, err = f.at(); err != nil {
+			break
+		}
+		if p == put { // it is still there
+			f.keeps(name, true)
+			return nil
+		}
+		put, err = p, p.put(filepath.FromSlash(name), data)
 	}
-	if err != nil {
-		return fmt.Errorf("archiving %s: %w", name, err)
-	}
-	return nil
+	return fmt.Errorf("archiving %s: %w", name, err)
 }
 
-func (f *Folder) put(name string, data []byte) error {
+func (p place) put(name string, data []byte) error {
 	dir := filepath.Dir(name)
-	if err := f.makeDirs(dir); err != nil {
+	if err := p.makeDirs(dir); err != nil {
 		return err
 	}
-	if err := f.same(name, data); !errors.Is(err, fs.ErrNotExist) {
+	if err := p.same(name, data); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	tmp, err := f.writeTemporary(data)
+	tmp, err := p.writeTemporary(data)
 	if err == nil {
-		err = f.root.Link(tmp, name) // fails where a rename would replace what is there
+		err = p.root.Link(tmp, name) // fails where a rename would replace what is there
 	}
-	if rerr := f.root.Remove(tmp); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
+	if rerr := p.root.Remove(tmp); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
 		err = errors.Join(err, rerr)
 	}
 	if errors.Is(err, fs.ErrExist) {
-		return f.same(name, data)
+		return p.same(name, data)
 	}
 	if err != nil {
 		return err
 	}
-	return f.sync(dir)
+	return p.sync(dir)
 }
 
 // writeTemporary writes data to a new file, durably. Its name is returned also
 // with an error.
-func (f *Folder) writeTemporary(data []byte) (string, error) {
+func (p place) writeTemporary(data []byte) (string, error) {
 	name := temporary + rand.Text()
-	file, err := f.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o400)
+	file, err := p.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o400)
 	if err != nil {
 		return name, err
 	}
@@ -147,39 +224,39 @@ func (f *Folder) writeTemporary(data []byte) (string, error) {
 
 // same compares what is kept under name with data. It may come from a Put that
 // was interrupted before it was durable, so it is synced like a new one.
-func (f *Folder) same(name string, data []byte) error {
-	had, err := f.root.ReadFile(name)
+func (p place) same(name string, data []byte) error {
+	had, err := p.root.ReadFile(name)
 	if err != nil {
 		return err
 	}
 	if !bytes.Equal(had, data) {
 		return ErrExists
 	}
-	return errors.Join(f.sync(name), f.sync(filepath.Dir(name)))
+	return errors.Join(p.sync(name), p.sync(filepath.Dir(name)))
 }
 
 // makeDirs makes dir and its missing parents below the root, each durable in its
 // own parent. One that is there may come from an interrupted Put and is synced
 // as well, once.
-func (f *Folder) makeDirs(dir string) error {
-	if _, made := f.dirs.Load(dir); made || dir == "." {
+func (p place) makeDirs(dir string) error {
+	if _, made := p.dirs.Load(dir); made || dir == "." {
 		return nil
 	}
 	parent := filepath.Dir(dir)
-	if err := f.makeDirs(parent); err != nil {
+	if err := p.makeDirs(parent); err != nil {
 		return err
 	}
-	if err := f.root.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := p.root.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	if err := f.sync(parent); err != nil {
+	if err := p.sync(parent); err != nil {
 		return err
 	}
-	f.dirs.Store(dir, true)
+	p.dirs.Store(dir, true)
 	return nil
 }
 
-func (f *Folder) sync(name string) error { return syncDir(f.root.Open(name)) }
+func (p place) sync(name string) error { return syncDir(p.root.Open(name)) }
 
 func checkName(name string) error {
 	if !fs.ValidPath(name) || name == "." || strings.HasPrefix(name, ".") || strings.Contains(name, "/.") {
@@ -189,8 +266,8 @@ func checkName(name string) error {
 }
 
 // removeTemporaries removes what Puts left behind that were interrupted long ago.
-func (f *Folder) removeTemporaries() error {
-	d, err := f.root.Open(".")
+func removeTemporaries(root *os.Root) error {
+	d, err := root.Open(".")
 	if err != nil {
 		return err
 	}
@@ -201,7 +278,7 @@ func (f *Folder) removeTemporaries() error {
 			continue
 		}
 		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > abandoned {
-			errs = append(errs, f.root.Remove(e.Name()))
+			errs = append(errs, root.Remove(e.Name()))
 		}
 	}
 	return errors.Join(errs...)

@@ -127,3 +127,59 @@ func TestPutFailsWhole(t *testing.T) {
 		t.Error("it can be fetched")
 	}
 }
+
+// An archive that is moved away takes nothing, wherever it is now, and takes
+// more once it is back. What lies in its place meanwhile isn't taken for it.
+func TestAnArchiveThatIsAway(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "archive")
+	f := open(t, dir)
+	ctx := t.Context()
+	if err := f.Put(ctx, "blocks/1", []byte("one")); err != nil {
+		t.Fatal(err)
+	}
+	move := func(from, to string) {
+		t.Helper()
+		if err := os.Rename(from, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	away := func(what string) {
+		t.Helper()
+		_, got := f.Get(ctx, "blocks/1")
+		_, read := fs.ReadFile(f.FS(), "blocks/1")
+		for verb, err := range map[string]error{"Put": f.Put(ctx, "blocks/2", []byte("two")), "Get": got, "FS": read} {
+			if !errors.Is(err, ErrAway) || errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s: %s: %v, want ErrAway", what, verb, err)
+			}
+		}
+	}
+	move(dir, dir+".moved")
+	away("moved")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	away("an empty folder in its place")
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	// A copy is as good as the folder itself, also where directories are new.
+	if err := os.CopyFS(dir, os.DirFS(dir+".moved")); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"blocks/2", "blocks/2", "more/3"} {
+		if err := f.Put(ctx, name, []byte("two")); err != nil {
+			t.Errorf("back again: %v", err)
+		}
+	}
+	for name, want := range map[string]string{"blocks/1": "one", "blocks/2": "two", "more/3": "two"} {
+		if b, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(b) != want {
+			t.Errorf("%s: %q, %v", name, b, err)
+		}
+	}
+	// One that lacks what was kept last is an old copy.
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	move(dir+".moved", dir)
+	away("an older copy")
+}

@@ -33,10 +33,13 @@ type Config struct {
 	Metrics      Metrics    `yaml:"metrics"`
 	Listeners    []Listener `yaml:"listeners"`
 	Resources    []Resource `yaml:"resources"`
+	Endpoints    []Endpoint `yaml:"endpoints"`
 	Policies     string     `yaml:"policies"` // folder of Cedar files
-	Issuer       string     `yaml:"issuer"`   // URL at which agents get tokens, as clients of MCP are told
+	Rights       Rights     `yaml:"rights"`
+	Issuer       string     `yaml:"issuer"` // URL at which agents get tokens, as clients of MCP are told
 	Limits       Limits     `yaml:"limits"`
 	Sealing      Sealing    `yaml:"sealing"`
+	Alerts       Alerts     `yaml:"alerts"`
 
 	file string
 	text []byte
@@ -50,6 +53,8 @@ type Log struct {
 
 	Witnesses []Witness `yaml:"witnesses"` // that cosign its checkpoints
 	Quorum    int       `yaml:"quorum"`    // cosignatures that a checkpoint needs; default: all of them
+
+	Timestamps Timestamps `yaml:"timestamps"` // of its checkpoints
 }
 
 // Witness is a party outside the gateway that remembers what it has seen of the
@@ -57,6 +62,20 @@ type Log struct {
 type Witness struct {
 	URL string `yaml:"url"` // to which /add-checkpoint is appended
 	Key string `yaml:"key"` // verifier key of its cosignatures (C2SP tlog-cosignature)
+}
+
+// Timestamps say who stamps checkpoints, and how often.
+type Timestamps struct {
+	Authorities []Authority   `yaml:"authorities"`
+	Interval    time.Duration `yaml:"interval"` // between two stamps of one
+	Timeout     time.Duration `yaml:"timeout"`  // of one request
+}
+
+// Authority is a time stamp authority (RFC 3161).
+type Authority struct {
+	URL    string `yaml:"url"`
+	CA     string `yaml:"ca"`     // PEM file of the roots that its certificate must lead to
+	Policy string `yaml:"policy"` // object identifier that it must stamp under; default: any
 }
 
 // Person is a human being who may act on the gateway, and how they are known:
@@ -67,11 +86,23 @@ type Person struct {
 	Name  string   `yaml:"name"`
 	Email string   `yaml:"email"`
 	UIDs  []uint32 `yaml:"uids"`
+
+	Groups []string `yaml:"groups"` // that they approve for
 }
 
 // Evidence returns p as records name it.
 func (p Person) Evidence() evidence.Person {
 	return evidence.Person{ID: p.ID, Name: p.Name, Email: p.Email}
+}
+
+// Rights says how many people it takes to give them.
+type Rights struct {
+	// Separation is evidence.SeparationRequired or SeparationReported. Default:
+	// reported of a single person, who could do nothing otherwise, and required
+	// of several.
+	Separation      string        `yaml:"separation"`
+	PolicyApprovers []string      `yaml:"policy_approvers"` // groups; default: anyone but who asks
+	RequestTTL      time.Duration `yaml:"request_ttl"`      // how long a request waits, and what it approved waits to be used
 }
 
 // Admin is where people and agents reach the API.
@@ -116,6 +147,9 @@ type Resource struct {
 	MCP        MCP               `yaml:"mcp"`
 	Durability string            `yaml:"durability"` // of reads: DurabilityPower or DurabilityProcess
 	Labels     map[string]string `yaml:"labels"`
+
+	Owner     string   `yaml:"owner"`     // id of the person who answers for it
+	Approvers []string `yaml:"approvers"` // groups whose people approve grants on it, as its owner does
 }
 
 // HTTP says which requests are meant for a resource of the protocol http, and
@@ -150,6 +184,14 @@ type MCP struct {
 	TrustAnnotations bool              `yaml:"trust_annotations"` // a tool that says it only reads is a read
 	Match            []string          `yaml:"match"`             // JSON pointers into arguments; policy sees the values
 	MessageBytes     Size              `yaml:"message_bytes"`     // largest message, either way
+}
+
+// Endpoint is several resources of the protocol mcp that agents see as one
+// server.
+type Endpoint struct {
+	Hosts   []string          `yaml:"hosts"`   // that requests name; none is any that nothing else has
+	Prefix  string            `yaml:"prefix"`  // the path at which agents find it; default: /
+	Members map[string]string `yaml:"members"` // resources, by the names that their tools begin with
 }
 
 // Which tools of a server are accepted.
@@ -312,7 +354,9 @@ func (s Size) String() string {
 // New returns a Config with every default set, as decoding begins with it.
 func New() *Config {
 	return &Config{
+		Log:     Log{Timestamps: Timestamps{Interval: 10 * time.Minute, Timeout: 10 * time.Second}},
 		Metrics: Metrics{Address: "127.0.0.1:9464"},
+		Rights:  Rights{RequestTTL: 72 * time.Hour},
 		Limits: Limits{
 			Sessions:         512,
 			SessionsPerAgent: 64,
@@ -383,12 +427,28 @@ func Digest(text string) string {
 	return hex.EncodeToString(sum[:])
 }
 
+// Evidence returns what a config.change record says of c: its text, and what
+// decisions and approvals go by. Who changed what is left open.
+func (c *Config) Evidence() evidence.ConfigBody {
+	b := evidence.ConfigBody{
+		Digest: c.Digest(), Text: c.Text(), Resources: c.EvidenceResources(),
+		Separation: c.Rights.Separation, PolicyApprovers: c.Rights.PolicyApprovers,
+	}
+	for _, p := range c.People {
+		b.People = append(b.People, evidence.Member{ID: p.ID, Groups: p.Groups})
+	}
+	return b
+}
+
 // EvidenceResources returns the resources as a config.change record names
 // them, in the order of the file.
 func (c *Config) EvidenceResources() []evidence.Resource {
 	list := make([]evidence.Resource, len(c.Resources))
 	for i, r := range c.Resources {
-		list[i] = evidence.Resource{Name: r.Name, Protocol: r.Protocol, Labels: r.Labels, Durability: r.Durability}
+		list[i] = evidence.Resource{
+			Name: r.Name, Protocol: r.Protocol, Labels: r.Labels, Durability: r.Durability,
+			Owner: r.Owner, Approvers: r.Approvers,
+		}
 	}
 	return list
 }

@@ -36,11 +36,19 @@ func TestFull(t *testing.T) {
 				{URL: "https://witness.example.org/prefix", Key: "witness.example.org+d4f1ee8e+BG1FNpEf7fnXh7+qRhMlpcs0BeV3PbLRFNZQjwEzpNQ4"},
 				{URL: "http://127.0.0.1:7380", Key: "local.example+5e6f7a8b+BGz4"},
 			},
+			Timestamps: Timestamps{
+				Authorities: []Authority{
+					{URL: "http://tsa.example.org/stamp", CA: dir + "/tsa.pem", Policy: "1.3.6.1.4.1.13762.3"},
+					{URL: "https://other.example.org", CA: "/etc/ssl/other.pem"},
+				},
+				Interval: 5 * time.Minute, Timeout: 3 * time.Second,
+			},
 		},
 		People: []Person{
-			{ID: "alice@example.com", Name: "Alice Example", Email: "alice@example.com", UIDs: []uint32{1000, 1001}},
+			{ID: "alice@example.com", Name: "Alice Example", Email: "alice@example.com", UIDs: []uint32{1000, 1001}, Groups: []string{"security", "dba"}},
 			{ID: "spiffe://example.com/people/bob", Email: "bob@example.com"},
 		},
+		Rights:   Rights{Separation: "required", PolicyApprovers: []string{"security"}, RequestTTL: 24 * time.Hour},
 		Auditors: []string{"age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"},
 		Admin: Admin{
 			Socket: "/run/exhibit/admin.sock",
@@ -67,6 +75,8 @@ func TestFull(t *testing.T) {
 				},
 				Durability: DurabilityProcess,
 				Labels:     map[string]string{"env": "production", "team": "shop"},
+				Owner:      "alice@example.com",
+				Approvers:  []string{"dba"},
 			},
 			{
 				Name: "local", Protocol: "postgres",
@@ -117,10 +127,20 @@ func TestFull(t *testing.T) {
 				Durability: DurabilityPower,
 			},
 		},
+		Endpoints: []Endpoint{{
+			Hosts: []string{"tools.gw.example.com"}, Prefix: "/all", Members: map[string]string{"files": "files", "web-search": "search"},
+		}},
 		Issuer:   "https://gateway.example.com:8443",
 		Policies: dir + "/policies",
 		Limits:   Limits{Sessions: 10, SessionsPerAgent: 2, TokenTTL: 5 * time.Minute, Handshake: 3 * time.Second, SessionIdle: time.Minute, MessageBytes: 1 << 20},
-		Sealing:  Sealing{Interval: 500 * time.Millisecond, BlockBytes: 65536, MaxUnsealedAge: 30 * time.Minute, MaxUnsealedBytes: 64 << 20, Heartbeat: 30 * time.Second},
+		Alerts: Alerts{
+			Webhooks: []Webhook{{
+				URL: "https://hooks.example.com/exhibit", Least: "medium",
+				Header: UpstreamHeader{Name: "Authorization", Prefix: "Bearer ", Value: Secret{File: dir + "/secrets/hook"}},
+			}},
+			Syslog: []Syslog{{Address: "tls://logs.example.com:6514", Least: "high"}, {Address: "unix:/dev/log"}},
+		},
+		Sealing: Sealing{Interval: 500 * time.Millisecond, BlockBytes: 65536, MaxUnsealedAge: 30 * time.Minute, MaxUnsealedBytes: 64 << 20, Heartbeat: 30 * time.Second},
 	}
 	text := c.text
 	c.text, c.file = nil, ""
@@ -134,8 +154,16 @@ func TestFull(t *testing.T) {
 	if r, err := c.Recipients(); err != nil || len(r) != 1 {
 		t.Errorf("recipients: %v, %v", r, err)
 	}
-	if got := c.EvidenceResources()[0]; !reflect.DeepEqual(got, evidence.Resource{Name: "orders", Protocol: "postgres", Durability: "process", Labels: want.Resources[0].Labels}) {
+	b := c.Evidence()
+	if got := b.Resources[0]; !reflect.DeepEqual(got, evidence.Resource{
+		Name: "orders", Protocol: "postgres", Durability: "process", Labels: want.Resources[0].Labels,
+		Owner: "alice@example.com", Approvers: []string{"dba"},
+	}) {
 		t.Errorf("evidence of orders: %+v", got)
+	}
+	if !reflect.DeepEqual(b.People, []evidence.Member{{ID: "alice@example.com", Groups: []string{"security", "dba"}}, {ID: "spiffe://example.com/people/bob"}}) ||
+		b.Separation != "required" || !reflect.DeepEqual(b.PolicyApprovers, []string{"security"}) || b.Digest != c.Digest() || b.Text != c.Text() {
+		t.Errorf("evidence of people and rights: %+v", b)
 	}
 }
 
@@ -198,6 +226,9 @@ func TestTemplate(t *testing.T) {
 			t.Errorf("organisation %q became %q", organisation, c.Organisation)
 		}
 		defaults := New()
+		if c.Rights.Separation != "reported" || c.Rights.RequestTTL != defaults.Rights.RequestTTL {
+			t.Errorf("rights: %+v", c.Rights)
+		}
 		if c.Limits != defaults.Limits || c.Sealing != defaults.Sealing || c.Metrics != defaults.Metrics {
 			t.Errorf("the template shows %+v %+v, the defaults are %+v %+v", c.Limits, c.Sealing, defaults.Limits, defaults.Sealing)
 		}
@@ -218,6 +249,21 @@ func TestDefaults(t *testing.T) {
 	}
 	if r := c.Resources[0]; r.Durability != DurabilityPower || r.Upstream.TLS.Mode != TLSDisable {
 		t.Errorf("%+v", r)
+	}
+}
+
+// One person can do nothing that needs two; of several that is expected unless
+// the file says otherwise.
+func TestSeparationByDefault(t *testing.T) {
+	two := strings.Replace(minimal, "uids: [1000]}", "uids: [1000]}, {id: bob@example.com}", 1)
+	for text, want := range map[string]string{
+		minimal: "reported", minimal + "rights: {separation: }\n": "reported",
+		two: "required", two + "rights: {request_ttl: 1h}\n": "required", two + "rights: {separation: reported}\n": "reported",
+	} {
+		c, err := Parse("/x/exhibit.yaml", []byte(text))
+		if err != nil || c.Rights.Separation != want {
+			t.Errorf("%s: %+v, %v", text, c, err)
+		}
 	}
 }
 

@@ -2,6 +2,8 @@ package config
 
 import (
 	"cmp"
+	"crypto/x509"
+	"encoding/asn1"
 	"fmt"
 	"net"
 	"net/netip"
@@ -27,6 +29,9 @@ func (c *Config) complete(d *decoder, dir string) {
 		dir = abs
 	}
 	paths := []*string{&c.Data, &c.Policies, &c.Admin.Socket, &c.Admin.HTTPS.Cert, &c.Admin.HTTPS.Key, &c.Admin.HTTPS.ClientCA}
+	for i := range c.Log.Timestamps.Authorities {
+		paths = append(paths, &c.Log.Timestamps.Authorities[i].CA)
+	}
 	for i := range c.Listeners {
 		l := &c.Listeners[i]
 		paths = append(paths, &l.TLS.Cert, &l.TLS.Key)
@@ -46,9 +51,18 @@ func (c *Config) complete(d *decoder, dir string) {
 			}
 		}
 	}
+	for i := range c.Alerts.Webhooks {
+		paths = append(paths, &c.Alerts.Webhooks[i].Header.Value.File)
+	}
 	for _, p := range paths {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(dir, *p)
+		}
+	}
+	if c.Rights.Separation == "" {
+		c.Rights.Separation = evidence.SeparationReported
+		if len(c.People) > 1 {
+			c.Rights.Separation = evidence.SeparationRequired
 		}
 	}
 	c.Limits.SessionsPerAgent = min(c.Limits.SessionsPerAgent, c.Limits.Sessions)
@@ -96,7 +110,9 @@ func (c *Config) validate(d *decoder) {
 		d.fail("log.origin", "log.origin must name this gateway's log: a URL without scheme, spaces or +", "for example origin: evidence.example.com/gw1; it is signed into every checkpoint, so choose it once")
 	}
 	c.validateWitnesses(d)
+	c.validateTimestamps(d)
 	c.validatePeople(d)
+	c.validateRights(d)
 	for i, a := range c.Auditors {
 		if r, err := age.ParseRecipients(strings.NewReader(a)); err != nil || len(r) != 1 {
 			d.fail(fmt.Sprintf("auditors[%d]", i), "not an age recipient", "the auditor makes one with age-keygen and gives you the line that begins with age1")
@@ -105,8 +121,10 @@ func (c *Config) validate(d *decoder) {
 	c.validateAdmin(d)
 	c.validateListeners(d)
 	c.validateResources(d)
+	c.validateEndpoints(d)
 	c.validateIssuer(d)
 	c.validateNumbers(d)
+	c.validateAlerts(d)
 }
 
 // required reports a value that is missing or holds what can't be shown.
@@ -156,6 +174,53 @@ func (c *Config) validateWitnesses(d *decoder) {
 	}
 }
 
+// maxTimeout keeps a request for a stamp from outlasting what waits for it.
+const maxTimeout = time.Minute
+
+func (c *Config) validateTimestamps(d *decoder) {
+	t, urls := c.Log.Timestamps, map[string]bool{}
+	for i, a := range t.Authorities {
+		at := fmt.Sprintf("log.timestamps.authorities[%d]", i)
+		u, err := url.Parse(a.URL)
+		switch {
+		case err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Scheme != "https" && u.Scheme != "http":
+			d.fail(at+".url", "url must be an http or https URL without user or query", "the authority's operator gives it to you; what it answers is signed, so http will do")
+		case urls[a.URL]:
+			d.fail(at+".url", "two authorities have this URL", "")
+		}
+		urls[a.URL] = true
+		if a.CA == "" {
+			d.fail(at+".ca", "ca is missing: the PEM file of the authority's root certificates", "its operator publishes them; auditors get them from there too, not from you")
+		}
+		if _, err := ParseOID(a.Policy); a.Policy != "" && err != nil {
+			d.fail(at+".policy", "policy must be an object identifier", "for example 1.3.6.1.4.1.13762.3; leave it out to take any")
+		}
+	}
+	if t.Interval < time.Minute || t.Interval > 24*time.Hour {
+		d.fail("log.timestamps.interval", fmt.Sprintf("log.timestamps.interval must lie between %v and %v", time.Minute, 24*time.Hour), "")
+	}
+	if t.Timeout < time.Second || t.Timeout > maxTimeout {
+		d.fail("log.timestamps.timeout", fmt.Sprintf("log.timestamps.timeout must lie between %v and %v", time.Second, maxTimeout), "")
+	}
+}
+
+// ParseOID parses an object identifier in dotted decimals.
+func ParseOID(s string) (asn1.ObjectIdentifier, error) {
+	oid, err := x509.ParseOID(s)
+	if err != nil {
+		return nil, err
+	}
+	var list asn1.ObjectIdentifier
+	for _, arc := range strings.Split(oid.String(), ".") {
+		n, err := strconv.ParseInt(arc, 10, 32)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, int(n))
+	}
+	return list, nil
+}
+
 func (c *Config) validatePeople(d *decoder) {
 	if len(c.People) == 0 {
 		d.fail("people", "people is empty: nobody could register an agent", "name at least one person with id and uids")
@@ -189,7 +254,58 @@ func (c *Config) validatePeople(d *decoder) {
 			}
 			uids[uid] = true
 		}
+		for j, group := range p.Groups {
+			if !evidence.ValidName(group) || group == evidence.GroupResource || group == evidence.GroupPolicy {
+				d.fail(fmt.Sprintf("%s.groups[%d]", at, j), "a group's name is 1 to 128 of A-Z, a-z, 0-9 and ._:@/+-, and neither resource nor policy", "for example groups: [dba]")
+			}
+		}
 	}
+}
+
+// validateRights reports who couldn't approve anything.
+func (c *Config) validateRights(d *decoder) {
+	people, groups := []string{}, []string{}
+	for _, p := range c.People {
+		people, groups = append(people, p.ID), append(groups, p.Groups...)
+	}
+	slices.Sort(groups)
+	groups = slices.Compact(groups)
+	known := func(path string, list []string) {
+		for i, g := range list {
+			if !slices.Contains(groups, g) {
+				d.fail(fmt.Sprintf("%s[%d]", path, i), fmt.Sprintf("nobody is in the group %.80q", g), "people are put in groups under people, with groups: [...]"+among("; there are", groups))
+			}
+		}
+	}
+	for i, r := range c.Resources {
+		at := fmt.Sprintf("resources[%d]", i)
+		if r.Owner != "" && !slices.Contains(people, r.Owner) {
+			d.fail(at+".owner", fmt.Sprintf("there is no person %.80q", r.Owner), "the owner is the id of one under people"+among(":", people))
+		}
+		known(at+".approvers", r.Approvers)
+	}
+	known("rights.policy_approvers", c.Rights.PolicyApprovers)
+	switch c.Rights.Separation {
+	case evidence.SeparationReported:
+	case evidence.SeparationRequired:
+		if len(c.People) == 1 {
+			d.fail("rights.separation", "required needs a second person: with one nobody could approve anything", "add one under people, or write reported: what one person does alone is then shown as an exception")
+		}
+	default:
+		d.fail("rights.separation", "separation is required or reported", "required: grants and policies need a second person's approval; reported: what one person does alone is shown as an exception")
+	}
+}
+
+// among lists what there is, for a hint.
+func among(before string, names []string) string {
+	const most = 12
+	switch {
+	case len(names) == 0:
+		return ""
+	case len(names) > most:
+		names = append(slices.Clone(names[:most]), "...")
+	}
+	return before + " " + strings.Join(names, ", ")
 }
 
 func notPlain(r rune) bool { return unicode.IsSpace(r) || !unicode.IsGraphic(r) }
@@ -423,6 +539,7 @@ func (c *Config) validateNumbers(d *decoder) {
 		path        string
 		v, min, max time.Duration
 	}{
+		{"rights.request_ttl", c.Rights.RequestTTL, time.Minute, 90 * 24 * time.Hour},
 		{"limits.token_ttl", l.TokenTTL, time.Minute, 24 * time.Hour},
 		{"limits.session_idle", l.SessionIdle, time.Second, 24 * time.Hour},
 		{"limits.handshake", l.Handshake, time.Second, 5 * time.Minute},

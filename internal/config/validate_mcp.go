@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"net/url"
 	"regexp"
 	"slices"
@@ -44,6 +45,59 @@ func (c *Config) validateMCP(d *decoder, at string, i int) {
 		}
 	}
 }
+
+// ownMember is the name that the gateway itself has at each endpoint.
+const ownMember = "exhibit"
+
+// memberName is a name from which what stands behind it can be told: behind "__"
+// a tool's name, and behind "+" a URI, of whose scheme it is a part (RFC 3986).
+var memberName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
+
+// validateEndpoints reports what is wrong with servers that are to be one.
+func (c *Config) validateEndpoints(d *decoder) {
+	for i, e := range c.Endpoints {
+		at := fmt.Sprintf("endpoints[%d]", i)
+		d.hosts(at+".hosts", e.Hosts)
+		d.prefix(at+".prefix", e.Prefix)
+		if len(e.Members) == 0 || len(e.Members) > maxMembers {
+			d.fail(at+".members", fmt.Sprintf("an endpoint has between 1 and %d members", maxMembers), "for example {files: files, search: search-prod}: the name that a resource's tools begin with, and the resource")
+		}
+		taken := make(map[string]string)
+		for _, name := range slices.Sorted(maps.Keys(e.Members)) {
+			at, resource := at+".members."+name, e.Members[name]
+			switch j := slices.IndexFunc(c.Resources, func(r Resource) bool { return r.Name == resource }); {
+			case name == ownMember:
+				d.fail(at, ownMember+" is the gateway itself, whose tools every endpoint has", "give the resource another name here")
+			case !memberName.MatchString(name):
+				d.fail(at, "a member's name is 1 to 32 of a-z, 0-9 and -, beginning with a letter", "tools are NAME__TOOL and URIs NAME+URI, so the name holds no _ and no +")
+			case j < 0:
+				d.fail(at, fmt.Sprintf("there is no resource %q", resource), "a member is NAME: RESOURCE, the name that its tools begin with and one of resources")
+			case c.Resources[j].Protocol != "mcp":
+				d.fail(at, fmt.Sprintf("%s speaks %s", resource, c.Resources[j].Protocol), "members are resources of the protocol mcp")
+			case taken[resource] != "":
+				d.fail(at, fmt.Sprintf("%s is the member %s already", resource, taken[resource]), "keep one")
+			default:
+				taken[resource] = name
+			}
+		}
+		clash := func(other string, hosts []string, prefix string) {
+			if prefix == e.Prefix && (len(hosts) == 0 && len(e.Hosts) == 0 || shareOne(hosts, e.Hosts)) {
+				d.fail(at, "the same requests are meant for "+other, "give the endpoint hosts or a prefix of its own")
+			}
+		}
+		for j, r := range c.Resources {
+			if r.Protocol == "mcp" {
+				clash(fmt.Sprintf("resources[%d]", j), r.MCP.Hosts, r.MCP.Prefix)
+			}
+		}
+		for j, other := range c.Endpoints[:i] {
+			clash(fmt.Sprintf("endpoints[%d]", j), other.Hosts, other.Prefix)
+		}
+	}
+}
+
+// maxMembers bounds the servers of an endpoint.
+const maxMembers = 32
 
 var (
 	toolName  = regexp.MustCompile(`^[A-Za-z0-9_./-]{1,128}$`)

@@ -18,12 +18,15 @@ import (
 	"filippo.io/age"
 	"golang.org/x/mod/sumdb/note"
 
+	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/api"
+	"github.com/exhibit-gateway/exhibit/internal/seal"
 	"github.com/exhibit-gateway/exhibit/ledger"
 )
 
 // A backup is a tar file: what it is, then the log, the archive, the witnessed
-// checkpoint, and, if asked for, the keys as an encrypted tar file within.
+// checkpoint and the stamped ones, and, if asked for, the keys as an encrypted
+// tar file within.
 const (
 	backupInfo    = "backup.json"
 	backupKeys    = "keys.age"
@@ -73,12 +76,19 @@ type backup struct {
 	out  *tar.Writer
 	made time.Time
 	tree uint64 // leaves; the checkpoint may have fewer
+
+	logKey logKey // that was in place before anything was copied
 }
 
 func (b *backup) begin() (checkpoint, state []byte, info BackupInfo, err error) {
 	key, err := readVerifier(b.Data)
 	if err != nil {
 		return nil, nil, info, err
+	}
+	if len(b.Keys) > 0 { // before the log is read: what it is signed by then is in the keystore, or goes meanwhile
+		if b.logKey, err = readLogKey(filepath.Join(b.Data, keystoreDirName), logKeyFile); err != nil {
+			return nil, nil, info, err
+		}
 	}
 	v, err := note.NewVerifier(key)
 	if err != nil {
@@ -87,7 +97,7 @@ func (b *backup) begin() (checkpoint, state []byte, info BackupInfo, err error) 
 	if checkpoint, err = os.ReadFile(filepath.Join(b.Data, logDir, ledger.CheckpointPath)); err != nil {
 		return nil, nil, info, err
 	}
-	cp, err := ledger.OpenCheckpoint(checkpoint, []note.Verifier{v}, nil, 0)
+	cp, _, err := seal.OpenCheckpoint(os.DirFS(filepath.Join(b.Data, archiveDir)), v, checkpoint)
 	if err != nil {
 		return nil, nil, info, err
 	}
@@ -131,8 +141,10 @@ func (b *backup) write(ctx context.Context, info BackupInfo, checkpoint, state [
 			b.Progress(api.Progress{Stage: "copying blocks", Done: n + 1, Total: b.tree})
 		}
 	}
-	if err := b.file(witnessedFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	for _, name := range []string{witnessedFile, ledger.StampsFile} {
+		if err := b.file(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	if len(b.Keys) > 0 {
 		if err := b.keys(); err != nil {
@@ -258,6 +270,11 @@ func (b *backup) encryptKeys(to io.Writer) error {
 			}
 		}
 	}
+	// A key that took its place since then signs more of the log than is here,
+	// and the one that signs this much is gone: no gateway would go on with it.
+	if now, err := readLogKey(filepath.Join(b.Data, keystoreDirName), logKeyFile); err != nil || now.verifier != b.logKey.verifier {
+		return errors.Join(err, fmt.Errorf("%w: the log's key was rotated while it was made; make it again", ErrBackup))
+	}
 	return errors.Join(inner.Close(), w.Close())
 }
 
@@ -329,7 +346,19 @@ func restore(ctx context.Context, p RestoreParams, part string, from io.Reader, 
 	if n := len(r.Fsck.Problems); n > 0 {
 		return fmt.Errorf("%w: fsck has %d findings, the first of %s: %s", ErrBackup, n, r.Fsck.Problems[0].Where, r.Fsck.Problems[0].Message)
 	}
-	return nil
+	return r.note(root)
+}
+
+// note has the next start of a gateway record the restore.
+func (r *Restored) note(root *os.Root) error {
+	b := evidence.RestoreBody{
+		Made: micros(r.Made), Restored: time.Now().UnixMicro(), Blocks: r.Fsck.Blocks, Keys: r.Keys,
+		By: evidence.By{Via: fmt.Sprintf("exhibit restore, uid %d", os.Getuid())},
+	}
+	if err := b.Root.UnmarshalText([]byte(r.Fsck.Root)); err != nil {
+		return err
+	}
+	return put(root, unrecordedFile, bytes.NewReader(noteLine(unrecorded{Restore: &b})))
 }
 
 // unpack writes the files of a backup below root, and no other.
@@ -362,7 +391,7 @@ func unpack(ctx context.Context, p RestoreParams, root *os.Root, from io.Reader,
 				return err
 			}
 			continue
-		case h.Name != witnessedFile && !within(h.Name, logDir, archiveDir):
+		case h.Name != witnessedFile && h.Name != ledger.StampsFile && !within(h.Name, logDir, archiveDir):
 			return fmt.Errorf("%w: it holds %.80q", ErrBackup, h.Name)
 		}
 		if err := put(root, h.Name, in); err != nil {

@@ -241,7 +241,7 @@ func (w *world) packPasses(to time.Time, least uint64) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	v, err := note.NewVerifier(w.material.verifier)
+	v, err := note.NewVerifier(w.material.log.verifier)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -38,15 +38,14 @@ func (g *Gateway) putInForce(ctx context.Context, s Settings, by evidence.By) er
 // changes are the control records that turn what is in force into s.
 func (g *Gateway) changes(s Settings, by evidence.By) (drafts []*evidence.Draft) {
 	registry := g.recorder.State().Registry
-	if s.Config.Digest != registry.Config() {
+	if !sameConfig(s.Config, registry.ConfigBody()) {
 		b := s.Config
 		b.Before, b.By = registry.Config(), by
 		b.Diff = configDiff(registry.ConfigBody(), b)
 		drafts = append(drafts, &evidence.Draft{Head: evidence.Head{Type: evidence.ConfigChange}, Body: evidence.EncodeBody(b)})
 	}
-	if s.Policy.Digest != registry.Policy() {
+	if b, _ := standing(registry, &s); b.Digest != registry.Policy() {
 		before, _ := registry.Bundle()
-		b := s.Policy
 		b.Before, b.By = registry.Policy(), by
 		b.Diff = policy.Diff(before, b)
 		drafts = append(drafts, &evidence.Draft{Head: evidence.Head{Type: evidence.PolicyChange}, Body: evidence.EncodeBody(b)})
@@ -76,7 +75,8 @@ func (g *Gateway) Config(context.Context) (api.Document, error) {
 // Policy implements api.Control.
 func (g *Gateway) Policy(context.Context) (api.Document, error) {
 	b, _ := g.recorder.State().Registry.Bundle()
-	return api.Document{Digest: b.Digest, Files: b.Files}, nil
+	at, _ := g.registry().InForce(b.Digest)
+	return api.Document{Digest: b.Digest, Since: at.String(), Files: b.Files, Actions: b.Actions}, nil
 }
 
 // Reload implements api.Control.
@@ -89,11 +89,16 @@ func (g *Gateway) Reload(ctx context.Context, dry bool, by evidence.By) (api.Rel
 	}
 	old := g.opened
 	registry := g.recorder.State().Registry
+	if err := usable(registry, &s); err != nil {
+		return api.Reload{}, invalid(err)
+	}
 	before, _ := registry.Bundle()
+	after, why := standing(registry, &s)
 	r := api.Reload{
 		Config:  api.Diff{Before: registry.Config(), After: s.Config.Digest, Diff: configDiff(registry.ConfigBody(), s.Config)},
-		Policy:  api.Diff{Before: registry.Policy(), After: s.Policy.Digest, Diff: policy.Diff(before, s.Policy)},
+		Policy:  api.Diff{Before: registry.Policy(), After: after.Digest, Diff: policy.Diff(before, after)},
 		Restart: restarts(old, s),
+		Edited:  edited(registry, &s, why),
 	}
 	if s.Name != old.Name || s.Origin != old.Origin || s.Data != old.Data {
 		return r, invalid(errors.New("gateway, log.origin and data are chosen once: a gateway that changes them is another gateway"))
@@ -108,6 +113,7 @@ func (g *Gateway) Reload(ctx context.Context, dry bool, by evidence.By) (api.Rel
 		return r, g.problem(err)
 	}
 	g.gate.Sweep()
+	g.compareFolder(&s, true)
 	r.Applied = true
 	return r, nil
 }
@@ -137,11 +143,14 @@ func restarts(old, s Settings) (keys []string) {
 	if old.Sealing != s.Sealing || old.Heartbeat != s.Heartbeat {
 		keys = append(keys, "sealing")
 	}
-	if old.Quorum != s.Quorum || !slices.EqualFunc(old.Witnesses, s.Witnesses, seal.Witness.Equal) {
+	if old.Quorum != s.Quorum || !slices.EqualFunc(old.Witnesses, s.Witnesses, seal.Witness.Equal) || !old.Stamping.Equal(s.Stamping) {
 		keys = append(keys, "log")
 	}
 	if !slices.Equal(old.Auditors, s.Auditors) {
 		keys = append(keys, "auditors")
+	}
+	if old.Telling != s.Telling {
+		keys = append(keys, "alerts")
 	}
 	if !slices.Equal(old.Listening, s.Listening) {
 		keys = append(keys, "listeners", "admin", "metrics")

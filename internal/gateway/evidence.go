@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -26,7 +28,7 @@ import (
 func (g *Gateway) LogStatus(context.Context) (api.LogStatus, error) {
 	st := g.sealer.Status()
 	s := api.LogStatus{
-		Origin: g.opened.Origin, Key: g.material.verifier, Blocks: st.Blocks,
+		Origin: g.opened.Origin, Key: g.keyInForce(st.Checkpoint.Size), Blocks: st.Blocks,
 		Root: st.Checkpoint.Root.String(), Published: st.Published.UTC(),
 		Position: g.recorder.Last().String(), Sealed: st.Last.String(),
 		UnsealedBytes: st.UnsealedBytes, UnsealedAge: st.UnsealedAge.Seconds(),
@@ -40,7 +42,18 @@ func (g *Gateway) LogStatus(context.Context) (api.LogStatus, error) {
 		if w.Err != nil {
 			out.Problem = w.Err.Error()
 		}
+		if errors.Is(w.Err, seal.ErrNotKnown) {
+			out.Hint = fmt.Sprintf("give the operator of %s the log %s with the key %s", w.Name, s.Origin, s.Key)
+		}
 		s.Witnesses = append(s.Witnesses, out)
+	}
+	s.Stamped, s.StampedAt = st.Stamped.Size, st.Stamped.At.UTC()
+	for _, a := range st.Stamped.Authorities {
+		out := api.Authority{URL: a.URL, Blocks: a.Size, Behind: a.Behind, Stamped: a.Stamped.UTC(), Since: a.Since.UTC()}
+		if a.Err != nil {
+			out.Problem = a.Err.Error()
+		}
+		s.Authorities = append(s.Authorities, out)
 	}
 	if st.Witnessed.Err != nil && s.Problem == "" {
 		s.Problem = "keeping the witnessed checkpoint: " + st.Witnessed.Err.Error()
@@ -57,11 +70,11 @@ func (g *Gateway) Flush(ctx context.Context) (api.LogStatus, error) {
 }
 
 // Fsck implements api.Log.
-func (g *Gateway) Fsck(ctx context.Context, progress func(api.Progress)) (api.FsckReport, error) {
+func (g *Gateway) Fsck(ctx context.Context, known []ledger.Checkpoint, progress func(api.Progress)) (api.FsckReport, error) {
 	if err := g.sealer.Flush(ctx); err != nil {
 		return api.FsckReport{}, err
 	}
-	return fsck(ctx, g.opened.Data, g.material.verifier, nil, progress)
+	return fsck(ctx, g.opened.Data, g.keyInForce(g.sealer.Status().Blocks), known, progress)
 }
 
 // Fsck checks the log of a data directory that no gateway need be running on,
@@ -80,7 +93,7 @@ func fsck(ctx context.Context, data, verifier string, known []ledger.Checkpoint,
 		return api.FsckReport{}, fmt.Errorf("the log's verifier key: %w", err)
 	}
 	r, err := seal.Fsck{
-		Log: v, Archive: os.DirFS(filepath.Join(data, archiveDir)), Tree: os.DirFS(filepath.Join(data, logDir)), Known: known,
+		Log: v, Archive: os.DirFS(filepath.Join(data, archiveDir)), Tree: os.DirFS(filepath.Join(data, logDir)), Known: known, Stamps: os.DirFS(data),
 		Progress: func(done, total uint64) {
 			if progress != nil {
 				progress(api.Progress{Stage: "checking blocks", Done: done, Total: total})
@@ -111,10 +124,10 @@ func (g *Gateway) CreatePack(ctx context.Context, r api.PackRequest, by evidence
 	}
 	sum := sha256.New()
 	count := &counter{w: io.MultiWriter(w, sum)}
-	exporter := &exporter{g: g}
+	exporter := &exporter{Signer: g.sealer.Signer(0), g: g}
 	res, err := pack.Create(ctx, pack.Source{
 		Archive: g.archive, Log: os.DirFS(filepath.Join(g.opened.Data, logDir)),
-		Seeds: g.keys, Signer: g.material.signer, Gateway: exporter,
+		Seeds: g.keys, Signer: exporter, Gateway: exporter, Stamps: g.openStamps,
 	}, pack.Params{
 		From: from, To: to, By: by, Purpose: r.Purpose, Organisation: g.live.Load().Organisation,
 		Generator: verify.Generator{Version: g.opened.Version, Binary: g.opened.Binary},
@@ -127,10 +140,19 @@ func (g *Gateway) CreatePack(ctx context.Context, r api.PackRequest, by evidence
 	}
 	m := res.Manifest
 	return api.Pack{
-		Cosignatures: exporter.cosignatures, Unwitnessed: exporter.unwitnessed,
+		Cosignatures: exporter.cosignatures, Unwitnessed: exporter.unwitnessed, Stamps: res.Stamps,
 		From: m.Range.First.String(), To: m.Range.Last.String(), Records: m.Range.Records,
 		Blocks: m.Range.LastBlock - m.Range.FirstBlock + 1, Bytes: count.n, Digest: hex.EncodeToString(sum.Sum(nil)),
 	}, nil
+}
+
+// openStamps opens what was stamped so far.
+func (g *Gateway) openStamps() (io.ReadCloser, error) {
+	f, err := os.Open(filepath.Join(g.opened.Data, ledger.StampsFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return io.NopCloser(strings.NewReader("")), nil
+	}
+	return f, err
 }
 
 // period turns the ends of a request into times.
@@ -168,8 +190,8 @@ func (g *Gateway) timeOf(ctx context.Context, m api.Moment) (time.Time, error) {
 // isn't synced yet can't be read.
 func (g *Gateway) headAt(ctx context.Context, pos evidence.Position) (h evidence.Head, err error) {
 	if pos.Boot == g.recorder.Boot() {
-		if err := g.journal.Wait(g.journal.End(), journal.Synced); err != nil {
-			return h, fmt.Errorf("reading the log: %w", err)
+		if err := g.synced(); err != nil {
+			return h, err
 		}
 	}
 	_, err = g.sealer.ReadFrom(pos).Next(ctx, func(r *evidence.Record) error {
@@ -185,9 +207,20 @@ func (g *Gateway) headAt(ctx context.Context, pos evidence.Position) (h evidence
 	return h, nil
 }
 
+// synced waits until everything recorded so far can be read.
+func (g *Gateway) synced() error {
+	if err := g.journal.Wait(g.journal.End(), journal.Synced); err != nil {
+		return fmt.Errorf("reading the log: %w", err)
+	}
+	return nil
+}
+
 // exporter records a pack and waits until its record is in the log, and the log
-// with the witnesses.
+// with the witnesses and the time stamp authorities. It signs with the key of the checkpoint that it returned,
+// also where that goes while the pack is made.
 type exporter struct {
+	note.Signer
+
 	g            *Gateway
 	cosignatures int
 	unwitnessed  string // why there is no quorum of them
@@ -200,12 +233,16 @@ func (e *exporter) Export(ctx context.Context, b evidence.ReadBody) error {
 	return e.g.sealer.Flush(ctx)
 }
 
-// packWitnessing is how long a pack waits for witnesses.
+// packWitnessing is how long a pack waits for time stamps, and then for witnesses.
 const packWitnessing = 10 * time.Second
 
 // Checkpoint returns the plain checkpoint rather than none: evidence that only
 // its operator vouches for is better than no evidence, and says that it is.
 func (e *exporter) Checkpoint(ctx context.Context) ([]byte, error) {
+	// The stamp comes first, so that the checkpoint covers what was stamped.
+	stamping, cancel := context.WithTimeout(ctx, packWitnessing)
+	defer cancel()
+	e.g.sealer.Stamp(stamping, true)
 	waiting, cancel := context.WithTimeout(ctx, packWitnessing)
 	defer cancel()
 	cp, err := e.g.sealer.Witnessed(waiting)
@@ -215,7 +252,7 @@ func (e *exporter) Checkpoint(ctx context.Context) ([]byte, error) {
 		}
 		e.unwitnessed = err.Error()
 	}
-	e.cosignatures = len(cp.Cosignatures)
+	e.cosignatures, e.Signer = len(cp.Cosignatures), e.g.sealer.Signer(cp.Size)
 	return cp.Note, nil
 }
 

@@ -25,7 +25,7 @@ import (
 
 // settings are those of a gateway in a folder of its own, with a resource
 // orders and Alice.
-func settings(t *testing.T) Settings {
+func settings(t testing.TB) Settings {
 	t.Helper()
 	dir := t.TempDir()
 	if _, err := Init(dir, packtest.Origin); err != nil {
@@ -68,6 +68,20 @@ func newWorld(t *testing.T, edit ...func(*Settings)) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.runs(g)
+	t.Cleanup(func() {
+		if err := w.stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := g.AddAgent(t.Context(), api.NewAgent{ID: "bot", Purpose: "test", Owner: packtest.Alice.Person.ID}, packtest.Alice); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// runs lets a gateway run until stop.
+func (w *world) runs(g *Gateway) {
 	w.Gateway = g
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -81,15 +95,6 @@ func newWorld(t *testing.T, edit ...func(*Settings)) *world {
 		cancel()
 		return <-done
 	}
-	t.Cleanup(func() {
-		if err := w.stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	if _, err := g.AddAgent(ctx, api.NewAgent{ID: "bot", Purpose: "test", Owner: packtest.Alice.Person.ID}, packtest.Alice); err != nil {
-		t.Fatal(err)
-	}
-	return w
 }
 
 // open begins a session by its records alone.

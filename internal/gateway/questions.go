@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/exhibit-gateway/exhibit/decision"
 	"github.com/exhibit-gateway/exhibit/evidence"
@@ -22,7 +24,7 @@ import (
 var (
 	whoColumns = []string{"session_id", "started_at", "agent_id", "owner_id", "principal", "ticket", "client",
 		"decision", "deny_reason", "commands", "denied", "rows", "ended_at", "end_reason", "state"}
-	allowedColumns = []string{"role_id", "resource", "object", "action", "effect", "grants", "permits", "forbids", "expires_at"}
+	allowedColumns = []string{"role_id", "resource", "object", "action", "effect", "obligations", "grants", "tickets", "approved_by", "permits", "forbids", "expires_at"}
 )
 
 // Who implements api.Questions. Its rows are those of the auditor's table of
@@ -95,9 +97,13 @@ func most(r api.Range) int {
 // read records that a person read evidence, and returns the place of that
 // record: the answer has everything before it.
 func (g *Gateway) read(ctx context.Context, purpose, object string, by evidence.By) (evidence.Position, error) {
+	return g.readAt(ctx, "L1", purpose, object, by)
+}
+
+func (g *Gateway) readAt(ctx context.Context, level, purpose, object string, by evidence.By) (evidence.Position, error) {
 	d := &evidence.Draft{
 		Head: evidence.Head{Type: evidence.EvidenceRead},
-		Body: evidence.EncodeBody(evidence.ReadBody{Purpose: purpose, Object: object, Level: "L1", By: by}),
+		Body: evidence.EncodeBody(evidence.ReadBody{Purpose: purpose, Object: object, Level: level, By: by}),
 	}
 	if _, err := g.recorder.Own().Record(ctx, 0, evidence.Power, d); err != nil {
 		return evidence.Position{}, api.Unavailable("the read cannot be recorded, so nothing is shown", "")
@@ -147,17 +153,71 @@ func (g *Gateway) Allowed(ctx context.Context, agent string, at api.Moment, _ ev
 	table := workpaper.Access(registry, t)
 	out := api.Table{Name: "allowed", Columns: allowedColumns, Rows: [][]string{}}
 	who := table.Column("agent_id")
-	for _, cells := range table.Rows {
+	access := registry.Access(t) // the rows of the table
+	for i, cells := range table.Rows {
 		if cells[who] != agent {
 			continue
 		}
+		tickets, approvers := behind(registry, access[i].Grants)
+		more := map[string]string{
+			"obligations": obligations(&access[i].Obliges), "tickets": strings.Join(tickets, " "), "approved_by": strings.Join(approvers, " "),
+		}
 		row := make([]string, len(allowedColumns))
 		for i, c := range allowedColumns {
+			if text, ok := more[c]; ok {
+				row[i] = text
+				continue
+			}
 			row[i] = cells[table.Column(c)]
 		}
 		out.Rows = append(out.Rows, row)
 	}
 	return out, nil
+}
+
+// behind are the tickets of grants, and who approved them. What one person gave
+// alone was approved by nobody.
+func behind(r *decision.Registry, grants []string) (tickets, approvers []string) {
+	add := func(list *[]string, v string) {
+		if v != "" && !slices.Contains(*list, v) {
+			*list = append(*list, v)
+		}
+	}
+	for _, id := range grants {
+		g, _ := r.Grant(id)
+		add(&tickets, g.Ticket)
+		a, _ := r.Approval(g.Request)
+		for _, d := range a.Decisions {
+			if d.Decision == evidence.Approved {
+				add(&approvers, d.By.Person.ID)
+			}
+		}
+	}
+	return tickets, approvers
+}
+
+// obligations says in a line what rules ask of the commands that they permit, as
+// their annotations do.
+func obligations(o *evidence.Obligations) string {
+	var list []string
+	for _, n := range o.Approval {
+		list = append(list, fmt.Sprintf("approval=%s:%d", n.Group, n.Count))
+	}
+	for _, n := range []struct {
+		name string
+		v    int64
+	}{{"max_rows", o.Rows}, {"max_bytes", o.Bytes}, {"max_commands_per_hour", o.Commands}, {"max_writes_per_hour", o.Writes}} {
+		if n.v > 0 {
+			list = append(list, fmt.Sprintf("%s=%d", n.name, n.v))
+		}
+	}
+	if o.Millis > 0 {
+		list = append(list, "max_time="+(time.Duration(o.Millis)*time.Millisecond).String())
+	}
+	for _, name := range o.Alert {
+		list = append(list, "alert="+name)
+	}
+	return strings.Join(list, " ")
 }
 
 // registryAt folds the registry as it was at a moment, and returns the moment's
@@ -173,18 +233,17 @@ func (g *Gateway) registryAt(ctx context.Context, at api.Moment) (*decision.Regi
 			return nil, 0, err
 		}
 	}
-	registry := decision.New()
-	err := g.sealer.ScanControl(ctx, func(r *evidence.Record) (err error) {
+	fold := decision.NewFold(nil)
+	err := g.sealer.ScanControl(ctx, nil, func(r *evidence.Record) (err error) {
 		if at.Position.IsZero() && r.Head.Time > t.UnixMicro() || !at.Position.IsZero() && at.Position.Before(r.Head.Pos) {
 			return errFound
 		}
-		registry, err = registry.Apply(r.Head, r.Body)
-		return err
+		return fold.Apply(r.Head, r.Body)
 	})
 	if err != nil && !errors.Is(err, errFound) {
 		return nil, 0, fmt.Errorf("reading the log: %w", err)
 	}
-	return registry, t.UnixMicro(), nil
+	return fold.Registry(), t.UnixMicro(), nil
 }
 
 // Explain implements api.Questions. It asks nothing of the upstream and records
@@ -206,12 +265,12 @@ func (g *Gateway) Explain(ctx context.Context, q api.Explain, _ evidence.By) (ap
 	if err != nil {
 		return api.Explanation{}, err
 	}
-	e := registry.Explain(decision.Request{
+	request := decision.Request{
 		Agent: q.Agent, Resource: q.Resource, Time: g.clock.now().UnixMicro(), Checks: shape.Checks,
-		Session: session.Facts(r.Protocol, session.Principal{Ticket: q.Ticket, Type: identity.Self}, true), Command: shape.Facts,
-	})
-	return api.Explanation{
-		Effect: string(e.Effect), Reason: e.Reason, Verb: shape.Verb, Parse: string(shape.Parse), Text: shape.Text,
-		Checks: shape.Checks, Facts: shape.Facts, Rules: e.Rules, Grants: e.Grants, Policy: e.Policy,
-	}, nil
+		Session: session.Facts(r.Protocol, session.Principal{Ticket: q.Ticket, Type: identity.Self}, true), Command: shape.Facts, Path: shape.Path,
+	}
+	e := registry.Explain(request)
+	out := explanation(&e, &request)
+	out.Verb, out.Parse, out.Text = shape.Verb, string(shape.Parse), shape.Text
+	return out, nil
 }

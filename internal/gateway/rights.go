@@ -3,6 +3,7 @@ package gateway
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/api"
 	"github.com/exhibit-gateway/exhibit/internal/identity"
+	"github.com/exhibit-gateway/exhibit/internal/protocol"
 	"github.com/exhibit-gateway/exhibit/internal/session"
 )
 
@@ -18,11 +20,19 @@ import (
 // sessions that are open.
 func (g *Gateway) control(ctx context.Context, h evidence.Head, body any) (evidence.Position, error) {
 	d := &evidence.Draft{Head: h, Body: evidence.EncodeBody(body)}
-	if err := g.recorder.Control(ctx, d); err != nil {
+	if err := g.controlAll(ctx, d); err != nil {
 		return evidence.Position{}, g.problem(err)
 	}
-	g.gate.Sweep()
 	return d.Head.Pos, nil
+}
+
+// controlAll records changes of rights, all or none.
+func (g *Gateway) controlAll(ctx context.Context, drafts ...*evidence.Draft) error {
+	err := g.recorder.Control(ctx, drafts...)
+	if err == nil {
+		g.gate.Sweep()
+	}
+	return err
 }
 
 func (g *Gateway) registry() *decision.Registry { return g.recorder.State().Registry }
@@ -112,18 +122,29 @@ func (g *Gateway) apiAgent(a decision.Agent) api.Agent {
 
 // AddGrant implements api.Grants.
 func (g *Gateway) AddGrant(ctx context.Context, n api.NewGrant, by evidence.By) (api.Grant, error) {
-	head := evidence.Head{Type: evidence.GrantCreate, Agent: known(g.registry(), n.Agent)}
-	if r, ok := g.registry().Resource(n.Resource); ok {
-		head.Resource = r.Name
+	d := &evidence.Draft{
+		Head: about(g.registry(), evidence.GrantCreate, n.Agent, n.Resource),
+		Body: evidence.EncodeBody(evidence.GrantBody{
+			Agent: n.Agent, Role: n.Role, Resource: n.Resource, Ticket: n.Ticket, Reason: n.Reason,
+			Expires: micros(n.Expires), By: by,
+		}),
 	}
-	pos, err := g.control(ctx, head, evidence.GrantBody{
-		Agent: n.Agent, Role: n.Role, Resource: n.Resource, Ticket: n.Ticket, Reason: n.Reason,
-		Expires: micros(n.Expires), By: by,
-	})
-	if err != nil {
-		return api.Grant{}, err
+	switch err := g.controlAll(ctx, d); {
+	case errors.Is(err, decision.ErrSeparation):
+		return api.Grant{}, api.Forbidden("a grant needs two people here: one asks for it, another approves it", "ask for it: "+requestCommand(n))
+	case err != nil:
+		return api.Grant{}, g.problem(err)
 	}
-	return g.grant(pos.String())
+	return g.grant(d.Head.Pos.String())
+}
+
+// about is the head of a change of rights: it names what there is only.
+func about(r *decision.Registry, typ evidence.Type, agent, resource string) evidence.Head {
+	h := evidence.Head{Type: typ, Agent: known(r, agent)}
+	if res, ok := r.Resource(resource); ok {
+		h.Resource = res.Name
+	}
+	return h
 }
 
 // Grants implements api.Grants.
@@ -160,14 +181,25 @@ func (g *Gateway) grant(id string) (api.Grant, error) {
 func (g *Gateway) apiGrant(gr decision.Grant) api.Grant {
 	out := api.Grant{
 		ID: gr.ID, Agent: gr.Agent, Role: gr.Role, Resource: gr.Resource, Ticket: gr.Ticket,
-		Expires: moment(gr.Expires), Status: "active",
+		Starts: moment(gr.Starts), Expires: moment(gr.Expires), Renews: gr.Renews, Status: "active",
 		Created: api.Change{Position: gr.Created.String(), Time: moment(gr.CreatedAt), By: gr.By, Reason: gr.Reason},
 	}
+	if asked, ok := g.registry().Approval(gr.Request); ok {
+		out.Request, out.Asked = asked.ID, new(askedBy(&asked))
+		for _, d := range asked.Decisions {
+			if d.Decision == evidence.Approved {
+				out.Approvals = append(out.Approvals, decidedBy(&d))
+			}
+		}
+	}
+	now := g.clock.now().UnixMicro()
 	switch {
 	case !gr.Removed.IsZero():
 		out.Status = "removed"
 		out.Removed = &api.Change{Position: gr.Removed.String(), Time: moment(gr.RemovedAt), By: gr.RemovedBy, Reason: gr.RemovedFor}
-	case !gr.Active(g.clock.now().UnixMicro()):
+	case now < gr.Starts:
+		out.Status = "upcoming"
+	case !gr.Active(now):
 		out.Status = "expired"
 	}
 	return out
@@ -262,6 +294,54 @@ func (g *Gateway) Sessions(context.Context) ([]api.Session, error) {
 		})
 	}
 	return list, nil
+}
+
+// errKilled is why a killed session ends. Its agent is told as much, and not by
+// whom nor what for.
+var errKilled = &protocol.Refusal{Kind: protocol.ErrDenied, Reason: "killed: the session was ended by the operator"}
+
+// Kill implements api.Sessions. Access ends even where the record of it can't
+// be written: it is never safer to let it go on.
+func (g *Gateway) Kill(ctx context.Context, k api.KillRequest, by evidence.By) (api.Killed, error) {
+	if k.Agent != "" {
+		if _, err := g.agent(k.Agent); err != nil {
+			return api.Killed{}, err
+		}
+	}
+	live, err := g.Sessions(ctx)
+	if err != nil {
+		return api.Killed{}, err
+	}
+	out := api.Killed{Agent: k.Agent}
+	body := evidence.KillBody{Agent: k.Agent, Reason: k.Reason, By: by}
+	head := evidence.Head{Type: evidence.SessionKill, Agent: k.Agent}
+	for _, s := range live {
+		if s.ID != k.Session && s.Agent != k.Agent {
+			continue
+		}
+		start, err := evidence.ParsePosition(s.ID)
+		if err != nil {
+			return api.Killed{}, fmt.Errorf("session %s: %w", s.ID, err)
+		}
+		if k.Session != "" {
+			head.Agent, head.Resource, head.Of, out.Agent = s.Agent, s.Resource, start, s.Agent
+		}
+		body.Sessions, out.Sessions = append(body.Sessions, start), append(out.Sessions, s.ID)
+	}
+	switch {
+	case len(out.Sessions) == 0 && k.Agent != "":
+		return api.Killed{}, api.NotFound(k.Agent+" has no open session", "to keep it out: exhibit grant revoke, exhibit agent retire")
+	case len(out.Sessions) == 0:
+		return api.Killed{}, api.NotFound(fmt.Sprintf("no session %.80q is open: it has ended, or it never was", k.Session), "exhibit sessions shows those that are")
+	}
+	d := &evidence.Draft{Head: head, Body: evidence.EncodeBody(body)}
+	_, err = g.recorder.Own().Record(ctx, 0, evidence.Power, d)
+	g.gate.Kill(errKilled, out.Sessions...)
+	if err != nil {
+		return api.Killed{}, fmt.Errorf("the sessions were ended, but that could not be recorded: %w", err)
+	}
+	out.Position = d.Head.Pos.String()
+	return out, nil
 }
 
 // micros is t as records have it; the zero time is 0.

@@ -3,6 +3,7 @@ package httpgate
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"errors"
 	"log/slog"
@@ -72,9 +73,29 @@ type Config struct {
 	Keys func() []byte
 	// Open serves what needs no credential, and reports whether it did. It may
 	// be nil.
-	Open   func(w http.ResponseWriter, r *http.Request) bool
+	Open func(w http.ResponseWriter, r *http.Request) bool
+	// Joined serves what is meant for several resources at once, and reports
+	// whether it did. It may be nil.
+	Joined func(w http.ResponseWriter, r *http.Request, by *Caller) bool
 	Limits Limits
 	Logger *slog.Logger
+}
+
+// Caller is who shows a credential, of which nothing is known yet.
+type Caller struct {
+	c    *connection
+	cred protocol.Credential
+}
+
+// Credential stands for the credential.
+func (c *Caller) Credential() [sha256.Size]byte { return digestOf(c.cred) }
+
+// Serve serves a request at a route as if the caller had made it by itself: in
+// the session of the credential, which is opened if there is none. When that
+// session must end the connection does not, since it serves others as well. It
+// must return before the request that it is made for has been served.
+func (c *Caller) Serve(w http.ResponseWriter, r *http.Request, route Route) {
+	c.c.joined.serve(w, r, c.cred, route, r.URL.Path)
 }
 
 // Limits bound what agents can ask for.
@@ -115,6 +136,7 @@ type connection struct {
 	closed   chan struct{} // by the HTTP server, or given away to a handler
 	once     sync.Once
 	cancel   context.CancelFunc
+	joined   *connection // as which it serves several resources at once
 }
 
 // Serve implements protocol.Protocol but for the name.
@@ -122,15 +144,16 @@ func (s *Server) Serve(ctx context.Context, agent net.Conn, g protocol.Gate) err
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	c := &connection{Server: s, gate: g, agent: agent, cancel: cancel, closed: make(chan struct{})}
+	c.joined = &connection{Server: s, gate: g, agent: agent, cancel: func() {}}
 	defer s.left(c)
-	err := c.serve(ctx)
+	err := c.run(ctx)
 	cancel()
 	return errors.Join(err, ignoreClosed(agent.Close()))
 }
 
-// serve serves plain requests, and leaves the connection to net/http with the
+// run serves plain requests, and leaves the connection to net/http with the
 // first that isn't.
-func (c *connection) serve(ctx context.Context) error {
+func (c *connection) run(ctx context.Context) error {
 	if t, ok := c.agent.(*tls.Conn); ok && t.ConnectionState().NegotiatedProtocol == "h2" {
 		return c.standard(ctx, t)
 	}
@@ -254,6 +277,9 @@ func (c *connection) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.refuse(w, r, &Failure{Status: http.StatusUnauthorized, Reason: "a token is needed", Hint: "get one with `exhibit token` and send it as Authorization: Bearer"})
 		return
 	}
+	if c.cfg.Joined != nil && c.cfg.Joined(w, r, &Caller{c, cred}) {
+		return
+	}
 	path, _, malformed := splitTarget(r)
 	if malformed != nil { // it won't be passed on, but whose resource it was meant for shows
 		path, _, _ = strings.Cut(r.RequestURI, "?")
@@ -265,6 +291,11 @@ func (c *connection) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.refuse(w, r, refusalOf(err, "this gateway leads nowhere from there"))
 		return
 	}
+	c.serve(w, r, cred, route, path)
+}
+
+// serve serves a request in the session of a credential.
+func (c *connection) serve(w http.ResponseWriter, r *http.Request, cred protocol.Credential, route Route, path string) {
 	s, err := c.session(r.Context(), cred, route)
 	if err != nil {
 		c.refuse(w, r, refusalOf(err, ""))

@@ -20,6 +20,14 @@ type sessionKey struct {
 	resource   string
 }
 
+// digestOf stands for a credential where it isn't kept.
+func digestOf(cred protocol.Credential) [sha256.Size]byte {
+	if cred.Method == "certificate" {
+		return sha256.Sum256(cred.TLS.PeerCertificates[0].Raw)
+	}
+	return sha256.Sum256([]byte(cred.Secret))
+}
+
 // entry is a session, or one that is being opened.
 type entry struct {
 	ready chan struct{} // closed when s or err is set
@@ -95,12 +103,7 @@ func (s *Session) closePart() {
 // session returns the session of a credential at a route's resource, with one
 // more request in it. It is opened if there is none.
 func (c *connection) session(ctx context.Context, cred protocol.Credential, route Route) (*Session, error) {
-	key := sessionKey{resource: route.Resource}
-	if cred.Method == "certificate" {
-		key.credential = sha256.Sum256(cred.TLS.PeerCertificates[0].Raw)
-	} else {
-		key.credential = sha256.Sum256([]byte(cred.Secret))
-	}
+	key := sessionKey{digestOf(cred), route.Resource}
 	for {
 		c.mu.Lock()
 		e := c.sessions[key]
@@ -176,6 +179,7 @@ func (s *Server) left(c *connection) {
 	for _, e := range s.sessions {
 		if e.s != nil {
 			delete(e.s.agents, c)
+			delete(e.s.agents, c.joined)
 		}
 	}
 }

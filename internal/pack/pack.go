@@ -51,6 +51,9 @@ type Source struct {
 	Seeds   Seeds
 	Signer  note.Signer // of the log
 	Gateway Gateway     // nil packs what is sealed already, and leaves no record
+	// Stamps opens the checkpoints that were stamped, as ledger.ReadStamps reads
+	// them; nil is none. It is asked once the checkpoint to pack is there.
+	Stamps func() (io.ReadCloser, error)
 }
 
 // Params says what to pack.
@@ -71,6 +74,7 @@ const level = "L1"
 type Result struct {
 	Manifest *verify.Manifest
 	Tests    []*workpaper.Test
+	Stamps   int // stamped checkpoints in it
 }
 
 // maker is a pack in the making.
@@ -84,6 +88,8 @@ type maker struct {
 	fold        *workpaper.Fold
 	files       []verify.File
 	seen        map[string]bool // texts and boots that were written already
+	stamped     int             // checkpoints
+	keys        []ledger.KeyChange
 }
 
 // Create writes a pack of a period to w. It says so in the log first, so that
@@ -155,7 +161,13 @@ func (m *maker) make(ctx context.Context, cp ledger.Checkpoint, checkpoint []byt
 	if err != nil {
 		return nil, err
 	}
+	if err := m.laterKeys(ctx, cp.Size); err != nil {
+		return nil, err
+	}
 	if err := m.log(cp, checkpoint); err != nil {
+		return nil, err
+	}
+	if err := m.stamps(cp.Size); err != nil {
 		return nil, err
 	}
 	if err := m.tables(summary); err != nil {
@@ -186,7 +198,7 @@ func (m *maker) make(ctx context.Context, cp ledger.Checkpoint, checkpoint []byt
 	if err := m.zip.Close(); err != nil {
 		return nil, fmt.Errorf("writing the pack: %w", err)
 	}
-	return &Result{manifest, summary.Tests}, nil
+	return &Result{manifest, summary.Tests, m.stamped}, nil
 }
 
 // sign writes the manifest and its signature.
@@ -300,6 +312,9 @@ func (m *maker) copyBlock(ctx context.Context, w io.Writer, n uint64, fold func(
 		if err := m.texts(r); err != nil {
 			return err
 		}
+		if err := m.keyChange(n, r); err != nil {
+			return err
+		}
 		if err := fold(r); err != nil {
 			return fmt.Errorf("folding %s: %w", r.Head.Pos, err)
 		}
@@ -349,10 +364,57 @@ func (m *maker) texts(r *evidence.Record) error {
 	return nil
 }
 
-// log writes the checkpoint and the hash tiles of its tree.
+// keyChange keeps the changes of the log's keys.
+func (m *maker) keyChange(block uint64, r *evidence.Record) error {
+	if r.Head.Type != evidence.LogKey {
+		return nil
+	}
+	c := ledger.KeyChange{Pos: r.Head.Pos, Block: block, Time: r.Head.Time}
+	if err := evidence.DecodeBody(r.Body, &c.Body); err != nil {
+		return fmt.Errorf("record %s: %w", r.Head.Pos, err)
+	}
+	m.keys = append(m.keys, c)
+	return nil
+}
+
+// laterKeys looks for changes of keys after the range: the checkpoint is signed
+// by the key in force at its own size.
+func (m *maker) laterKeys(ctx context.Context, size uint64) error {
+	newest, err := m.headers.get(size - 1)
+	if err != nil {
+		return err
+	}
+	control, err := ledger.ControlBlocks(&newest, m.headers.get)
+	if err != nil {
+		return err
+	}
+	for _, n := range control {
+		if n <= m.last {
+			continue
+		}
+		b, _, err := m.block(ctx, n, ledger.Bodies+1)
+		if err != nil {
+			return err
+		}
+		for i := range b.Records {
+			if err := m.keyChange(n, &b.Records[i]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// log writes the checkpoint, the changes of keys that lead to it, and the hash
+// tiles of its tree.
 func (m *maker) log(cp ledger.Checkpoint, checkpoint []byte) error {
 	if err := m.add(verify.LogFolder+"/"+ledger.CheckpointPath, zip.Store, checkpoint); err != nil {
 		return err
+	}
+	if len(m.keys) > 0 {
+		if err := m.add(verify.KeysFile, zip.Deflate, verify.EncodeKeys(m.keys)); err != nil {
+			return err
+		}
 	}
 	for lvl, n := 0, cp.Size; n > 0; lvl, n = lvl+1, n/256 {
 		for i := uint64(0); i*256 < n; i++ {
@@ -371,6 +433,37 @@ func (m *maker) log(cp ledger.Checkpoint, checkpoint []byte) error {
 				return err
 			}
 		}
+	}
+	return nil
+}
+
+// stamps writes the stamped checkpoints that say something of the range: those
+// that end in it, and of each authority the first that covers all of it.
+func (m *maker) stamps(size uint64) error {
+	if m.src.Stamps == nil {
+		return nil
+	}
+	from, err := m.src.Stamps()
+	if err != nil {
+		return fmt.Errorf("reading the stamped checkpoints: %w", err)
+	}
+	defer from.Close()
+	whole := make(map[string]bool) // by authority
+	err = ledger.ReadStamps(from, func(line []byte, s *ledger.Stamped) error {
+		cp, stamp, err := s.Open()
+		if err != nil {
+			return err
+		}
+		if cp.Size <= m.first || cp.Size > size || cp.Size > m.last && whole[stamp.Signer()] {
+			return nil
+		}
+		whole[stamp.Signer()] = cp.Size > m.last
+		m.stamped++
+		return m.spools.append(verify.StampsFile, line, 1)
+	})
+	// A line that is being written, or was when the gateway crashed, is not there.
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("reading the stamped checkpoints: %w; move the file away to pack without", err)
 	}
 	return nil
 }

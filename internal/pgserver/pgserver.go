@@ -9,6 +9,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -36,8 +38,13 @@ type Server struct {
 
 // Start makes a cluster in dir, which must not exist, and starts it with extra
 // settings ("name=value"). Which PostgreSQL it is says Programs.
-func Start(ctx context.Context, dir string, settings ...string) (_ *Server, err error) {
-	programs, err := Programs()
+func Start(ctx context.Context, dir string, settings ...string) (*Server, error) {
+	return StartVersion(ctx, "", dir, settings...)
+}
+
+// StartVersion is Start with the PostgreSQL of a major version, if one is named.
+func StartVersion(ctx context.Context, major, dir string, settings ...string) (_ *Server, err error) {
+	programs, err := ProgramsOf(major)
 	if err != nil {
 		return nil, err
 	}
@@ -49,8 +56,11 @@ func Start(ctx context.Context, dir string, settings ...string) (_ *Server, err 
 		return nil, err
 	}
 	if cred != nil && !open(programs) {
-		if programs, err = dir+"/programs", os.CopyFS(dir+"/programs", os.DirFS(programs)); err != nil {
-			return nil, err
+		closed := programs
+		if programs = filepath.Join(dir, "programs"); linkDir(programs, closed) != nil {
+			if err := errors.Join(os.RemoveAll(programs), os.CopyFS(programs, os.DirFS(closed))); err != nil {
+				return nil, err
+			}
 		}
 	}
 	bin := filepath.Join(programs, "bin")
@@ -68,6 +78,24 @@ func Start(ctx context.Context, dir string, settings ...string) (_ *Server, err 
 		return nil, errors.Join(err, s.Stop())
 	}
 	return s, nil
+}
+
+// linkDir makes another folder of the same files, which takes no time and no
+// space. It fails across file systems.
+func linkDir(to, from string) error {
+	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		if name = filepath.Join(to, name); d.IsDir() {
+			return os.Mkdir(name, 0o755)
+		}
+		return os.Link(path, name)
+	})
 }
 
 func (s *Server) initdb(ctx context.Context, bin, dir string, cred *syscall.Credential) error {
@@ -128,7 +156,7 @@ func (s *Server) launch(bin, dir string, cred *syscall.Credential, settings []st
 
 // wait waits until the server answers.
 func (s *Server) wait(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for {
 		c, err := pgx.Connect(ctx, s.URL("postgres"))
@@ -180,25 +208,32 @@ func (s *Server) Stop() error {
 	}
 }
 
-// given are the addresses that FreeAddr has returned.
+// given are the ports that FreeAddr has returned.
 var given sync.Map
 
-// FreeAddr is a loopback address where nothing listens, another one each time:
-// the system itself gives a port again as soon as it is free.
+// FreeAddr is a loopback address where nothing listens, another one each time.
+// Its port is none of those that systems give to outgoing connections (from
+// 32768 on Linux, from 49152 elsewhere) or to who asks for any: who is given one
+// of them may find it taken when it comes to listen there, or to listen again.
+// It is drawn at random, so that programs that run at once meet rarely.
 func FreeAddr() (string, error) {
-	for {
-		l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	const lowest, ports = 10000, 22000
+	for range 1000 {
+		port := lowest + mathrand.IntN(ports) //nolint:gosec // not a secret
+		if _, again := given.LoadOrStore(port, true); again {
+			continue
+		}
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+		l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", addr)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			continue
+		}
 		if err != nil {
 			return "", err
 		}
-		addr := l.Addr().String()
-		if err := l.Close(); err != nil {
-			return "", err
-		}
-		if _, again := given.LoadOrStore(addr, true); !again {
-			return addr, nil
-		}
+		return addr, l.Close()
 	}
+	return "", fmt.Errorf("no port from %d to %d is free", lowest, lowest+ports-1)
 }
 
 // credential is whom PostgreSQL runs as: it refuses root, so root uses the

@@ -2,8 +2,10 @@ package pgserver
 
 import (
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -11,7 +13,6 @@ import (
 func TestAServerStartsAnswersAndEnds(t *testing.T) {
 	for _, version := range []string{"", "18"} {
 		t.Run("version "+version, func(t *testing.T) {
-			t.Setenv("EXHIBIT_PG", version)
 			startAnswerEnd(t, version)
 		})
 	}
@@ -26,7 +27,7 @@ func startAnswerEnd(t *testing.T, version string) {
 	if err := os.Chmod(dir, 0o755); err != nil { // postgres runs as another user
 		t.Fatal(err)
 	}
-	s, err := Start(t.Context(), filepath.Join(dir, "pg"))
+	s, err := StartVersion(t.Context(), version, filepath.Join(dir, "pg"))
 	if errors.Is(err, ErrMissing) && os.Getenv("CI") == "" {
 		t.Skip(err)
 	}
@@ -36,6 +37,7 @@ func startAnswerEnd(t *testing.T, version string) {
 	if !strings.HasPrefix(s.Version, version) {
 		t.Errorf("asked for %s, this is %s", version, s.Version)
 	}
+	t.Setenv("EXHIBIT_PG", version)
 	if major, err := Major(t.Context()); err != nil || !strings.HasPrefix(s.Version, major+".") {
 		t.Errorf("the major version of %s is %q, %v", s.Version, major, err)
 	}
@@ -59,5 +61,31 @@ func TestAVersionThatIsNotThereIsMissing(t *testing.T) {
 	t.Setenv("EXHIBIT_PG7", "/opt/seven")
 	if programs, err := Programs(); err != nil || programs != "/opt/seven" {
 		t.Errorf("found %q, %v", programs, err)
+	}
+}
+
+// A port that is given away for another purpose meanwhile is one that outgoing
+// connections use: no address is among those, and none comes twice.
+func TestFreeAddressesStayFree(t *testing.T) {
+	lowest := 32768
+	if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {
+		if lowest, err = strconv.Atoi(strings.Fields(string(b))[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seen := map[string]bool{}
+	for range 500 {
+		addr, err := FreeAddr()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, port, err := net.SplitHostPort(addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := strconv.Atoi(port); err != nil || n < 1024 || n >= lowest || seen[addr] {
+			t.Errorf("%s is given (%v); outgoing connections use those from %d; before: %v", addr, err, lowest, seen[addr])
+		}
+		seen[addr] = true
 	}
 }

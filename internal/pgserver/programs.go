@@ -20,7 +20,7 @@ var ErrMissing = errors.New("no such PostgreSQL server is installed")
 // EXHIBIT_PG18 says where version 18 is, and so on.
 func Programs() (string, error) {
 	if v := os.Getenv("EXHIBIT_PG"); v != "" {
-		return programsOf(v)
+		return ProgramsOf(v)
 	}
 	if found, newest := packaged("*"), 0; len(found) > 0 {
 		var programs string
@@ -55,7 +55,12 @@ func Major(ctx context.Context) (string, error) {
 	return major, nil
 }
 
-func programsOf(version string) (string, error) {
+// ProgramsOf is that folder for a major version, whatever EXHIBIT_PG says;
+// without a version it is that of Programs.
+func ProgramsOf(version string) (string, error) {
+	if version == "" {
+		return Programs()
+	}
 	if dir := os.Getenv("EXHIBIT_PG" + version); dir != "" {
 		return dir, nil
 	}

@@ -19,7 +19,7 @@ const noon = int64(1_800_000_000_000_000)
 // per role, named after it.
 func house(t *testing.T) *decision.Registry {
 	t.Helper()
-	body, err := LoadFS(Example(), "examples/policies", sql.Actions)
+	body, err := LoadFS(Example(), "examples/policies", words)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,13 +144,22 @@ func TestTheGuideIsRight(t *testing.T) {
 	}
 	_, rest, _ := strings.Cut(string(guide), "```cedar\n")
 	text, _, _ := strings.Cut(rest, "```")
-	if _, err := decision.Compile([]evidence.File{{Name: "guide.cedar", Text: text}}, sql.Actions); err != nil || text == "" {
-		t.Errorf("its rule: %v", err)
+	b, err := Bundle([]evidence.File{{Name: "guide.cedar", Text: text}}, words)
+	if err != nil || text == "" {
+		t.Fatalf("its rule: %v", err)
+	}
+	_, rest, _ = strings.Cut(string(guide), "```yaml\n")
+	text, _, _ = strings.Cut(rest, "```")
+	report, err := Test(b, []evidence.File{{Name: "guide.test.yaml", Text: text}}, words)
+	if err != nil || report.Failed > 0 || len(report.Results) != 2 {
+		t.Errorf("its tests: %+v, %v", report, err)
 	}
 	rows := make(map[string]string) // class to its actions
 	for line := range strings.Lines(string(guide)) {
 		if cells := strings.Split(line, "|"); len(cells) >= 4 { // a column for each protocol
-			rows[strings.Trim(cells[1], " `")] = cells[2]
+			if name := strings.Trim(cells[1], " `"); rows[name] == "" { // other tables come later
+				rows[name] = cells[2]
+			}
 		}
 	}
 	for action, classes := range sql.Actions {
@@ -177,13 +186,13 @@ func TestThePostgresGuidesRules(t *testing.T) {
 		}
 		files = append(files, f)
 	}
-	example, err := LoadFS(Example(), "examples/policies", sql.Actions)
+	example, err := LoadFS(Example(), "examples/policies", words)
 	if err != nil {
 		t.Fatal(err)
 	}
 	example.Files = append(example.Files, files...)
 	slices.SortFunc(example.Files, func(a, b evidence.File) int { return strings.Compare(a.Name, b.Name) })
-	example.Digest = decision.Digest(example.Files, sql.Actions)
+	example.Digest = decision.Digest(example.Files, words.Actions)
 	r := household(t, example, "support", "refunds", "assistant", "backup", "writer")
 	for _, tc := range []struct {
 		agent, action, object string

@@ -1,9 +1,10 @@
 // Package policy turns a folder of Cedar files into a bundle.
 //
-// A folder flows in with the tree of actions that the gateway's protocols know;
-// the body of a policy.change record flows out, or everything that is wrong
-// with the folder at once. What a bundle means is decided in package decision:
-// this one only reads, compares and, for a new gateway, writes the example set.
+// A folder flows in with the vocabulary of the gateway's protocols; the body of
+// a policy.change record flows out, or everything that is wrong with the folder
+// at once. What a bundle means is decided in package decision: this one reads,
+// checks names and types, runs the tests that stand beside policies, compares
+// and, for a new gateway, writes an example set.
 package policy
 
 import (
@@ -22,26 +23,27 @@ import (
 
 	"github.com/exhibit-gateway/exhibit/decision"
 	"github.com/exhibit-gateway/exhibit/evidence"
-	policies "github.com/exhibit-gateway/exhibit/examples/policies"
+	"github.com/exhibit-gateway/exhibit/examples/guardrails"
+	"github.com/exhibit-gateway/exhibit/examples/policies"
 )
 
-// Load reads the .cedar files of a folder, compiles them, and returns the body
-// of the record that puts them in force: Digest, Files and Actions are set. Its
-// error joins a *decision.LoadError for each thing wrong; Problems takes it
-// apart.
-func Load(dir string, actions map[string][]string) (evidence.PolicyBody, error) {
+// Load reads the .cedar files of a folder, compiles and checks them, and returns
+// the body of the record that puts them in force: Digest, Files and Actions are
+// set. Its error joins a *decision.LoadError for each thing wrong; Problems takes
+// it apart.
+func Load(dir string, v Vocabulary) (evidence.PolicyBody, error) {
 	// os.DirFS would follow a link to a folder elsewhere just as well; mounted
 	// configuration consists of such links.
-	return LoadFS(os.DirFS(dir), dir, actions)
+	return LoadFS(os.DirFS(dir), dir, v)
 }
 
 // LoadFS is Load of a file system, which errors call name.
-func LoadFS(fsys fs.FS, name string, actions map[string][]string) (evidence.PolicyBody, error) {
+func LoadFS(fsys fs.FS, name string, v Vocabulary) (evidence.PolicyBody, error) {
 	names, err := list(fsys, name)
 	if err != nil {
 		return evidence.PolicyBody{}, err
 	}
-	body := evidence.PolicyBody{Actions: actions}
+	var files []evidence.File
 	total := 0
 	for _, n := range names {
 		text, err := read(fsys, n)
@@ -51,13 +53,20 @@ func LoadFS(fsys fs.FS, name string, actions map[string][]string) (evidence.Poli
 		if total += len(text); total > decision.MaxBundle {
 			return evidence.PolicyBody{}, fmt.Errorf("policies in %s exceed %d bytes", name, decision.MaxBundle)
 		}
-		body.Files = append(body.Files, evidence.File{Name: n, Text: text})
+		files = append(files, evidence.File{Name: n, Text: text})
 	}
-	if _, err := decision.Compile(body.Files, body.Actions); err != nil {
+	return Bundle(files, v)
+}
+
+// Bundle is Load of files that were read already.
+func Bundle(files []evidence.File, v Vocabulary) (evidence.PolicyBody, error) {
+	if _, err := decision.Compile(files, v.Actions); err != nil {
 		return evidence.PolicyBody{}, err
 	}
-	body.Digest = decision.Digest(body.Files, body.Actions)
-	return body, nil
+	if err := Check(files, v); err != nil {
+		return evidence.PolicyBody{}, err
+	}
+	return evidence.PolicyBody{Digest: decision.Digest(files, v.Actions), Files: files, Actions: v.Actions}, nil
 }
 
 // list returns the names of the policy files, sorted. A folder within is an
@@ -164,25 +173,29 @@ func texts(b evidence.PolicyBody) map[string]string {
 }
 
 // Example is the example role set: reader, writer, migrator and admin, with
-// guardrails.
+// guardrails. It asks for little, so that the first hour goes well.
 func Example() fs.FS { return policies.Files }
 
-// WriteExample writes the example role set into dir, which it makes if need be.
-// It never overwrites a file.
-func WriteExample(dir string) error {
+// Guardrails is the example set for production: with approvals, limits, hours
+// and alerts.
+func Guardrails() fs.FS { return guardrails.Files }
+
+// WriteExample writes an example set with its tests into dir, which it makes if
+// need be. It never overwrites a file.
+func WriteExample(dir string, set fs.FS) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("making the policy folder: %w", err)
 	}
-	names, err := list(Example(), "examples/policies")
+	files, err := fs.ReadDir(set, ".")
 	if err != nil {
-		return err
+		return fmt.Errorf("reading the example policies: %w", err)
 	}
-	for _, n := range names {
-		text, err := fs.ReadFile(Example(), n)
+	for _, f := range files {
+		text, err := fs.ReadFile(set, f.Name())
 		if err != nil {
-			return fmt.Errorf("reading the example policy %s: %w", n, err)
+			return fmt.Errorf("reading the example policy %s: %w", f.Name(), err)
 		}
-		if err := create(filepath.Join(dir, n), text); err != nil {
+		if err := create(filepath.Join(dir, f.Name()), text); err != nil {
 			return fmt.Errorf("writing the example policy: %w", err)
 		}
 	}

@@ -33,7 +33,7 @@ func TestLoad(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	body, err := Load(dir, actions)
+	body, err := Load(dir, Vocabulary{Actions: actions})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,14 +41,14 @@ func TestLoad(t *testing.T) {
 	if !slices.Equal(body.Files, want) || body.Digest != decision.Digest(want, actions) || len(body.Actions) != 2 {
 		t.Errorf("got %+v", body)
 	}
-	again, err := Load(dir, actions)
+	again, err := Load(dir, Vocabulary{Actions: actions})
 	if err != nil || again.Digest != body.Digest {
 		t.Errorf("the same folder gives another digest: %v", err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "a.cedar"), []byte("// nothing yet \n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if changed, err := Load(dir, actions); err != nil || changed.Digest == body.Digest {
+	if changed, err := Load(dir, Vocabulary{Actions: actions}); err != nil || changed.Digest == body.Digest {
 		t.Errorf("another text gives the same digest: %v", err)
 	}
 }
@@ -66,7 +66,7 @@ func TestLoadFollowsLinks(t *testing.T) {
 	if err := os.Symlink(filepath.Join("..2027_01_15", "r.cedar"), filepath.Join(dir, "r.cedar")); err != nil {
 		t.Fatal(err)
 	}
-	if body, err := Load(dir, actions); err != nil || len(body.Files) != 1 {
+	if body, err := Load(dir, Vocabulary{Actions: actions}); err != nil || len(body.Files) != 1 {
 		t.Errorf("got %+v, %v", body, err)
 	}
 }
@@ -83,11 +83,11 @@ func TestLoadRefuses(t *testing.T) {
 		"what isn't Cedar":   {map[string]string{"a.cedar": "let me in"}, "a.cedar:1:"},
 		"what isn't allowed": {map[string]string{"a.cedar": "permit (principal, action, resource);"}, "does not name a role"},
 	} {
-		if _, err := LoadFS(folder(tc.files), "policies", actions); err == nil || !strings.Contains(err.Error(), tc.says) {
+		if _, err := LoadFS(folder(tc.files), "policies", Vocabulary{Actions: actions}); err == nil || !strings.Contains(err.Error(), tc.says) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := Load(filepath.Join(t.TempDir(), "none"), actions); err == nil || Problems(err) != nil {
+	if _, err := Load(filepath.Join(t.TempDir(), "none"), Vocabulary{Actions: actions}); err == nil || Problems(err) != nil {
 		t.Errorf("no folder: %v", err)
 	}
 }
@@ -105,7 +105,7 @@ func TestProblemsAreToldAllAtOnce(t *testing.T) {
 		"a.cedar": "\n" + `@id("x") @ttl("1h") permit (principal, action, resource);`,
 		"b.cedar": `@id("x") forbid (principal, action == Action::"selct", resource);`,
 		"c.cedar": `forbid`,
-	}), "policies", actions)
+	}), "policies", Vocabulary{Actions: actions})
 	var got []string
 	for _, p := range Problems(err) {
 		got = append(got, p.File+" "+p.Rule)
@@ -158,13 +158,13 @@ diff /dev/null b/c.cedar
 
 func TestWriteExample(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "policies")
-	if err := WriteExample(dir); err != nil {
+	if err := WriteExample(dir, Example()); err != nil {
 		t.Fatal(err)
 	}
 	if names, err := list(os.DirFS(dir), dir); err != nil || !slices.Equal(names, []string{"guardrails.cedar", "roles.cedar"}) {
 		t.Errorf("wrote %v, %v", names, err)
 	}
-	if err := WriteExample(dir); err == nil {
+	if err := WriteExample(dir, Example()); err == nil {
 		t.Error("overwrote what was there")
 	}
 }

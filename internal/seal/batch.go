@@ -27,6 +27,8 @@ type cutBlock struct {
 	header ledger.Header
 	file   []byte
 	end    journal.LSN // just past its last record; 0 when that isn't known
+
+	changes []evidence.Record // of the log's keys, among its records
 }
 
 // errFull ends reading at a record that belongs to the next block.
@@ -129,7 +131,7 @@ func (s *Sealer) build(b *batch) (*cutBlock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDiverged, err)
 	}
-	return &cutBlock{h, file, b.end}, nil
+	return &cutBlock{h, file, b.end, keyChanges(b.records)}, nil
 }
 
 // scope is where a scope's secret is kept.

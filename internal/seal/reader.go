@@ -30,6 +30,18 @@ type Reader struct {
 // must miss nothing checks that the first record is the one at pos.
 func (s *Sealer) ReadFrom(pos evidence.Position) *Reader { return &Reader{s: s, next: pos} }
 
+// ReadSince returns a reader of the records from the block on in which time t
+// falls, in microseconds since the epoch. The first may be older; where the
+// clock was set back, newer ones may stand before.
+func (s *Sealer) ReadSince(t int64) (*Reader, error) {
+	st := s.state()
+	n, err := s.firstBlock(&st, func(h *ledger.Header) bool { return h.To >= t })
+	if err != nil {
+		return nil, fmt.Errorf("finding the records of a time: %w", err)
+	}
+	return &Reader{s: s, block: n, found: true}, nil
+}
+
 // maxRead is how many records of the journal one call of Next takes in.
 const maxRead = 4096
 
@@ -123,6 +135,12 @@ func (r *Reader) take(rec *evidence.Record, n *int, fn func(*evidence.Record) er
 // blockAt is the first block with a record at or after pos, or the number of
 // blocks.
 func (s *Sealer) blockAt(st *sealed, pos evidence.Position) (uint64, error) {
+	return s.firstBlock(st, func(h *ledger.Header) bool { return !h.LastPosition().Before(pos) })
+}
+
+// firstBlock is the first block with a header that is so, as are those behind
+// it, or the number of blocks.
+func (s *Sealer) firstBlock(st *sealed, so func(*ledger.Header) bool) (uint64, error) {
 	var failed error
 	leaves, held := [][]byte(nil), ^uint64(0)
 	n := sort.Search(int(st.blocks), func(i int) bool {
@@ -138,7 +156,7 @@ func (s *Sealer) blockAt(st *sealed, pos evidence.Position) (uint64, error) {
 		}
 		h, err := ledger.ParseHeader(leaves[block%bundle])
 		failed = err
-		return err != nil || !h.LastPosition().Before(pos)
+		return err != nil || so(&h)
 	})
 	return uint64(n), failed
 }

@@ -20,33 +20,44 @@ const treeState = ".state/treeState"
 
 // checkDir looks at the tree's directory before Tessera does, which signs and
 // publishes whatever it finds there, over the checkpoint that says otherwise:
-// that checkpoint must be ours, and not of more leaves than there are.
-func (c *Config) checkDir() error {
-	cp, _, err := published(c, os.DirFS(c.Dir))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
+// that checkpoint must be ours, and not of more leaves than there are. It finds
+// out with which key.
+func (s *Sealer) checkDir(ctx context.Context) error {
 	var state struct {
 		Size uint64 `json:"size"`
 	}
-	text, err := os.ReadFile(filepath.Join(c.Dir, treeState))
+	dir := s.cfg.Dir
+	text, err := os.ReadFile(filepath.Join(dir, treeState))
 	switch {
 	case errors.Is(err, fs.ErrNotExist): // as if it were empty, which is what Tessera would make of it
 	case err != nil:
 		return fmt.Errorf("reading the state of the log: %w", err)
 	default:
 		if err := json.Unmarshal(text, &state); err != nil {
-			return fmt.Errorf("reading the state of the log in %s: %w; move %s away: it is made anew from the archive", treeState, err, c.Dir)
+			return fmt.Errorf("reading the state of the log in %s: %w; move %s away: it is made anew from the archive", treeState, err, dir)
 		}
+	}
+	if err := s.openSigners(ctx, state.Size); err != nil {
+		return err
+	}
+	cp, _, err := s.published(os.DirFS(dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
 	}
 	if cp.Size > state.Size {
 		return fmt.Errorf("%w: the log has %d leaves and has published a checkpoint of %d: %s was put back from an older copy, or in part; "+
-			"put back a newer one, or move it away: it is made anew from the archive", ErrDiverged, state.Size, cp.Size, c.Dir)
+			"put back a newer one, or move it away: it is made anew from the archive", ErrDiverged, state.Size, cp.Size, dir)
 	}
 	return nil
+}
+
+// lacks says that the archive is older than the tree.
+func lacks(tree uint64, err error) error {
+	return fmt.Errorf("%w: the log has %d blocks and the archive lacks block %d: %w: the archive was put back from an older copy, "+
+		"or is another one; put back the one that belongs to this log", ErrDiverged, tree, tree-1, err)
 }
 
 // recover finds out how far the log is, from the tree's size alone, finishes
@@ -80,8 +91,7 @@ func (s *Sealer) recover(ctx context.Context) error {
 func (s *Sealer) newest(ctx context.Context, cp ledger.Checkpoint) (*ledger.Block, error) {
 	b, _, err := s.load(ctx, cp.Size-1, ledger.NumSections)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: the log has %d blocks and the archive lacks block %d: the archive was put back from an older copy, "+
-			"or is another one; put back the one that belongs to this log", ErrDiverged, cp.Size, cp.Size-1)
+		return nil, lacks(cp.Size, err)
 	}
 	if err != nil {
 		return nil, err
@@ -111,7 +121,7 @@ func (s *Sealer) readd(ctx context.Context, last *ledger.Block) (*ledger.Block, 
 				return nil, fmt.Errorf("%w: %w; block %d in the archive is of another history than this log: "+
 					"put back the archive that belongs to it", ErrDiverged, err, b.Block)
 			}
-			run, last = append(run, &cutBlock{header: b.Header, file: file}), b
+			run, last = append(run, &cutBlock{header: b.Header, file: file, changes: keyChanges(b.Records)}), b
 		}
 		if len(run) == 0 {
 			return last, nil

@@ -20,11 +20,13 @@ const (
 // Run seals until ctx is done, which is no error. What fails is tried again,
 // with pauses, for as long as it takes; only when journal, archive and log have
 // come apart, or witnesses know another history, does Run return an error, an
-// ErrDiverged. With it runs the asking of witnesses, which holds up nothing.
+// ErrDiverged. With it runs the asking of witnesses and of time stamp
+// authorities, which holds up nothing.
 func (s *Sealer) Run(ctx context.Context) error {
 	defer s.finish()
 	ctx, cancel := context.WithCancel(ctx)
 	asked := make(chan error, 1)
+	go s.stamps.run(ctx)
 	go func() {
 		err := s.outside.run(ctx)
 		if err != nil {
@@ -36,6 +38,7 @@ func (s *Sealer) Run(ctx context.Context) error {
 	}()
 	err := s.seal(ctx)
 	cancel()
+	<-s.stamps.done
 	return errors.Join(err, <-asked)
 }
 
@@ -110,9 +113,21 @@ func (s *Sealer) front() (last *ledger.Header, upTo journal.LSN) {
 	return st.last, st.upTo
 }
 
+// begins notes what an attempt now waits for.
+func (s *Sealer) begins(at Part, what string, block uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.work = work{at, fmt.Sprintf(what, block), time.Now()}
+}
+
 // fill reads on in the journal and reports whether the batch is due.
 func (s *Sealer) fill() (due bool, err error) {
 	last, upTo := s.front()
+	next := uint64(0)
+	if last != nil {
+		next = last.Block + 1
+	}
+	s.begins(AtJournal, "reading the journal for block %d", next)
 	full, err := s.batch.read(s.journal, last, upTo, s.cfg.MaxBytes)
 	if err != nil {
 		return false, err
@@ -133,7 +148,8 @@ func (s *Sealer) fill() (due bool, err error) {
 func (s *Sealer) report(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	was := s.failure.err
+	was, at := s.failure.err, s.work.at
+	s.work = work{}
 	switch {
 	case s.failure.final:
 		return
@@ -150,7 +166,7 @@ func (s *Sealer) report(err error) {
 		s.failure.since = time.Now()
 		s.cfg.Logger.Error("sealing failed and will be tried again; sessions go on until too much waits", "cause", err)
 	}
-	s.failure.err = err
+	s.failure.err, s.failure.at = err, at
 	s.failure.final = errors.Is(err, ErrDiverged)
 	s.broadcast()
 }
@@ -202,10 +218,12 @@ type Status struct {
 	UnsealedBytes int64         // of the journal
 	UnsealedAge   time.Duration // of the oldest record that waits
 
-	Err   error     // of the last attempt; nil when all is well
+	Err   error     // of the last attempt, or that this one takes too long; nil when all is well
+	At    Part      // Err comes from there
 	Since time.Time // Err, or others before it, has been failing
 
 	Witnessed WitnessedStatus
+	Stamped   StampedStatus
 }
 
 // Status says how far the log is.
@@ -213,6 +231,7 @@ func (s *Sealer) Status() Status {
 	end := s.journal.End()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	failure := s.hangs(s.failure)
 	return Status{
 		Blocks:        s.sealed.blocks,
 		Last:          lastPosition(s.sealed.last),
@@ -220,10 +239,25 @@ func (s *Sealer) Status() Status {
 		Published:     s.sealed.at,
 		UnsealedBytes: int64(end - min(end, s.sealed.upTo)),
 		UnsealedAge:   s.age(end),
-		Err:           s.failure.err,
-		Since:         s.failure.since,
+		Err:           failure.err,
+		At:            failure.at,
+		Since:         failure.since,
 		Witnessed:     s.outside.state(s.sealed.checkpoint.Size),
+		Stamped:       s.stamps.state(s.sealed.checkpoint.Size),
 	}
+}
+
+// patience is how long an attempt may wait for one thing before that is a failure of
+// its own: who hangs returns no error.
+const patience = 10 * time.Second
+
+// hangs returns the failure that an attempt is that takes too long. The caller
+// holds mu.
+func (s *Sealer) hangs(f failure) failure {
+	if took := time.Since(s.work.since); f.err == nil && !s.work.since.IsZero() && took > patience {
+		return failure{err: fmt.Errorf("%s has taken %v so far: the %s is slow, or hangs", s.work.what, took.Round(time.Second), s.work.at), at: s.work.at, since: s.work.since}
+	}
+	return f
 }
 
 // age is how long the oldest record has waited: by its own clock, so that a

@@ -3,6 +3,7 @@ package seal
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sort"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
@@ -41,9 +42,10 @@ func (s *Sealer) scanFrom(ctx context.Context, from uint64, sections int, fn fun
 	})
 }
 
-// ScanControl is Scan for the control records alone, from the first. It reads
-// only the blocks that hold any.
-func (s *Sealer) ScanControl(ctx context.Context, fn func(*evidence.Record) error) error {
+// ScanControl is Scan for the control records alone: from the first or, when
+// begins is not nil, from the newest block that holds one for which it is true.
+// It reads only the blocks that hold any.
+func (s *Sealer) ScanControl(ctx context.Context, begins func(*evidence.Record) bool, fn func(*evidence.Record) error) error {
 	control := func(r *evidence.Record) error {
 		if !r.Head.Type.IsControl() {
 			return nil
@@ -55,13 +57,7 @@ func (s *Sealer) ScanControl(ctx context.Context, fn func(*evidence.Record) erro
 		if st.last == nil {
 			return nil
 		}
-		list, err := ledger.ControlBlocks(st.last, func(n uint64) (ledger.Header, error) {
-			b, err := s.blockOf(ctx, st, n, ledger.NumSections)
-			if err != nil {
-				return ledger.Header{}, err
-			}
-			return b.Header, nil
-		})
+		list, err := s.controlBlocks(ctx, st, begins)
 		if err != nil {
 			return err
 		}
@@ -77,6 +73,30 @@ func (s *Sealer) ScanControl(ctx context.Context, fn func(*evidence.Record) erro
 		next = st.blocks
 		return nil
 	})
+}
+
+// controlBlocks returns the numbers of the blocks that hold control records,
+// from the newest one on that holds a beginning.
+func (s *Sealer) controlBlocks(ctx context.Context, st *sealed, begins func(*evidence.Record) bool) ([]uint64, error) {
+	header := func(n uint64) (ledger.Header, error) {
+		b, err := s.blockOf(ctx, st, n, ledger.NumSections)
+		if err != nil {
+			return ledger.Header{}, err
+		}
+		h := b.Header
+		if begins != nil && slices.ContainsFunc(b.Records, func(r evidence.Record) bool { return begins(&r) }) {
+			h.PrevControl = -1 // the walk ends here
+		}
+		return h, nil
+	}
+	newest := *st.last
+	if newest.Control {
+		var err error
+		if newest, err = header(newest.Block); err != nil {
+			return nil, err
+		}
+	}
+	return ledger.ControlBlocks(&newest, header)
 }
 
 // scan calls blocks with the state of the log until it has seen all blocks, and
@@ -158,7 +178,8 @@ func each(ctx context.Context, records []evidence.Record, fn func(*evidence.Reco
 //
 // A boot first ends what the ones before left open, and only then lets anyone
 // in. So all sessions of earlier boots have ended once a boot has recorded
-// anything else; one that died before that is passed over.
+// anything else; one that died before that is passed over. A boot that stopped in
+// good order has itself ended all of its own, however long it was.
 func (s *Sealer) LastBoot(ctx context.Context) (uint64, error) {
 	st := s.state()
 	tail, err := s.settledInTail(ctx, &st)
@@ -166,6 +187,13 @@ func (s *Sealer) LastBoot(ctx context.Context) (uint64, error) {
 		return st.blocks, err
 	}
 	for boot, end := st.last.Boot, st.blocks; ; {
+		newest, err := s.blockOf(ctx, &st, end-1, ledger.Heads+1)
+		if err != nil {
+			return 0, err
+		}
+		if newest.Records[len(newest.Records)-1].Head.Type == evidence.GatewayStop {
+			return end - 1, nil
+		}
 		first, err := s.firstOf(ctx, &st, boot, end)
 		if err != nil {
 			return 0, err
@@ -183,14 +211,14 @@ func (s *Sealer) LastBoot(ctx context.Context) (uint64, error) {
 }
 
 // settledInTail reports whether a boot that begins in the journal's tail has
-// let anyone in.
+// let anyone in, or one has stopped there.
 func (s *Sealer) settledInTail(ctx context.Context, st *sealed) (settled bool, err error) {
 	begun := uint64(0)
 	_, err = s.tail(ctx, st, func(r *evidence.Record) error {
 		if r.Head.Pos.Seq == 0 {
 			begun = r.Head.Pos.Boot
 		}
-		settled = settled || r.Head.Pos.Boot == begun && settles(&r.Head)
+		settled = settled || r.Head.Type == evidence.GatewayStop || r.Head.Pos.Boot == begun && settles(&r.Head)
 		return nil
 	})
 	return settled, err

@@ -54,11 +54,13 @@ type Config struct {
 	Dir              string              // of the tree's tiles and checkpoint
 	Origin           string              // name of the log; empty means the signer's
 	Signer           note.Signer         // the log's key, Ed25519
+	Next             note.Signer         // a key that takes its place when a log.key record says so; nil is none
 	Interval         time.Duration       // a block is cut this long after its first record; 1 s
 	MaxBytes         int                 // or once it holds this much of the journal; 4 MiB, at most 16 MiB
 	MaxUnsealedAge   time.Duration       // Ready fails when a record waits longer; 1 h
 	MaxUnsealedBytes int64               // or when more of the journal waits; 1 GiB
 	Witnessing       Witnessing          // none by default
+	Stamping         Stamping            // none by default
 	Known            []ledger.Checkpoint // that somebody kept: Open refuses a log that didn't grow from them
 	Logger           *slog.Logger        // slog.Default
 
@@ -78,6 +80,8 @@ func (c Config) withDefaults() (Config, error) {
 	switch {
 	case c.Origin != c.Signer.Name():
 		return c, fmt.Errorf("the log is %s and its key is named %s; give it the key that was made for this log", c.Origin, c.Signer.Name())
+	case c.Next != nil && (c.Next.Name() != c.Origin || c.Next.KeyHash() == c.Signer.KeyHash()):
+		return c, fmt.Errorf("the key to come is not another one of log %s", c.Origin)
 	case !ledger.ValidOrigin(c.Origin):
 		return c, fmt.Errorf("%q can't name a log; use letters, digits and ._:@/- only", c.Origin)
 	case c.MaxBytes < 0 || c.MaxBytes > 16<<20:
@@ -85,7 +89,8 @@ func (c Config) withDefaults() (Config, error) {
 	case c.Interval < 0 || c.MaxUnsealedAge < 0 || c.MaxUnsealedBytes < 0:
 		return c, errors.New("negative time or size")
 	}
-	return c, c.Witnessing.check()
+	err := errors.Join(c.Witnessing.check(), c.Stamping.check())
+	return c, err
 }
 
 func setDefault[T comparable](v *T, d T) {
@@ -105,8 +110,10 @@ type Sealer struct {
 	journal Journal
 	archive Archive
 	keys    Keys
+	signers *signers
 	tree    merkleTree
 	outside *witnesses
+	stamps  *stamps
 
 	// Owned by the goroutine in Run, and by Open before it.
 	batch batch       // records read and not yet cut
@@ -116,6 +123,7 @@ type Sealer struct {
 	sealed  sealed
 	oldest  oldest        // record that waits
 	failure failure       // of the last attempt
+	work    work          // of this one
 	flushTo journal.LSN   // someone waits for everything before it
 	changed chan struct{} // closed and made anew when sealed or failure changes
 	done    bool          // Run has returned
@@ -140,8 +148,29 @@ type oldest struct {
 
 type failure struct {
 	err   error
+	at    Part
 	since time.Time
 	final bool
+}
+
+// Part is what sealing needs of others.
+type Part string
+
+// The parts.
+const (
+	AtJournal Part = "journal"
+	AtArchive Part = "archive"
+	AtLog     Part = "log" // tiles and checkpoint
+)
+
+// Parts are all of them.
+var Parts = []Part{AtJournal, AtArchive, AtLog}
+
+// work is what an attempt waits for.
+type work struct {
+	at    Part
+	what  string
+	since time.Time // zero between attempts
 }
 
 // Open opens the log, or begins it, and brings it to the state that a crash
@@ -151,28 +180,35 @@ func Open(ctx context.Context, cfg Config, j Journal, a Archive, k Keys) (*Seale
 	if err != nil {
 		return nil, fmt.Errorf("opening the log: %w", err)
 	}
-	if err := cfg.checkDir(); err != nil {
+	s := &Sealer{
+		cfg: cfg, journal: j, archive: a, keys: k,
+		changed: make(chan struct{}), wake: make(chan struct{}, 1),
+	}
+	if err := s.checkDir(ctx); err != nil {
 		return nil, fmt.Errorf("opening the log: %w", err)
 	}
-	tree, err := openTessera(ctx, cfg.Dir, cfg.Signer, cfg.Logger)
+	tree, err := openTessera(ctx, cfg.Dir, s.signers, cfg.Logger)
 	if err != nil {
 		return nil, fmt.Errorf("opening the log: %w", err)
 	}
 	if cfg.testingOnlyTree != nil {
 		tree = cfg.testingOnlyTree(tree)
 	}
-	s := &Sealer{
-		cfg: cfg, journal: j, archive: a, keys: k, tree: tree,
-		changed: make(chan struct{}), wake: make(chan struct{}, 1),
-	}
-	s.outside = newWitnesses(cfg.Witnessing, cfg.Logger, func() ledger.Checkpoint { return s.state().checkpoint }, s.prove)
+	s.tree = tree
+	newest := func() ledger.Checkpoint { return s.state().checkpoint }
+	s.outside = newWitnesses(cfg.Witnessing, cfg.Logger, newest, s.prove)
+	s.stamps = newStamps(cfg.Stamping, cfg.Logger, newest)
 	err = s.recover(ctx)
+	if err == nil {
+		err = s.proveKeys(ctx)
+	}
 	if err == nil {
 		err = s.compare(ctx)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the log: %w", err), tree.Close())
 	}
+	s.stamps.open()
 	return s, nil
 }
 
@@ -188,7 +224,7 @@ func (s *Sealer) compare(ctx context.Context) error {
 			return err
 		}
 	}
-	return s.outside.open(ctx, resigner{s.cfg.Signer}, tree)
+	return s.outside.open(ctx, s.signers, tree)
 }
 
 func (s *Sealer) prove(cp ledger.Checkpoint, old uint64) ([]evidence.Hash, error) {
@@ -208,6 +244,13 @@ func (s *Sealer) Witnessed(ctx context.Context) (ledger.Checkpoint, error) {
 		return cp, err
 	}
 	return witnessed, nil
+}
+
+// Stamp has everything that is sealed stamped, and returns when every time stamp
+// authority has done so or failed to, or ctx is done. Patient also waits for
+// those that failed when last asked; Status says what came of it.
+func (s *Sealer) Stamp(ctx context.Context, patient bool) {
+	s.stamps.await(ctx, s.state().checkpoint.Size, patient)
 }
 
 // Close closes the tree. Run must have returned.
@@ -234,10 +277,12 @@ func (s *Sealer) sealBlocks(ctx context.Context, run []*cutBlock) error {
 		}
 		failpoint.Hit("block stored")
 
-		// 2. Its header is leaf n. Adding isn't exactly-once by itself; the size
-		// of the tree makes it so: an attempt that failed may have come
-		// through, and so may one before a crash. Leaves of others can't come
-		// between: this process alone adds, and waits for every answer.
+		// 2. Its header is leaf n. Where it brings another key of the log, that
+		// one signs from here on; Open finds the block, and so the key. Adding
+		// isn't exactly-once by itself; the size of the tree makes it so: an
+		// attempt that failed may have come through, and so may one before a
+		// crash. Leaves of others can't come between: this process alone adds,
+		// and waits for every answer.
 		if err := s.add(ctx, c, last.header.Block); err != nil {
 			return err
 		}
@@ -248,6 +293,12 @@ func (s *Sealer) sealBlocks(ctx context.Context, run []*cutBlock) error {
 	// after a crash here. What it has published is what others will hold us
 	// to, so it is checked before anything depends on it: that we signed it,
 	// that it continues the checkpoint before, and that these blocks are in it.
+	if s.signers.at(last.header.Block+1) == nil { // see turn: there is more to come
+		before := s.state()
+		s.setSealed(sealed{last.header.Block + 1, &last.header, last.end, before.checkpoint, before.at})
+		return nil
+	}
+	s.begins(AtLog, "publishing a checkpoint of block %d", last.header.Block)
 	cp, at, err := s.awaitCheckpoint(ctx, last.header.Block+1)
 	if err != nil {
 		return err
@@ -270,6 +321,7 @@ func (s *Sealer) sealBlocks(ctx context.Context, run []*cutBlock) error {
 
 func (s *Sealer) store(ctx context.Context, c *cutBlock) error {
 	n := c.header.Block
+	s.begins(AtArchive, "storing block %d", n)
 	err := s.archive.Put(ctx, ledger.BlockPath(n), c.file)
 	if errors.Is(err, archive.ErrExists) {
 		return fmt.Errorf("%w: the archive holds another block %d than the one due: %w; something else writes to this archive, "+
@@ -285,6 +337,7 @@ func (s *Sealer) store(ctx context.Context, c *cutBlock) error {
 // with block last, already did. That the leaf is this block is checked later.
 func (s *Sealer) add(ctx context.Context, c *cutBlock, last uint64) error {
 	n := c.header.Block
+	s.begins(AtLog, "adding block %d to the log", n)
 	size, err := s.tree.Size(ctx)
 	switch {
 	case err != nil:
@@ -293,6 +346,9 @@ func (s *Sealer) add(ctx context.Context, c *cutBlock, last uint64) error {
 		return nil
 	case size != n:
 		return fmt.Errorf("%w: block %d is due and the log has %d leaves; something else writes to %s", ErrDiverged, n, size, s.cfg.Dir)
+	}
+	if err := s.turn(ctx, c); err != nil {
+		return err
 	}
 	at, err := s.tree.Add(ctx, c.header.Encode())
 	if err != nil {
@@ -345,7 +401,7 @@ func (s *Sealer) awaitCheckpoint(ctx context.Context, size uint64) (ledger.Check
 	tick := time.NewTicker(checkpointInterval / 10)
 	defer tick.Stop()
 	for {
-		cp, at, err := published(&s.cfg, s.tree.FS())
+		cp, at, err := s.published(s.tree.FS())
 		if err == nil && cp.Size >= size || errors.Is(err, ErrDiverged) {
 			return cp, at, err
 		}
@@ -358,7 +414,7 @@ func (s *Sealer) awaitCheckpoint(ctx context.Context, size uint64) (ledger.Check
 }
 
 // published returns the checkpoint that is published, which must be ours.
-func published(c *Config, dir fs.FS) (cp ledger.Checkpoint, at time.Time, err error) {
+func (s *Sealer) published(dir fs.FS) (cp ledger.Checkpoint, at time.Time, err error) {
 	msg, err := fs.ReadFile(dir, ledger.CheckpointPath)
 	if err != nil {
 		return cp, at, fmt.Errorf("reading the checkpoint: %w", err)
@@ -367,21 +423,12 @@ func published(c *Config, dir fs.FS) (cp ledger.Checkpoint, at time.Time, err er
 	if err != nil {
 		return cp, at, fmt.Errorf("reading the checkpoint: %w", err)
 	}
-	cp, err = ledger.OpenCheckpoint(msg, []note.Verifier{resigner{c.Signer}}, nil, 0)
+	cp, err = s.signers.open(msg, nil)
 	if err != nil {
 		return cp, at, fmt.Errorf("%w: the checkpoint in %s is not signed by the key of %s: %w; "+
-			"put back the key that this log was begun with, or begin another log under another name", ErrDiverged, c.Dir, c.Origin, err)
+			"put back the key that this log was begun with, or begin another log under another name", ErrDiverged, s.cfg.Dir, s.cfg.Origin, err)
 	}
 	return cp, info.ModTime(), nil
-}
-
-// resigner verifies what a signer signed by signing it again: signatures of
-// Ed25519 are deterministic (RFC 8032), and the signer keeps its key to itself.
-type resigner struct{ note.Signer }
-
-func (r resigner) Verify(msg, sig []byte) bool {
-	again, err := r.Sign(msg)
-	return err == nil && string(again) == string(sig)
 }
 
 // release lets the journal forget what is sealed, unless a scan is reading

@@ -34,6 +34,7 @@ type world struct {
 	t        testing.TB
 	dir      string
 	signer   note.Signer
+	vkey     string
 	verifier note.Verifier
 	identity *age.X25519Identity
 	faults   *faults
@@ -74,7 +75,7 @@ func newWorld(t testing.TB) *world {
 	identity, err := age.GenerateX25519Identity()
 	check(t, err)
 	w := &world{
-		t: t, dir: t.TempDir(), signer: signer, verifier: verifier, identity: identity, faults: &faults{},
+		t: t, dir: t.TempDir(), signer: signer, vkey: vkey, verifier: verifier, identity: identity, faults: &faults{},
 		sealed: map[evidence.Position]string{}, erased: map[scope]bool{}, where: map[evidence.Position]scope{},
 	}
 	w.config = Config{
@@ -303,7 +304,7 @@ func (w *world) checkScan() {
 		}
 		return nil
 	}))
-	check(w.t, w.sealer.ScanControl(w.t.Context(), func(r *evidence.Record) error {
+	check(w.t, w.sealer.ScanControl(w.t.Context(), nil, func(r *evidence.Record) error {
 		ctl = append(ctl, string(r.HeadBytes))
 		return nil
 	}))
@@ -725,7 +726,7 @@ func TestScanWhileSealing(t *testing.T) {
 			got = append(got, string(r.HeadBytes))
 			return nil
 		}))
-		check(t, w.sealer.ScanControl(t.Context(), func(r *evidence.Record) error {
+		check(t, w.sealer.ScanControl(t.Context(), nil, func(r *evidence.Record) error {
 			ctl = append(ctl, string(r.HeadBytes))
 			return nil
 		}))
@@ -876,6 +877,22 @@ func TestLastBootIsWhereOpenSessionsMayBegin(t *testing.T) {
 	if got := from(); got.Boot != 2 || got.Seq != 0 {
 		t.Errorf("the same, sealed: from %s", got)
 	}
+
+	// A boot that stopped in good order needn't be read again, whatever came of
+	// the next.
+	w.work(20)
+	w.flush()
+	stop := w.record(evidence.GatewayStop, `{"reason":"asked to","open":0}`, "")
+	for _, what := range []string{"in the journal", "sealed", "and a boot that died at once", "sealed as well"} {
+		if got := from(); got.Boot != stop.Boot || got.Seq == 0 || stop.Before(got) {
+			t.Errorf("after a stop at %s, %s: from %s", stop, what, got)
+		}
+		if what == "sealed" {
+			w.newBoot()
+		} else {
+			w.flush()
+		}
+	}
 }
 
 func TestTheTreeIsMadeAnewFromTheArchive(t *testing.T) {
@@ -1015,8 +1032,14 @@ func TestFsckSaysWhatIsWrong(t *testing.T) {
 		damage func(w *world)
 		want   string
 	}{
-		"a block is gone":      {func(w *world) { check(w.t, os.Remove(w.block(1))) }, "missing from the archive"},
-		"a block was altered":  {func(w *world) { flip(w.t, w.block(1), -5) }, "digest"},
+		"a block is gone":     {func(w *world) { check(w.t, os.Remove(w.block(1))) }, "missing from the archive"},
+		"a block was altered": {func(w *world) { flip(w.t, w.block(1), -5) }, "digest"},
+		"a block is in another's place": {func(w *world) {
+			file, err := os.ReadFile(w.block(0))
+			check(w.t, err)
+			check(w.t, os.Remove(w.block(1)))
+			check(w.t, os.WriteFile(w.block(1), file, 0o600))
+		}, "it says that it is block 0"},
 		"a header was altered": {func(w *world) { flip(w.t, w.block(1), 60) }, "block 1"},
 		"a tile was altered":   {func(w *world) { flip(w.t, w.newestTile("0"), 3) }, "leaves 0 to"},
 		"a bundle was altered": {func(w *world) { flip(w.t, w.newestTile("entries"), 30) }, "copy of its header"},
@@ -1051,8 +1074,12 @@ func TestFsckSaysWhatIsWrong(t *testing.T) {
 				}
 				found = append(found, f.Where+": "+f.Problem)
 			}
-			if all := strings.Join(found, "\n"); !strings.Contains(all, c.want) {
+			all := strings.Join(found, "\n")
+			if !strings.Contains(all, c.want) {
 				t.Errorf("found %q, want something about %q", all, c.want)
+			}
+			if strings.Contains(all, "does not continue") {
+				t.Errorf("found %q: one file is blamed for another", all)
 			}
 		})
 	}

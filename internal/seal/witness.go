@@ -37,10 +37,13 @@ const (
 	maxQuestions = 5        // in one dialogue; a witness that has to be told twice needs three
 )
 
+// ErrNotKnown is wrapped when a witness doesn't know the log, or its key.
+var ErrNotKnown = errors.New("give its operator the log's verifier key")
+
 // Why a witness did not cosign. The texts are for an operator.
 var (
-	errUnknownLog = errors.New("it does not know this log (404): give its operator the log's verifier key")
-	errOtherKey   = errors.New("it knows another key for this log (403): give its operator the log's verifier key")
+	errUnknownLog = fmt.Errorf("it does not know this log (404): %w", ErrNotKnown)
+	errOtherKey   = fmt.Errorf("it knows another key for this log (403): %w", ErrNotKnown)
 	errProof      = errors.New("it refuses the proof that the log grew from what it has seen (422)")
 )
 

@@ -134,7 +134,7 @@ func newWitnesses(cfg Witnessing, log *slog.Logger, newest func() ledger.Checkpo
 // open reads the checkpoint that was kept, which the log must have grown from,
 // and asks each witness once: before anything is written here, so that an old
 // copy of the data folder is known for what it is while it is one still.
-func (w *witnesses) open(ctx context.Context, log note.Verifier, tree *ledger.Tree) error {
+func (w *witnesses) open(ctx context.Context, log *signers, tree *ledger.Tree) error {
 	if err := w.readKept(log, tree); err != nil {
 		return err
 	}
@@ -147,7 +147,7 @@ func (w *witnesses) open(ctx context.Context, log note.Verifier, tree *ledger.Tr
 	return nil
 }
 
-func (w *witnesses) readKept(log note.Verifier, tree *ledger.Tree) error {
+func (w *witnesses) readKept(log *signers, tree *ledger.Tree) error {
 	if w.cfg.File == "" {
 		return nil
 	}
@@ -158,7 +158,7 @@ func (w *witnesses) readKept(log note.Verifier, tree *ledger.Tree) error {
 	if err != nil {
 		return fmt.Errorf("reading the witnessed checkpoint: %w", err)
 	}
-	cp, err := ledger.OpenCheckpoint(msg, []note.Verifier{log}, w.cfg.verifiers(), 0)
+	cp, err := log.open(msg, w.cfg.verifiers())
 	if err != nil {
 		return fmt.Errorf("%w: the checkpoint kept in %s is not this log's: %w", ErrDiverged, w.cfg.File, err)
 	}

@@ -223,7 +223,7 @@ func Facts(protocol string, who Principal, tls bool) evidence.Facts {
 func (st *starting) decide(registry *decision.Registry, t protocol.Target) {
 	st.body.Decision = registry.Decide(decision.Request{
 		Agent: st.body.Agent, Resource: t.Resource, Time: st.draft.Head.Time,
-		Checks: st.body.Checks, Session: st.body.Context,
+		Checks: st.body.Checks, Session: st.body.Context, Path: evidence.PathConnect,
 	})
 	st.draft.Head.Effect = st.body.Effect
 }
@@ -415,6 +415,17 @@ func (g *Gate) all() []*Session {
 	return list
 }
 
+// Kill ends sessions at once, for a cause that their agents are told.
+func (g *Gate) Kill(cause error, ids ...string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, id := range ids {
+		if s := g.sessions[id]; s != nil {
+			s.end(cause)
+		}
+	}
+}
+
 // Run sweeps twice a second until ctx is done, so that no session outlives its
 // rights by more than a second, and none goes on while evidence can't be
 // sealed.
@@ -469,7 +480,7 @@ func unrecordable(err error) error {
 }
 
 func hintAsk(agent string) string {
-	return fmt.Sprintf("ask the resource's owner for a grant: exhibit grant add --agent %s --role ROLE --resource RESOURCE --ticket TICKET", agent)
+	return fmt.Sprintf("ask for a grant, which the resource's owner approves: exhibit grant request --agent %s --role ROLE --resource RESOURCE --for 8h --ticket TICKET", agent)
 }
 
 func addrText(c protocol.Credential) string {

@@ -234,7 +234,7 @@ func (s *Session) decide(batch []exchange, cmds []*evidence.Command, registry *d
 func (s *Session) ask(registry *decision.Registry, shape *evidence.Shape, now time.Time) decided {
 	d := registry.Decide(decision.Request{
 		Agent: s.agent, Resource: s.resource, Time: now.UnixMicro(),
-		Checks: shape.Checks, Session: s.facts, Command: shape.Facts,
+		Checks: shape.Checks, Session: s.facts, Command: shape.Facts, Path: shape.Path,
 	})
 	return decided{decision: d, body: evidence.EncodeBody(evidence.IntentBody{
 		Path: shape.Path, Parse: shape.Parse, Text: shape.Text,
@@ -250,6 +250,7 @@ func (s *Session) May(checks ...evidence.Check) bool {
 	registry, _ := s.gate.Recorder.State()
 	d := registry.Decide(decision.Request{
 		Agent: s.agent, Resource: s.resource, Time: s.gate.Now().UnixMicro(), Checks: checks, Session: s.facts,
+		Path: evidence.PathConnect, // what needs an approval can be had
 	})
 	return d.Effect == evidence.Allow
 }
@@ -419,6 +420,7 @@ func (s *Session) recheck(registry *decision.Registry, version uint64, now int64
 	}
 	d := registry.Decide(decision.Request{
 		Agent: s.agent, Resource: s.resource, Time: now, Checks: s.checks, Session: s.facts,
+		Path: evidence.PathConnect,
 	})
 	if d.Effect != evidence.Allow {
 		s.end(&protocol.Refusal{Kind: protocol.ErrDenied, Reason: "the right to this session has ended: " + d.Reason})

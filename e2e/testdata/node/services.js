@@ -17,7 +17,7 @@ function serve() {
     const timer = setInterval(() => {
       n++
       res.write(`id: ${n}\nevent: tick\ndata: {"n":${n}}\n\n`)
-      if (n % 5 === 0) { // the client comes again, from there
+      if (n === 5 || n === 10) { // the client comes again, from there
         clearInterval(timer)
         res.end()
       }

@@ -23,6 +23,13 @@ var Actions = map[string][]string{
 	Name + ":malformed": {"opaque"}, // never passed on
 }
 
+// Facts are those that a request may state, with their Cedar types, beside what
+// the pointers of a resource's match find.
+var Facts = map[string]string{
+	"method": "String", "route": "String", "operation": "String", "content_type": "String",
+	"query": "Set<String>", "stripped": "Set<String>",
+}
+
 // strength orders the classes, weakest first.
 var strength = map[string]int{
 	evidence.VerbRead: 1, evidence.VerbWrite: 2, evidence.VerbOpaque: 3,

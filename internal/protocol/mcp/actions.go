@@ -37,6 +37,10 @@ var Actions = map[string][]string{
 	Name + ":malformed": {"opaque"}, // never passed on
 }
 
+// Facts are those that a message may state, with their Cedar types, beside what
+// the pointers of a resource's match find.
+var Facts = map[string]string{"method": "String", "held": "String"}
+
 // strength orders the classes, weakest first.
 var strength = map[string]int{
 	evidence.VerbSession: 1, evidence.VerbConnect: 2, evidence.VerbRead: 3,

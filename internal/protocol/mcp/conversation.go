@@ -232,6 +232,9 @@ type call struct {
 	ended  func(did)     // told of it; may be nil
 	text   string        // of the command
 
+	mu   sync.Mutex
+	done bool // it has an outcome, or is about to
+
 	cancelled bool // the agent says so; under the conversation's mu
 }
 
@@ -242,6 +245,9 @@ func newCall(ex protocol.Exchange) *call { return &call{ex: ex, over: make(chan 
 func (x *call) end(ctx context.Context, o evidence.Outcome) (first bool, err error) {
 	x.once.Do(func() {
 		first = true
+		x.mu.Lock()
+		x.done = true
+		x.mu.Unlock()
 		err = x.ex.End(context.WithoutCancel(ctx), o)
 		close(x.over)
 		if x.ended != nil {
@@ -249,6 +255,17 @@ func (x *call) end(ctx context.Context, o evidence.Outcome) (first bool, err err
 		}
 	})
 	return first, err
+}
+
+// observe digests what the agent gets within the command. It does nothing, and
+// reports so, once that has ended: others may end it at any time.
+func (x *call) observe(b []byte) (open bool, err error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.done {
+		return false, nil
+	}
+	return true, x.ex.Observe(evidence.ToAgent, b)
 }
 
 // cancelGrace is how long after an agent has left a request it may say that it

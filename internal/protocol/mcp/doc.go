@@ -11,4 +11,8 @@
 // A tool is its definition: what a server lists goes on record, and a tool whose
 // definition nobody has accepted is held, which is to say neither shown nor
 // called.
+//
+// An endpoint is several servers that agents see as one. It stands before them
+// and decides nothing: a request to it becomes requests to its members, each on
+// the way above, and what they answer is put together.
 package mcp

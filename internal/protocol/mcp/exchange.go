@@ -332,7 +332,7 @@ func (f *flow) status(rep *reply) bool {
 		}
 	}
 	o := outcomeOf(rep.status)
-	if !f.observe(f.x, body) || !f.done(f.x, o) {
+	if _, ok := f.observe(f.x, body); !ok || !f.done(f.x, o) {
 		return false
 	}
 	f.tellStatus(rep, false)
@@ -397,7 +397,7 @@ func (f *flow) run(rep *reply) {
 				e.data = []byte{} // but where the stream stands is
 			}
 		}
-		f.resumes = f.resumes || e.hasID
+		f.resumes = f.resumes || e.hasID && !f.whole
 		if f.answered { // servers end the stream then, and the agent need not wait for it
 			f.turn.last(e.append(nil))
 			return
@@ -429,7 +429,7 @@ func (f *flow) single(rep *reply) {
 		f.broken(fmt.Errorf("the server's answer is none: %w", errors.Join(perr, errMessage)))
 		return
 	default:
-		if !f.observe(f.x, body) || !f.done(f.x, outcomeOf(rep.status)) {
+		if _, ok := f.observe(f.x, body); !ok || !f.done(f.x, outcomeOf(rep.status)) {
 			return
 		}
 		f.c.leave(f.x, true)
@@ -460,17 +460,21 @@ func (f *flow) tellStatus(rep *reply, now bool) {
 	}
 }
 
-// observe digests what the agent gets within a command.
-func (f *flow) observe(x *call, b []byte) bool {
+// observe digests what the agent gets within a command. That isn't open any more
+// once it has an outcome.
+func (f *flow) observe(x *call, b []byte) (open, ok bool) {
 	if len(b) == 0 {
-		return true
+		return true, true
 	}
-	if err := x.ex.Observe(evidence.ToAgent, b); err != nil {
+	open, err := x.observe(b)
+	if err != nil {
 		f.unrecorded(err)
-		return false
+		return open, false
 	}
-	f.reply += len(b)
-	return true
+	if open {
+		f.reply += len(b)
+	}
+	return open, true
 }
 
 // done ends a command. It is false when that can't be recorded; then the agent

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -30,6 +31,7 @@ type gateway struct {
 	version string // that clients ask for; "" is the newest
 
 	resource atomic.Pointer[mcp.Resource]
+	endpoint atomic.Pointer[mcp.Endpoint]
 
 	mu      sync.Mutex
 	imports []evidence.ImportBody
@@ -40,6 +42,12 @@ type gateway struct {
 func startGateway(t *testing.T, upstream string, r mcp.Resource) *gateway {
 	t.Helper()
 	return startGatewayLogging(t, upstream, r, slog.DiscardHandler)
+}
+
+// startGatewayAsking starts one where agents can ask people for access.
+func startGatewayAsking(t *testing.T, ask func(context.Context, mcp.Wish) (mcp.Wished, error)) *gateway {
+	t.Helper()
+	return startGatewayLogging(t, (&script{}).start(t), mcp.Resource{AcceptAll: true}, slog.DiscardHandler, func(c *mcp.Config) { c.Ask = ask })
 }
 
 // lockedBuffer is a buffer that many may write to.
@@ -54,23 +62,65 @@ func (l *lockedBuffer) Write(p []byte) (int, error) {
 	return l.b.Write(p)
 }
 
-func startGatewayLogging(t *testing.T, upstream string, r mcp.Resource, log slog.Handler) *gateway {
+func startGatewayLogging(t *testing.T, upstream string, r mcp.Resource, log slog.Handler, edit ...func(*mcp.Config)) *gateway {
 	t.Helper()
 	g := &gateway{Gate: &prototest.Gate{Upstream: protocol.Upstream{Address: upstream}}, t: t}
 	r.Resource, r.Prefix, r.Endpoint = "svc", "/svc", "/mcp"
 	g.resource.Store(&r)
-	p := mcp.New(mcp.Config{
+	c := mcp.Config{
 		Resources:   func() []mcp.Resource { return []mcp.Resource{*g.resource.Load()} },
 		Definitions: mcp.NewDefinitions(mcp.DefinitionsConfig{Record: g.record, Logger: slog.New(log)}),
 		Issuer:      func() string { return "https://issuer.example" },
 		Limits:      httpgate.Limits{Idle: time.Minute}, Logger: slog.New(log),
-	})
+	}
+	for _, e := range edit {
+		e(&c)
+	}
+	g.listen(mcp.New(c))
+	g.url = "http://" + g.address + "/svc"
+	return g
+}
+
+// startEndpoint starts a gateway before servers that are one endpoint, at /all:
+// each is a resource of its own, at an address or as the resource says. One of
+// the name x is the resource r-x.
+func startEndpoint(t *testing.T, upstreams map[string]string, resources map[string]mcp.Resource) *gateway {
+	t.Helper()
+	g := &gateway{t: t, Gate: &prototest.Gate{UpstreamOf: func(to protocol.Target) protocol.Upstream {
+		return protocol.Upstream{Address: upstreams[strings.TrimPrefix(to.Resource, "r-")]}
+	}}}
+	var list []mcp.Resource
+	e := mcp.Endpoint{Prefix: "/all"}
+	for _, name := range slices.Sorted(maps.Keys(upstreams)) {
+		r, ok := resources[name]
+		if !ok {
+			r.AcceptAll = true
+		}
+		r.Resource, r.Prefix, r.Endpoint = "r-"+name, "/"+name, "/mcp"
+		list = append(list, r)
+		e.Members = append(e.Members, mcp.Member{Name: name, Resource: r.Resource})
+	}
+	g.endpoint.Store(&e)
+	g.listen(mcp.New(mcp.Config{
+		Resources:   func() []mcp.Resource { return list },
+		Endpoints:   func() []mcp.Endpoint { return []mcp.Endpoint{*g.endpoint.Load()} },
+		Definitions: mcp.NewDefinitions(mcp.DefinitionsConfig{Record: g.record, Logger: slog.New(slog.DiscardHandler)}),
+		Issuer:      func() string { return "https://issuer.example" },
+		Limits:      httpgate.Limits{Idle: time.Minute}, Logger: slog.New(slog.DiscardHandler),
+	}))
+	g.url = "http://" + g.address + "/all"
+	return g
+}
+
+// listen serves a protocol until the test ends.
+func (g *gateway) listen(p *mcp.Protocol) {
+	t := g.t
+	t.Helper()
 	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	g.address = l.Addr().String()
-	g.url = "http://" + g.address + "/svc"
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -103,7 +153,6 @@ func startGatewayLogging(t *testing.T, upstream string, r mcp.Resource, log slog
 		cancel()
 		wg.Wait()
 	})
-	return g
 }
 
 func (g *gateway) record(_ context.Context, _ string, b evidence.ImportBody) error {

@@ -22,7 +22,11 @@ func (f *flow) inspect(data []byte) (out []byte, ok bool) {
 		return f.ask(m)
 	case m.isNotification():
 		f.notified(m)
-		return data, f.observe(f.x, data)
+		open, ok := f.observe(f.x, data)
+		if !open {
+			return nil, ok
+		}
+		return data, ok
 	}
 	key := idKey(m.id)
 	if !f.listens && (key == f.x.key || m.id == nil) {
@@ -81,15 +85,19 @@ func (f *flow) answerOf(x *call, m *message) (out []byte, ok bool) {
 // finish puts an answer on record.
 func (f *flow) finish(x *call, out []byte, o evidence.Outcome) ([]byte, bool) {
 	if x.ex == f.x.ex && x != f.x { // sent again: the stream's command has it
-		return out, f.observe(f.x, out)
+		_, ok := f.observe(f.x, out)
+		return out, ok
 	}
 	if f.c.running(x.key) == nil && f.c.isGone(x.key) { // cancelled meanwhile
 		f.answered = f.answered || x == f.x
 		return nil, true
 	}
-	if err := x.ex.Observe(evidence.ToAgent, out); err != nil {
+	if open, err := x.observe(out); err != nil {
 		f.unrecorded(err)
 		return nil, false
+	} else if !open { // cancelled this very moment
+		f.answered = f.answered || x == f.x
+		return nil, true
 	}
 	if x == f.x {
 		f.reply += len(out)

@@ -1,6 +1,7 @@
 package mcp
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net"
@@ -33,10 +34,12 @@ const DefaultMessage = 8 << 20
 type Config struct {
 	Listener    string
 	Resources   func() []Resource // in force now
+	Endpoints   func() []Endpoint // in force now, of such resources; nil is none
 	Definitions *Definitions
 	Issuer      func() string // the URL of who issues tokens to agents; "" is none to be found by a client
 	Assert      func(id protocol.Identity, session, audience string) (jwt string, until time.Time, err error)
 	Keys        func() []byte
+	Ask         func(context.Context, Wish) (Wished, error) // asks people for access; nil is a gateway where agents can't
 	Limits      httpgate.Limits
 	Logger      *slog.Logger
 }
@@ -48,6 +51,7 @@ type Protocol struct {
 	server *httpgate.Server
 	own    http.Handler
 	shapes shapes
+	joints joints
 }
 
 var _ protocol.Protocol = (*Protocol)(nil)
@@ -60,9 +64,12 @@ func New(c Config) *Protocol {
 	if c.Issuer == nil {
 		c.Issuer = func() string { return "" }
 	}
+	if c.Endpoints == nil {
+		c.Endpoints = func() []Endpoint { return nil }
+	}
 	p := &Protocol{cfg: c, log: c.Logger, own: newOwn()}
 	p.server = httpgate.New(httpgate.Config{
-		Protocol: Name, Listener: c.Listener, Handler: handler{p}, Route: p.route, Open: p.open,
+		Protocol: Name, Listener: c.Listener, Handler: handler{p}, Route: p.route, Open: p.open, Joined: p.joined,
 		Assert: c.Assert, Keys: c.Keys, Limits: c.Limits, Logger: c.Logger,
 	})
 	return p
@@ -102,6 +109,9 @@ func (p *Protocol) resource(name string) *Resource {
 	return nil
 }
 
+// idle is how long a session without requests lasts.
+func (p *Protocol) idle() time.Duration { return cmp.Or(p.cfg.Limits.Idle, 5*time.Minute) }
+
 // handler keeps Serve of httpgate apart from that of protocol.
 type handler struct{ *Protocol }
 
@@ -125,5 +135,9 @@ func (h handler) Serve(w http.ResponseWriter, r *httpgate.Request, s *httpgate.S
 	defer cancel()
 	t := &turn{p: p, w: w, r: r, s: s, res: res, ctx: ctx}
 	t.part = s.Part(partOf).(*part)
+	if stray, ok := ctx.Value(strayKey{}).(*stray); ok {
+		t.stray(stray)
+		return
+	}
 	t.serve()
 }

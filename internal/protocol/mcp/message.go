@@ -1,7 +1,6 @@
 package mcp
 
 import (
-	"bytes"
 	"errors"
 	"regexp"
 	"strconv"
@@ -31,18 +30,17 @@ const (
 )
 
 var (
-	errBatch   = errors.New("batches are not passed on: send each message by itself")
 	errMessage = errors.New("not a JSON-RPC 2.0 message")
 	errID      = errors.New("the id is neither a string nor an integer, or is too long")
 )
 
 // parse reads a message that all readers read alike.
-func parse(raw []byte) (*message, error) {
+func parse(raw []byte) (*message, error) { return parseID(raw, maxID) }
+
+// parseID is parse, with another bound of ids.
+func parseID(raw []byte, maxID int) (*message, error) {
 	if err := strict(raw); err != nil {
 		return nil, err
-	}
-	if b := bytes.TrimLeft(raw, " \t\r\n"); b[0] == '[' {
-		return nil, errBatch
 	}
 	m := &message{raw: raw}
 	version, method, null := "", []byte(nil), false
@@ -121,6 +119,8 @@ func (m *message) version() string {
 const (
 	codeParse    = -32700
 	codeInvalid  = -32600
+	codeMethod   = -32601
+	codeParams   = -32602
 	codeInternal = -32603
 	codeDenied   = -32003
 	codeHeader   = -32020 // a header and the message differ

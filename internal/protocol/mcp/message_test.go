@@ -3,8 +3,10 @@ package mcp
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"io"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -39,7 +41,7 @@ func TestMessagesThatAreRefused(t *testing.T) {
 		`{`: errNotJSON,
 		`{"jsonrpc":"2.0","id":1,"method":"a"}{}`:                                    errNotJSON,
 		"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"\xff\"}":                         errNotJSON,
-		`[{"jsonrpc":"2.0","id":1,"method":"a"}]`:                                    errBatch,
+		`[{"jsonrpc":"2.0","id":1,"method":"a"}]`:                                    errMessage,
 		`{"jsonrpc":"2.0","id":1,"method":"a","method":"b"}`:                         errTwice,
 		`{"jsonrpc":"2.0","id":1,"method":"a","m\u0065thod":"b"}`:                    errTwice,
 		`{"jsonrpc":"2.0","id":1,"method":"a","params":{"arguments":{"x":1,"x":2}}}`: errTwice,
@@ -88,6 +90,70 @@ func FuzzMessages(f *testing.F) {
 			if out := cut(m.raw, span, list, func(*entry) bool { return keep }); strict(out) != nil || keep && !bytes.Equal(out, raw) {
 				t.Errorf("%q becomes %q", raw, out)
 			}
+		}
+	})
+}
+
+func TestOwnToolsOfAnEndpointSayWhichMemberTheyAreAbout(t *testing.T) {
+	for def, want := range map[string]string{
+		`{"name":"a","inputSchema":{"type":"object","properties":{"x":{}},"required":["x"]},"outputSchema":{}}`: `{"name":"exhibit__a","inputSchema":{"required":["x","member"],"type":"object","properties":{"member":M,"x":{}}}}`,
+		`{"name":"b","annotations":{"readOnlyHint":true},"inputSchema":{"type":"object"}}`:                      `{"name":"exhibit__b","annotations":{"readOnlyHint":true},"inputSchema":{"properties":{"member":E},"type":"object"}}`,
+	} {
+		d := ownDefinition{raw: []byte(def), readOnly: strings.Contains(def, "readOnlyHint")}
+		var got, wanted any
+		m := `{"type":"string","enum":["left","right"],"description":"which part of this endpoint it is about`
+		want = strings.NewReplacer(`:M`, ":"+m+`"}`, `:E`, ":"+m+`; without it, each"}`).Replace(want)
+		if json.Unmarshal(d.listed([]string{"left", "right"}), &got) != nil || json.Unmarshal([]byte(want), &wanted) != nil || !reflect.DeepEqual(got, wanted) {
+			t.Errorf("%s is listed as %s\nwant %s", def, d.listed([]string{"left", "right"}), want)
+		}
+	}
+}
+
+// Whatever a member says, what becomes of it is one value that all readers read
+// alike, and nothing in it is another member's.
+func FuzzLabels(f *testing.F) {
+	for _, seed := range []string{
+		`{"jsonrpc":"2.0","id":"a","result":{"content":[{"type":"resource_link","uri":"x"},{"type":"resource","resource":{"uri":"y"}},{"Type":"resource","type":"tool_result","content":[[]]}],"contents":[{"uri":1}],"Messages":[],"messages":[{"content":{}}],"inputRequests":{"a":{"method":"elicitation/create","params":{"message":"m","elicitationId":null}}}}}`,
+		`{"jsonrpc":"2.0","id":1,"error":{"code":-32042,"message":"","data":{"elicitations":[{"elicitationId":"a"},7]}}}`,
+		`{"jsonrpc":"2.0","id":7,"method":"sampling/createMessage","params":{"_meta":{"progressToken":1.5},"messages":[{"content":[{"type":"resource"}]}]}}`,
+		`{"jsonrpc":"2.0","id":7,"method":"roots/list"}`, `{"jsonrpc":"2.0","id":7,"method":"roots/list","params":[]}`,
+		`{"jsonrpc":"2.0","method":"notifications/message","params":{}}`, `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":[]}}`,
+		`{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"URI":"left+a","uri":"b"}}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		m, err := parse(raw)
+		if err != nil {
+			return
+		}
+		l := label("right")
+		var out []byte
+		switch {
+		case m.isResponse():
+			out = l.answer(m.raw)
+			for key := range map[string]bool{"tools": true, "resources": true, "resourceTemplates": true} {
+				list, _ := l.listed(key, m.result)
+				for _, one := range list {
+					if strict(one) != nil {
+						t.Errorf("%q lists %q", raw, one)
+					}
+				}
+			}
+		case m.isRequest():
+			out = l.asked(m)
+			if n, err := parseID(out, maxTagged); err != nil {
+				t.Errorf("%q becomes %q: %v", raw, out, err)
+			} else if whose, own, ok := whoseID(n.id); !ok || whose != l || idKey(own) != idKey(m.id) {
+				t.Errorf("the id of %q becomes %q, which is %s of %s", raw, n.id, own, whose)
+			}
+		default:
+			if out = l.said(m); out == nil {
+				return
+			}
+		}
+		if strict(out) != nil {
+			t.Errorf("%q becomes %q", raw, out)
 		}
 	})
 }

@@ -31,7 +31,7 @@ func (p *Protocol) open(w http.ResponseWriter, r *http.Request) bool {
 		httpgate.Problem(w, &httpgate.Failure{Status: http.StatusMethodNotAllowed, Reason: "metadata is only read"})
 		return true
 	}
-	if res := find(p.cfg.Resources(), hostOf(r.Host), path); res == nil && path != "" {
+	if p.find(hostOf(r.Host), path) == nil && path != "" {
 		httpgate.Problem(w, &httpgate.Failure{Status: http.StatusNotFound, Reason: "there is no such resource"})
 		return true
 	}
@@ -58,8 +58,8 @@ func (p *Protocol) metadataURL(r *http.Request) string {
 	if err != nil || path == "/" {
 		path = ""
 	}
-	if res := find(p.cfg.Resources(), hostOf(r.Host), path); res != nil {
-		path = res.Prefix
+	if to := p.find(hostOf(r.Host), path); to != nil {
+		path = to.prefix
 	}
 	return base(r) + metadataPath + path
 }
@@ -98,7 +98,8 @@ func (p *Protocol) atHome(r *http.Request) bool {
 }
 
 func (p *Protocol) configured(host string) bool {
-	return slices.ContainsFunc(p.cfg.Resources(), func(r Resource) bool { return slices.Contains(r.Hosts, host) })
+	return slices.ContainsFunc(p.cfg.Resources(), func(r Resource) bool { return slices.Contains(r.Hosts, host) }) ||
+		slices.ContainsFunc(p.cfg.Endpoints(), func(e Endpoint) bool { return slices.Contains(e.Hosts, host) })
 }
 
 func isLocal(host string) bool {

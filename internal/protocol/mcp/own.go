@@ -1,10 +1,13 @@
 package mcp
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
@@ -41,6 +44,13 @@ func (t *turn) ownServer() *sdk.Server {
 	ownTool(s, "what_may_i_do", "What you may do with this resource now: kinds of requests, and tools that you have listed. Rules may still forbid a call because of its arguments.", t.whatMayIDo)
 	ownTool(s, "what_did_i_do", "The last requests of your session at this resource, each with its id on record and how it ended.", t.whatDidIDo)
 	ownTool(s, "how_to_ask", "What to do when the access gateway refuses something that your work needs.", t.howToAsk)
+	if t.p.cfg.Ask != nil {
+		no, closed := false, false
+		sdk.AddTool(s, &sdk.Tool{
+			Name: "request_access", Description: "Ask people for a role on a resource, for as long as your work needs it. It gives you nothing by itself: a person must approve it. Asking again for the same gives the same request.",
+			Annotations: &sdk.ToolAnnotations{DestructiveHint: &no, IdempotentHint: true, OpenWorldHint: &closed},
+		}, t.requestAccess)
+	}
 	return s
 }
 
@@ -109,7 +119,77 @@ type asking struct {
 }
 
 func (t *turn) howToAsk() asking {
-	return asking{"Ask the owner of the resource " + t.res.Resource + " for a grant for " + t.s.Identity().Agent +
+	first := ""
+	if t.p.cfg.Ask != nil {
+		first = "Use the tool request_access, if you know the role that your work needs: its answer says who can approve it. Or: "
+	}
+	return asking{first + "Ask the owner of the resource " + t.res.Resource + " for a grant for " + t.s.Identity().Agent +
 		", and name the id of the refusal: it stands in the refusal and in what_did_i_do. If it says that a ticket is needed, use a token that names the ticket you work on (exhibit token --ticket). " +
 		"If it says that nobody has accepted a tool, the gateway's operator reviews it with exhibit mcp tools " + t.res.Resource + ". Don't try to reach the resource by another way."}
+}
+
+// Wish is access that an agent asks people for.
+type Wish struct {
+	Agent, Session string
+	Role, Resource string
+	Lasts          time.Duration
+	Ticket, Reason string
+}
+
+// Wished is what became of a Wish.
+type Wished struct {
+	Request   string // its id on record
+	Before    bool   // it was asked for already
+	Expires   time.Time
+	Approvers []string // ids of the people who can approve it
+}
+
+// wanted is a wish as an agent writes it.
+type wanted struct {
+	Role     string `json:"role" jsonschema:"as the policies name it, like reader"`
+	Resource string `json:"resource,omitempty" jsonschema:"default: this one"`
+	For      string `json:"for" jsonschema:"how long you need it, like 30m or 8h; at most 720h"`
+	Ticket   string `json:"ticket,omitempty" jsonschema:"that asks for your work; default: that of your token"`
+	Reason   string `json:"reason" jsonschema:"what you need it for, for people to read; name the id of the refusal, if there was one"`
+}
+
+// wishTold is what an agent is told about its wish.
+type wishTold struct {
+	Request   string   `json:"request" jsonschema:"its id: people find it by that"`
+	Status    string   `json:"status"`
+	Approvers []string `json:"approvers" jsonschema:"who can approve it"`
+	Expires   string   `json:"expires" jsonschema:"until when it waits for an answer"`
+	Advice    string   `json:"advice"`
+}
+
+// longestWish bounds what an agent asks for; people can ask for more.
+const longestWish = 720 * time.Hour
+
+func (t *turn) requestAccess(ctx context.Context, _ *sdk.CallToolRequest, in wanted) (*sdk.CallToolResult, wishTold, error) {
+	lasts, err := time.ParseDuration(in.For)
+	resource := cmp.Or(in.Resource, t.res.Resource)
+	switch {
+	case err != nil || lasts < time.Minute || lasts > longestWish:
+		return nil, wishTold{}, errors.New("for is how long you need it, from 1m to 720h, like 8h")
+	case !evidence.ValidName(in.Role) || !evidence.ValidName(resource):
+		return nil, wishTold{}, errors.New("role and resource are names: 1 to 128 of A-Z, a-z, 0-9 and ._:@/+-")
+	case in.Reason == "" || len(in.Reason) > 1000 || len(in.Ticket) > 200:
+		return nil, wishTold{}, errors.New("reason has 1 to 1000 characters, ticket at most 200")
+	}
+	id := t.s.Identity()
+	w, err := t.p.cfg.Ask(ctx, Wish{
+		Agent: id.Agent, Session: t.s.ID(), Role: in.Role, Resource: resource, Lasts: lasts,
+		Ticket: cmp.Or(in.Ticket, id.Ticket), Reason: in.Reason,
+	})
+	if err != nil {
+		return nil, wishTold{}, err
+	}
+	out := wishTold{
+		Request: w.Request, Status: "waits for approval", Approvers: w.Approvers, Expires: w.Expires.UTC().Format("2006-01-02 15:04:05 UTC"),
+		Advice: "Go on with what you may do. Once it is approved, what was refused is allowed without anything more from you.",
+	}
+	if w.Before {
+		out.Status = "was asked for before, and still waits for approval"
+	}
+	return nil, out, nil
 }

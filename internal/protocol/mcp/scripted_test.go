@@ -1,6 +1,7 @@
 package mcp_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -204,6 +205,14 @@ func TestAServerThatSaysItsToolsHaveChangedIsAskedAgain(t *testing.T) {
 func TestNothingOfTheAgentsGoesUpstreamButTheMessage(t *testing.T) {
 	s := &script{tools: toolA}
 	g := startGateway(t, s.start(t), mcp.Resource{AcceptAll: true})
+	g.agent().must(t, ask(0, "ping", "{}"))
+	if got := s.headers[0].Get("Authorization"); got != "" { // the gateway has none of its own yet
+		t.Errorf("the server got %s", got)
+	}
+	g.Sessions()[0].Kill(context.Canceled)
+	if _, err := g.Sessions()[0].Wait(5 * time.Second); err != nil {
+		t.Fatal(err)
+	}
 	g.Upstream.User, g.Upstream.Password = "svc", "secret"
 	message := "{ \"jsonrpc\" :\"2.0\",\n\"id\":1,\"method\":\"tools/call\",\"params\":{\"name\":\"a\",\"arguments\":{\"x\":1e0}}}\n"
 	g.agent().must(t, message, "Cookie", "a=b", "X-Api-Key", "mine", "User-Agent", "me", "Mcp-Param-X", "1", "X-Forwarded-For", "10.0.0.1")
@@ -221,7 +230,7 @@ func TestNothingOfTheAgentsGoesUpstreamButTheMessage(t *testing.T) {
 			t.Errorf("the server got %s", name)
 		}
 	}
-	all := g.Sessions()[0].Exchanges()
+	all := g.Sessions()[1].Exchanges()
 	x := all[len(all)-1]
 	if string(x.Raw) != message || string(x.Params[0]) != `{"name":"a","arguments":{"x":1e0}}` || string(x.Params[1]) != "Mcp-Param-X: 1\r\n" {
 		t.Errorf("sealed: %q, %q", x.Raw, x.Params)
@@ -238,7 +247,7 @@ func TestMessagesThatCanBeReadInTwoWaysDoNotPass(t *testing.T) {
 		status  int
 		code    string
 	}{
-		"batch":              {"[" + ask(1, "ping", "{}") + "]", nil, 400, "-32600"},
+		"batch":              {"[" + ask(1, "ping", "{}") + "]", []string{"Mcp-Protocol-Version", "2025-06-18"}, 400, "-32600"},
 		"not JSON":           {"{", nil, 400, "-32700"},
 		"a name twice":       {`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","name":"b"}}`, nil, 400, "-32600"},
 		"a name in capitals": {`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","NAME":"b"}}`, nil, 400, "-32600"},
@@ -588,6 +597,39 @@ func TestAServerMayEndACancelledRequestBeforeItHasSaidSo(t *testing.T) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	g.has(`call write "tools/call a" mcp:call[a]: cancelled`)
+}
+
+func TestAfterItsCancellationARequestHasNothingMoreToSay(t *testing.T) {
+	s := &script{tools: toolA}
+	arrived, seen := make(chan struct{}), make(chan struct{})
+	s.answer = func(w http.ResponseWriter, _ *http.Request, id, method string) bool {
+		if method != "tools/call" {
+			return false
+		}
+		w.Header().Set("Content-Type", "text/event-stream")
+		w.(http.Flusher).Flush()
+		close(arrived)
+		<-seen
+		fmt.Fprintf(w, "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\"}\n\ndata: {\"jsonrpc\":\"2.0\",\"id\":%s,\"result\":{}}\n\n", id)
+		return true
+	}
+	g := startGateway(t, s.start(t), mcp.Resource{AcceptAll: true})
+	a, b := g.agent(), g.agent()
+	a.must(t, ask(0, "initialize", "{}"))
+	done := make(chan string, 1)
+	go func() {
+		got, err := a.do("POST", "/svc", ask(1, "tools/call", `{"name":"a"}`), "Mcp-Session-Id", "session-1")
+		done <- fmt.Sprint(got.body, err)
+	}()
+	<-arrived
+	if got, err := b.do("POST", "/svc", `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}`, "Mcp-Session-Id", "session-1"); err != nil || got.status != http.StatusAccepted {
+		t.Errorf("%+v, %v", got, err)
+	}
+	g.has(`call write "tools/call a" mcp:call[a]: cancelled`)
+	close(seen)
+	if got := <-done; got != "<nil>" {
+		t.Errorf("the agent sees %s", got)
+	}
 }
 
 func TestAfterItsAnswerARequestHasNothingMoreToSay(t *testing.T) {

@@ -159,6 +159,15 @@ func servers(t *testing.T, r mcp.Resource, run func(t *testing.T, start func() *
 	t.Run("2025-11-25", func(t *testing.T) {
 		run(t, func() *gateway { return startGateway(t, serve(t, sdkServer(), nil), r) })
 	})
+	for _, version := range []string{"2025-03-26", "2025-06-18"} {
+		t.Run(version, func(t *testing.T) {
+			run(t, func() *gateway {
+				g := startGateway(t, serve(t, sdkServer(), nil), r)
+				g.version = version
+				return g
+			})
+		})
+	}
 	t.Run("2026-07-28", func(t *testing.T) {
 		run(t, func() *gateway {
 			return startGateway(t, serve(t, sdkServer(), &sdk.StreamableHTTPOptions{Stateless: true, PropagateRequestCancellation: true}), r)

@@ -2,6 +2,7 @@ package mcp_test
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/mcp"
+	"github.com/exhibit-gateway/exhibit/internal/protocol/prototest"
 )
 
 // packaged is a server of npm, started by the gateway.
@@ -103,4 +105,38 @@ func TestServerEverything(t *testing.T) {
 	}
 	g.has(`call read "resources/read ` + uri + `" mcp:read_resource[` + uri + `]: ok`)
 	g.has(`call write "tools/call get-env" mcp:call[get-env]: denied`)
+}
+
+// Two servers of npm are one endpoint for the official client for TypeScript,
+// which takes no answer that isn't in the form of the specification.
+func TestAnotherClientAndOtherServersAtAnEndpoint(t *testing.T) {
+	node, modules := nodeTools(t)
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "a.txt")
+	if err := os.WriteFile(file, []byte("hello"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g := startEndpoint(t, map[string]string{"every": "", "files": ""}, map[string]mcp.Resource{
+		"every": packaged(t, "server-everything", "stdio"), "files": packaged(t, "server-filesystem", dir),
+	})
+	out, err := exec.CommandContext(t.Context(), node, "testdata/node/endpoint.mjs", modules, g.url, prototest.Token, file).CombinedOutput()
+	want := `every__echo true
+files__read_text_file true
+exhibit__whoami true
+every__echo false "Echo: hi"
+files__read_text_file false "hello"
+read true every
+prompt every true
+link every 1
+asked every
+progress true
+`
+	if err != nil || string(out) != want {
+		t.Errorf("%v\n%s\nwant\n%s", err, out, want)
+	}
+	g.of("r-every", `call write "tools/call echo" mcp:call[echo]: ok`)
+	g.of("r-files", `call write "tools/call read_text_file" mcp:call[read_text_file]: ok`)
 }

@@ -22,6 +22,13 @@ import (
 )
 
 func TestSuite(t *testing.T) {
+	t.Run("a server", func(t *testing.T) { suite(t, "/", "") })
+	t.Run("an endpoint", func(t *testing.T) { suite(t, "/all", "svc__") })
+}
+
+// suite runs the suite with an agent that asks at a path, where the names of
+// tools begin with a prefix.
+func suite(t *testing.T, path, prefix string) {
 	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var m struct {
 			ID     json.RawMessage
@@ -48,6 +55,7 @@ func TestSuite(t *testing.T) {
 		},
 		Login: func(conn net.Conn, token string) (prototest.Agent, error) {
 			a := newAgent(conn, token)
+			a.path, a.prefix = path, prefix
 			got, err := a.do("GET", httpgate.SessionPath, "")
 			if err == nil && got.status != http.StatusOK {
 				err = fmt.Errorf("%d: %s", got.status, got.body)
@@ -66,7 +74,10 @@ func TestSuite(t *testing.T) {
 func newProtocol(r mcp.Resource, log *slog.Logger, idle time.Duration) *mcp.Protocol {
 	r.Resource, r.Endpoint = "svc", "/mcp"
 	return mcp.New(mcp.Config{
-		Resources:   func() []mcp.Resource { return []mcp.Resource{r} },
+		Resources: func() []mcp.Resource { return []mcp.Resource{r} },
+		Endpoints: func() []mcp.Endpoint {
+			return []mcp.Endpoint{{Prefix: "/all", Members: []mcp.Member{{Name: "svc", Resource: "svc"}}}}
+		},
 		Definitions: mcp.NewDefinitions(mcp.DefinitionsConfig{Record: func(context.Context, string, evidence.ImportBody) error { return nil }, Logger: log}),
 		Limits:      httpgate.Limits{Idle: idle}, Logger: log,
 	})
@@ -77,6 +88,8 @@ type agent struct {
 	client *http.Client
 	tr     *http.Transport
 	token  string
+
+	path, prefix string // of calls, and of tools' names there
 }
 
 func newAgent(conn net.Conn, token string) *agent {
@@ -88,7 +101,7 @@ func newAgent(conn net.Conn, token string) *agent {
 		given = true
 		return conn, nil
 	}}
-	return &agent{client: &http.Client{Transport: tr, Timeout: 10 * time.Second}, tr: tr, token: token}
+	return &agent{client: &http.Client{Transport: tr, Timeout: 10 * time.Second}, tr: tr, token: token, path: "/"}
 }
 
 // answer is a response with its content read.
@@ -124,7 +137,7 @@ func (a *agent) do(method, path, content string, fields ...string) (answer, erro
 
 // call calls a tool; the error says how that was refused.
 func (a *agent) call(tool, argument string) error {
-	got, err := a.do("POST", "/", fmt.Sprintf(`{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":%q,"arguments":{"text":%q}}}`, tool, argument))
+	got, err := a.do("POST", a.path, fmt.Sprintf(`{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":%q,"arguments":{"text":%q}}}`, a.prefix+tool, argument))
 	switch {
 	case err != nil:
 		return err

@@ -26,6 +26,8 @@ type turn struct {
 	res  *Resource
 	part *part
 	ctx  context.Context // done when the agent has gone or the session must end
+
+	whole bool // the stream that answers it can't be taken up again
 }
 
 func partOf() io.Closer { return newPart() }
@@ -69,11 +71,21 @@ func (t *turn) post() {
 		t.skip(nil, nil, http.StatusRequestEntityTooLarge, fmt.Errorf("the message exceeds %d bytes", t.res.Message))
 		return
 	}
-	m, err := parse(raw)
-	if err == nil {
-		err = t.headersAgree(m)
+	if isBatch(raw) {
+		t.batch(raw)
+		return
 	}
+	m, err := parse(raw)
 	if err != nil {
+		t.skip(m, raw, http.StatusBadRequest, err)
+		return
+	}
+	t.receive(m, raw)
+}
+
+// receive serves a message.
+func (t *turn) receive(m *message, raw []byte) {
+	if err := headersAgree(t.r.Header, m); err != nil {
 		t.skip(m, raw, http.StatusBadRequest, err)
 		return
 	}
@@ -108,7 +120,7 @@ var (
 
 // headersAgree compares the fields that say again what the message says: who
 // routes by them must not be told another thing than policy.
-func (t *turn) headersAgree(m *message) error {
+func headersAgree(h http.Header, m *message) error {
 	if m.isResponse() {
 		return nil
 	}
@@ -117,15 +129,15 @@ func (t *turn) headersAgree(m *message) error {
 		return err
 	}
 	if namedBy[m.method] == "" { // it would name nothing
-		t.r.Header.Del("Mcp-Name")
+		h.Del("Mcp-Name")
 	}
 	for field, want := range map[string]string{"Mcp-Method": m.method, "Mcp-Name": name} {
-		if got := t.r.Header[field]; len(got) > 1 || len(got) == 1 && decoded(got[0]) != want {
+		if got := h[field]; len(got) > 1 || len(got) == 1 && decoded(got[0]) != want {
 			return errHeader
 		}
 	}
 	if v := m.version(); v != "" {
-		if got := t.r.Header["Mcp-Protocol-Version"]; len(got) > 1 || len(got) == 1 && got[0] != v {
+		if got := h["Mcp-Protocol-Version"]; len(got) > 1 || len(got) == 1 && got[0] != v {
 			return errHeader
 		}
 	}

@@ -179,6 +179,7 @@ func TestCatalogueFollowsTheDatabase(t *testing.T) {
 // Until a catalogue has been read and is on record, and once it could not be
 // read for a while, every text is opaque.
 func TestNoCatalogueNoUnderstanding(t *testing.T) {
+	t.Parallel()
 	s := startServer(t)
 	c := newCatalogued(t, s, "")
 	c.sql(t, "create schema open", "create view open.v as select 1")

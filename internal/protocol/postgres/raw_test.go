@@ -90,7 +90,7 @@ func (f *raw) terminate() {
 // receive returns the type of the next message, 0 at the end.
 func (f *raw) receive() byte {
 	f.t.Helper()
-	if err := f.conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := f.conn.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		f.t.Fatal(err)
 	}
 	var head [5]byte

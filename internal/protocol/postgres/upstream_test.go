@@ -42,7 +42,9 @@ type castle struct {
 
 const castlePassword = "castle-secret-81ac"
 
-func startCastle(t *testing.T, settings ...string) *castle {
+// startCastle starts one; major is the version of its server, if it is to be a
+// certain one.
+func startCastle(t *testing.T, major string) *castle {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "exhibit-castle-") //nolint:usetesting // the server runs as another user, whom t.TempDir keeps out
 	if err != nil {
@@ -74,10 +76,9 @@ local   all       scram                   scram-sha-256
 	if err := os.WriteFile(filepath.Join(dir, "hba.conf"), []byte(hba), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	c.Server, err = pgserver.Start(t.Context(), filepath.Join(dir, "server"), append([]string{
-		"hba_file=" + c.path("hba.conf"), "unix_socket_directories=" + dir, "ssl=on", "log_connections=on",
-		"ssl_cert_file=" + c.path("server.pem"), "ssl_key_file=" + c.path("server.key"), "ssl_ca_file=" + c.path("ca.pem"),
-	}, settings...)...)
+	c.Server, err = pgserver.StartVersion(t.Context(), major, filepath.Join(dir, "server"),
+		"hba_file="+c.path("hba.conf"), "unix_socket_directories="+dir, "ssl=on", "log_connections=on",
+		"ssl_cert_file="+c.path("server.pem"), "ssl_key_file="+c.path("server.key"), "ssl_ca_file="+c.path("ca.pem"))
 	missing(t, err)
 	t.Cleanup(func() {
 		if err := c.Stop(); err != nil {
@@ -196,7 +197,8 @@ func (c *castle) logged(t *testing.T, since int) string {
 func plain(c *upstream.Config) { c.TLS = upstream.TLS{} }
 
 func TestProofsThatServersAskFor(t *testing.T) {
-	c := startCastle(t)
+	t.Parallel()
+	c := startCastle(t, "")
 	c.issue(t, "stranger", nil)
 	client := func(name string) func(*upstream.Config) {
 		return func(cfg *upstream.Config) { cfg.TLS.Cert, cfg.TLS.Key = c.path(name+".pem"), c.path(name+".key") }
@@ -323,7 +325,8 @@ type writerFunc func([]byte) (int, error)
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
 func TestTheLoginIsBoundToTheChannel(t *testing.T) {
-	c := startCastle(t)
+	t.Parallel()
+	c := startCastle(t, "")
 	// The relay has the server's own certificate, so that binding to it holds,
 	// and sees how the gateway logs in.
 	address, said := c.relay(t, "server")
@@ -347,7 +350,8 @@ func TestTheLoginIsBoundToTheChannel(t *testing.T) {
 }
 
 func TestCancelReachesTheServerByEveryWay(t *testing.T) {
-	c := startCastle(t)
+	t.Parallel()
+	c := startCastle(t, "")
 	for name, change := range map[string]func(*upstream.Config){
 		"plain":          plain,
 		"TLS":            nil,
@@ -363,8 +367,8 @@ func TestCancelReachesTheServerByEveryWay(t *testing.T) {
 }
 
 func TestDirectTLSAndLongCancelKeysOfAServer(t *testing.T) {
-	t.Setenv("EXHIBIT_PG", "18")
-	c := startCastle(t)
+	t.Parallel()
+	c := startCastle(t, "18")
 	for _, version := range []string{"3.0", "3.2"} {
 		g := c.startGatewayAt(t, c.target("bound", func(cfg *upstream.Config) { cfg.TLS.Direct, cfg.TLS.Bound, cfg.Version = true, true, version }))
 		conn := g.connect(t)

@@ -119,6 +119,7 @@ func TestPipelinedDenialWithoutSync(t *testing.T) {
 // Content that follows a failure is dropped, here as by the server, whichever
 // of the connection's goroutines learns first that there will be no COPY.
 func TestContentBehindAFailedPipeline(t *testing.T) {
+	t.Parallel()
 	g := startGateway(t, startServer(t), postgres.Config{})
 	for range 200 {
 		f := dialRaw(t, g)

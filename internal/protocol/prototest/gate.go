@@ -30,6 +30,9 @@ type Gate struct {
 	Token    string    // what Credential.Secret must be; Token by default
 	Expires  time.Time // of the credentials of sessions; zero is never
 
+	// UpstreamOf says where each target leads, instead of Upstream.
+	UpstreamOf func(protocol.Target) protocol.Upstream
+
 	// Certificate says whether a certificate is an agent's; nil knows none.
 	Certificate func(*x509.Certificate) bool
 
@@ -65,7 +68,7 @@ func (g *Gate) Open(_ context.Context, c protocol.Credential, t protocol.Target)
 			return nil, err
 		}
 	}
-	s := &Session{gate: g, n: len(g.sessions) + 1, done: make(chan struct{}), closed: make(chan struct{})}
+	s := &Session{Target: t, gate: g, n: len(g.sessions) + 1, done: make(chan struct{}), closed: make(chan struct{})}
 	g.sessions = append(g.sessions, s)
 	return s, nil
 }
@@ -94,6 +97,8 @@ func (g *Gate) Sessions() []*Session {
 
 // Session is a protocol.Session of a Gate.
 type Session struct {
+	Target protocol.Target
+
 	gate   *Gate
 	n      int
 	done   chan struct{}
@@ -123,7 +128,12 @@ func (s *Session) Identity() protocol.Identity {
 }
 
 // Upstream implements protocol.Session.
-func (s *Session) Upstream() protocol.Upstream { return s.gate.Upstream }
+func (s *Session) Upstream() protocol.Upstream {
+	if s.gate.UpstreamOf != nil {
+		return s.gate.UpstreamOf(s.Target)
+	}
+	return s.gate.Upstream
+}
 
 // Begin implements protocol.Session.
 func (s *Session) Begin(_ context.Context, cmds ...*evidence.Command) ([]protocol.Exchange, error) {

@@ -94,3 +94,10 @@ func special(name string) []string {
 	}
 	return nil
 }
+
+// Facts are those that a statement may state, with their Cedar types. A text
+// states those that it has something to say about.
+var Facts = map[string]string{
+	"statements": "Long", "bounded": "Bool", "limited": "Bool",
+	"functions": "Set<String>", "columns": "Set<String>", "settings": "Set<String>",
+}

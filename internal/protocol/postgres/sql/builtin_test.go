@@ -54,8 +54,7 @@ func TestBuiltin(t *testing.T) {
 	all, from := map[string][]string{}, []string{}
 	for _, major := range listed {
 		t.Run(major, func(t *testing.T) {
-			t.Setenv("EXHIBIT_PG", major)
-			conn := connect(t, startPostgres(t))
+			conn := connect(t, startPostgresOf(t, major))
 			version := conn.PgConn().ParameterStatus("server_version")
 			version, _, _ = strings.Cut(version, " ")
 			from = append(from, version)

@@ -39,9 +39,9 @@ type world struct {
 
 type understander = *Understander
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T, major string) *world {
 	w := &world{t: t}
-	w.dsn = startPostgres(t, "wal_level=logical", "max_prepared_transactions=5", "max_replication_slots=200", "autovacuum=off", "max_locks_per_transaction=256")
+	w.dsn = startPostgresOf(t, major, "wal_level=logical", "max_prepared_transactions=5", "max_replication_slots=200", "autovacuum=off", "max_locks_per_transaction=256")
 	ctx := context.Background()
 	setup := connect(t, w.dsn)
 	do := func(text string) {
@@ -399,13 +399,14 @@ func (w *world) fill(text string) string {
 // What is called a read changes nothing, whoever runs it; and what changes
 // something is called what it is, wherever it stands and hides.
 func TestReadsChangeNothing(t *testing.T) {
+	t.Parallel()
 	for _, version := range listed {
 		t.Run(version, func(t *testing.T) {
 			if testing.Short() && version != listed[0] {
 				t.Skip("one version is enough for a short run")
 			}
-			t.Setenv("EXHIBIT_PG", version)
-			w := newWorld(t)
+			t.Parallel()
+			w := newWorld(t, version)
 			t.Run("nasty", w.in((*world).testNasties))
 			t.Run("places", w.in((*world).testPlaces))
 			t.Run("hidden", w.in((*world).testHidden))

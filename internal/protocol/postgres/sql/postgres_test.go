@@ -16,6 +16,12 @@ import (
 // as its superuser.
 func startPostgres(t *testing.T, settings ...string) string {
 	t.Helper()
+	return startPostgresOf(t, "", settings...)
+}
+
+// startPostgresOf starts one of a major version.
+func startPostgresOf(t *testing.T, major string, settings ...string) string {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "exhibit-sql") //nolint:usetesting // the server's user must get in
 	if err != nil {
 		t.Fatal(err)
@@ -24,7 +30,7 @@ func startPostgres(t *testing.T, settings ...string) string {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	s, err := pgserver.Start(t.Context(), filepath.Join(dir, "postgres"), append(settings, "fsync=off", "log_statement=none")...)
+	s, err := pgserver.StartVersion(t.Context(), major, filepath.Join(dir, "postgres"), append(settings, "fsync=off", "log_statement=none")...)
 	if errors.Is(err, pgserver.ErrMissing) && os.Getenv("CI") != "true" {
 		t.Skip(err)
 	}

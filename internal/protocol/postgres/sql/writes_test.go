@@ -20,13 +20,14 @@ import (
 // foreign key changes, and each function that a trigger, rule, default or the
 // like runs. PostgreSQL's own counters say which they were.
 func TestChecksCoverWhatWritesSetOff(t *testing.T) {
+	t.Parallel()
 	for _, version := range listed {
 		t.Run(version, func(t *testing.T) {
 			if testing.Short() && version != listed[0] {
 				t.Skip("one version is enough for a short run")
 			}
-			t.Setenv("EXHIBIT_PG", version)
-			s := &stage{conn: connect(t, startPostgres(t, "track_functions=all"))}
+			t.Parallel()
+			s := &stage{conn: connect(t, startPostgresOf(t, version, "track_functions=all"))}
 			t.Run("written", s.testWritten)
 			t.Run("drawn", s.testDrawn)
 		})
