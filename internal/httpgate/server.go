@@ -146,14 +146,14 @@ func (s *Server) Serve(ctx context.Context, agent net.Conn, g protocol.Gate) err
 	c := &connection{Server: s, gate: g, agent: agent, cancel: cancel, closed: make(chan struct{})}
 	c.joined = &connection{Server: s, gate: g, agent: agent, cancel: func() {}}
 	defer s.left(c)
-	err := c.serve(ctx)
+	err := c.run(ctx)
 	cancel()
 	return errors.Join(err, ignoreClosed(agent.Close()))
 }
 
-// serve serves plain requests, and leaves the connection to net/http with the
+// run serves plain requests, and leaves the connection to net/http with the
 // first that isn't.
-func (c *connection) serve(ctx context.Context) error {
+func (c *connection) run(ctx context.Context) error {
 	if t, ok := c.agent.(*tls.Conn); ok && t.ConnectionState().NegotiatedProtocol == "h2" {
 		return c.standard(ctx, t)
 	}
