@@ -55,6 +55,21 @@ func (r *Registry) Access(t int64) []AccessRow {
 	return rows
 }
 
+// RoleActions returns the actions that rules permit a role on a resource, under
+// whatever conditions, sorted.
+func (r *Registry) RoleActions(role, resource string) []string {
+	res, ok := r.resources[resource]
+	if !ok || r.policy == nil {
+		return nil
+	}
+	var actions []string
+	for _, row := range r.policy.roleAccess(role, res) {
+		actions = append(actions, row.Action)
+	}
+	slices.Sort(actions)
+	return slices.Compact(actions)
+}
+
 // access lists one agent on one resource.
 func (p *Policy) access(a *agentState, res *resourceState, t int64) []AccessRow {
 	grants := make(map[string][]string) // by role

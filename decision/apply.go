@@ -26,7 +26,14 @@ func (r *Registry) Apply(h evidence.Head, body []byte) (*Registry, error) {
 	if h.Pos.IsZero() {
 		return nil, fmt.Errorf("%s %w: its record has no position", h.Type, ErrInvalid)
 	}
+	if h.Type == evidence.StateSnapshot { // which says what is, and changes nothing
+		if err := decodeAnd(body, r.snapshot); err != nil {
+			return nil, fmt.Errorf("%s: %w", h.Type, err)
+		}
+		return r, nil
+	}
 	next := *r
+	next.summary = new(summary)
 	var err error
 	switch h.Type {
 	case evidence.AgentCreate:
@@ -272,11 +279,11 @@ func (r *Registry) changePolicy(h evidence.Head, b evidence.PolicyBody) error {
 	if want := Digest(b.Files, b.Actions); b.Digest != want {
 		return fmt.Errorf("policy digest %w: its files give %s", ErrInvalid, want)
 	}
-	if err := r.policyApproved(h, b); err != nil {
-		return err
-	}
 	p, err := Compile(b.Files, b.Actions)
 	if err != nil {
+		return err
+	}
+	if err := r.policyApproved(h, b); err != nil {
 		return err
 	}
 	r.policy, r.policyBody = p, b
@@ -324,6 +331,11 @@ func (r *Registry) changeConfig(b evidence.ConfigBody) error {
 	if err := someone(b.By); err != nil {
 		return err
 	}
+	return r.setConfig(b)
+}
+
+// setConfig puts what a configuration says in the place of what is.
+func (r *Registry) setConfig(b evidence.ConfigBody) error {
 	resources := make(map[string]*resourceState, len(b.Resources))
 	for _, res := range b.Resources {
 		switch _, twice := resources[res.Name]; {

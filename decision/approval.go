@@ -16,20 +16,20 @@ import (
 // Approval is a request for an approval with everything that people said of it.
 type Approval struct {
 	evidence.ApprovalRequestBody
-	ID        string // position of its record, as text
-	Asked     evidence.Position
-	AskedAt   int64
-	Decisions []ApprovalDecision // in the order of their records
-	Used      evidence.Position  // of the record that used it; zero until then
-	UsedAt    int64
-	UsedBy    string // the grant, the policy's digest, or the command
+	ID        string             `json:"id"` // position of its record, as text
+	Asked     evidence.Position  `json:"asked"`
+	AskedAt   int64              `json:"asked_at"`
+	Decisions []ApprovalDecision `json:"decisions,omitempty"` // in the order of their records
+	Used      evidence.Position  `json:"used,omitzero"`       // of the record that used it; zero until then
+	UsedAt    int64              `json:"used_at,omitempty"`
+	UsedBy    string             `json:"used_by,omitempty"` // the grant, the policy's digest, or the command
 }
 
 // ApprovalDecision is what one person said.
 type ApprovalDecision struct {
 	evidence.ApprovalDecisionBody
-	Decided   evidence.Position
-	DecidedAt int64
+	Decided   evidence.Position `json:"decided"`
+	DecidedAt int64             `json:"decided_at"`
 }
 
 // The states of a request.
@@ -238,6 +238,9 @@ func (r *Registry) decideApproval(h evidence.Head, b evidence.ApprovalDecisionBo
 // ErrSelfApproval is wrapped when a person would approve what they asked for.
 var ErrSelfApproval = errors.New("nobody approves their own request")
 
+// ErrNotApproved is wrapped when what needs an approval would be done without.
+var ErrNotApproved = errors.New("is not approved")
+
 // ErrNoApprover is wrapped when a person has no say in a request.
 var ErrNoApprover = errors.New("is no approver of it")
 
@@ -283,7 +286,7 @@ func (r *Registry) approved(id, kind, digest string, t int64) (*Approval, error)
 	case ApprovalApproved:
 		return a, nil
 	case ApprovalPending:
-		return nil, fmt.Errorf("request %s %w: it is not approved; it has %s", id, ErrInvalid, r.short(a))
+		return nil, fmt.Errorf("request %s %w: it has %s", id, ErrNotApproved, r.short(a))
 	default:
 		return nil, fmt.Errorf("request %s %w: it is %s", id, ErrRetired, state)
 	}

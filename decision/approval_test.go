@@ -68,7 +68,7 @@ func TestAGrantNeedsTwoPeople(t *testing.T) {
 	}
 	id := b.ask(wanted, "OPS-1")
 	a, _ := b.r.Approval(id)
-	if err := b.try(evidence.GrantCreate, a.GrantOf(by("bob"))); !errors.Is(err, ErrInvalid) {
+	if err := b.try(evidence.GrantCreate, a.GrantOf(by("bob"))); !errors.Is(err, ErrNotApproved) {
 		t.Errorf("a grant before its approval: %v", err)
 	}
 	if err := b.says("alice@example.com", id, evidence.Approved); !errors.Is(err, ErrSelfApproval) {
@@ -153,7 +153,7 @@ func TestAnApproverWhoLeftHasNoSay(t *testing.T) {
 	config.People = slices.DeleteFunc(slices.Clone(config.People), func(m evidence.Member) bool { return m.ID == "dave" })
 	b.do(evidence.ConfigChange, config)
 	a, _ := b.r.Approval(id)
-	if err := b.try(evidence.GrantCreate, a.GrantOf(by("dave"))); !errors.Is(err, ErrInvalid) || b.state(id) != ApprovalPending {
+	if err := b.try(evidence.GrantCreate, a.GrantOf(by("dave"))); !errors.Is(err, ErrNotApproved) || b.state(id) != ApprovalPending {
 		t.Errorf("%v; the request is %s", err, b.state(id))
 	}
 }
@@ -193,7 +193,7 @@ func TestAPolicyNeedsTwoPeople(t *testing.T) {
 	}
 	id := b.do(evidence.ApprovalRequest, b.propose(writers))
 	rival := b.do(evidence.ApprovalRequest, b.propose(writers+`@id("other") permit (principal in Role::"other", action, resource);`))
-	if err := b.activate(id); !errors.Is(err, ErrInvalid) {
+	if err := b.activate(id); !errors.Is(err, ErrNotApproved) {
 		t.Errorf("before it is approved: %v", err)
 	}
 	if err := b.says("carol", id, evidence.Approved); !errors.Is(err, ErrNoApprover) {

@@ -40,40 +40,41 @@ type Registry struct {
 	policyBody  evidence.PolicyBody
 	bundles     map[string]evidence.Position // every bundle that was in force, by digest, with its newest change
 	config      evidence.ConfigBody          // in force; zero until the first config.change
+	summary     *summary                     // of exactly this registry
 }
 
 // Agent is a registered agent and, once it is retired, how.
 type Agent struct {
 	evidence.AgentBody
-	Created     evidence.Position
-	CreatedAt   int64             // microseconds since the epoch
-	Disabled    evidence.Position // zero while the agent is in service
-	DisabledAt  int64
-	DisabledBy  evidence.By
-	DisabledFor string // the reason given
+	Created     evidence.Position `json:"created"`
+	CreatedAt   int64             `json:"created_at"`        // microseconds since the epoch
+	Disabled    evidence.Position `json:"disabled,omitzero"` // zero while the agent is in service
+	DisabledAt  int64             `json:"disabled_at,omitempty"`
+	DisabledBy  evidence.By       `json:"disabled_by,omitzero"`
+	DisabledFor string            `json:"disabled_for,omitempty"` // the reason given
 }
 
 // Grant puts an agent in a role on a resource until it expires or is removed.
 type Grant struct {
 	evidence.GrantBody
-	ID         string // position of its record, as text
-	Created    evidence.Position
-	CreatedAt  int64
-	Removed    evidence.Position // zero while it stands
-	RemovedAt  int64
-	RemovedBy  evidence.By
-	RemovedFor string
+	ID         string            `json:"id"` // position of its record, as text
+	Created    evidence.Position `json:"created"`
+	CreatedAt  int64             `json:"created_at"`
+	Removed    evidence.Position `json:"removed,omitzero"` // zero while it stands
+	RemovedAt  int64             `json:"removed_at,omitempty"`
+	RemovedBy  evidence.By       `json:"removed_by,omitzero"`
+	RemovedFor string            `json:"removed_for,omitempty"`
 }
 
 // Credential is an enrolled key, or a token that was revoked.
 type Credential struct {
 	evidence.CredentialBody
-	Enrolled   evidence.Position // zero for a token
-	EnrolledAt int64
-	Revoked    evidence.Position // zero while it is good
-	RevokedAt  int64
-	RevokedBy  evidence.By
-	RevokedFor string
+	Enrolled   evidence.Position `json:"enrolled,omitzero"` // zero for a token
+	EnrolledAt int64             `json:"enrolled_at,omitempty"`
+	Revoked    evidence.Position `json:"revoked,omitzero"` // zero while it is good
+	RevokedAt  int64             `json:"revoked_at,omitempty"`
+	RevokedBy  evidence.By       `json:"revoked_by,omitzero"`
+	RevokedFor string            `json:"revoked_for,omitempty"`
 }
 
 // agentState is an agent with what deciding needs of it.
@@ -90,7 +91,7 @@ type resourceState struct {
 
 // New returns the registry before any record: it knows nobody and allows
 // nothing.
-func New() *Registry { return &Registry{} }
+func New() *Registry { return &Registry{summary: new(summary)} }
 
 // Agent returns the agent with an id, in service or retired.
 func (r *Registry) Agent(id string) (Agent, bool) {
@@ -172,7 +173,7 @@ func (r *Registry) Bundle() (evidence.PolicyBody, *Policy) { return r.policyBody
 // it is: to ask what a bundle would decide, of the past too.
 func (r *Registry) With(p *Policy) *Registry {
 	next := *r
-	next.policy, next.policyBody = p, evidence.PolicyBody{Digest: p.digest}
+	next.policy, next.policyBody, next.summary = p, evidence.PolicyBody{Digest: p.digest}, new(summary)
 	return &next
 }
 

@@ -13,8 +13,22 @@ const shardCount = 256
 // shards is a persistent map: with returns a changed copy and leaves the
 // original as it was, so that snapshots share what they have in common. Its
 // zero value is empty.
+//
+// One that is its holder's own is changed in place instead.
 type shards[V any] struct {
 	table *[shardCount]map[string]V
+	own   bool
+}
+
+// thaw returns a copy that shares nothing and is changed in place.
+func (s shards[V]) thaw() shards[V] {
+	table := new([shardCount]map[string]V)
+	if s.table != nil {
+		for i, m := range s.table {
+			table[i] = maps.Clone(m)
+		}
+	}
+	return shards[V]{table, true}
 }
 
 func (s shards[V]) get(k string) (v V, ok bool) {
@@ -26,6 +40,14 @@ func (s shards[V]) get(k string) (v V, ok bool) {
 }
 
 func (s shards[V]) with(k string, v V) shards[V] {
+	if s.own {
+		m := &s.table[shardOf(k)]
+		if *m == nil {
+			*m = make(map[string]V)
+		}
+		(*m)[k] = v
+		return s
+	}
 	var table [shardCount]map[string]V
 	if s.table != nil {
 		table = *s.table
@@ -37,7 +59,7 @@ func (s shards[V]) with(k string, v V) shards[V] {
 	}
 	m[k] = v
 	table[i] = m
-	return shards[V]{&table}
+	return shards[V]{table: &table}
 }
 
 // sorted returns the values in order.

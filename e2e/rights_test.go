@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"regexp"
@@ -13,6 +14,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/exhibit-gateway/exhibit/internal/pgserver"
 )
 
 // uids of people beside Alice, who runs the tests. Nobody else has them.
@@ -29,11 +33,11 @@ type people struct {
 	program string // exhibit, where every uid finds it
 }
 
-func newPeople(t *testing.T) *people {
+func newPeople(t *testing.T, edit ...func(string) string) *people {
 	if os.Getuid() != 0 {
 		t.Skip("only root can act as several people")
 	}
-	p := &people{world: newWorld(t)}
+	p := &people{world: newWorld(t, edit...)}
 	p.edit(func(c string) string {
 		c = strings.Replace(c, "\n  # - {id: bob@example.com, uids: [1001], groups: [dba]}", fmt.Sprintf(`
   - {id: bob@example.com, uids: [%d]}
@@ -275,6 +279,64 @@ func TestWhatIsTakenAwayEndsWhatRuns(t *testing.T) {
 	p.refusedAs(daveUID, "idle has no open session", "kill", "--agent", "idle", "--reason", "again")
 	if p.serverSaw("as last") {
 		t.Error("the server saw what stood behind the end")
+	}
+	p.passes()
+}
+
+// An agent that may use one resource asks for another by itself: its owner can't
+// approve that, somebody else can, and then it is let in.
+func TestAnAgentAsksForAccess(t *testing.T) {
+	address, err := pgserver.FreeAddr()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newPeople(t, func(c string) string {
+		c = strings.Replace(c, "\nlisteners:\n", "\nlisteners:\n  - {name: tools, protocol: mcp, address: '"+address+"'}\n", 1)
+		return strings.Replace(c, "\nresources:\n", "\nresources:\n  - {name: desk, protocol: mcp, mcp: {prefix: /desk, command: [cat]}}\n", 1)
+	})
+	p.approved(p.request("--agent", "idle", "--role", "reader", "--resource", "desk", "--for", "1h"))
+	cs, err := mcp.NewClient(&mcp.Implementation{Name: "e2e", Version: "1"}, nil).Connect(t.Context(), &mcp.StreamableClientTransport{
+		Endpoint:   "http://" + address + "/desk/.well-known/exhibit/mcp",
+		HTTPClient: &http.Client{Transport: bearer(p.token("idle", "--ticket", "OPS-3"))},
+	}, nil)
+	p.ok(err)
+	defer cs.Close()
+	ask := func(role, resource string) (answer struct {
+		Request   string
+		Approvers []string
+	}, failed string) {
+		t.Helper()
+		res, err := cs.CallTool(t.Context(), &mcp.CallToolParams{Name: "request_access", Arguments: map[string]any{
+			"role": role, "resource": resource, "for": "30m", "reason": "the report\x1b[2J wants orders",
+		}})
+		p.ok(err)
+		text := res.Content[0].(*mcp.TextContent).Text
+		if res.IsError {
+			return answer, text
+		}
+		p.ok(json.Unmarshal([]byte(text), &answer))
+		return answer, ""
+	}
+	if _, failed := ask("emperor", "orders"); !strings.Contains(failed, "no such role or resource") || strings.Contains(failed, "reader") {
+		t.Errorf("a role that isn't: %q", failed)
+	}
+	wish, failed := ask("reader", "orders")
+	if failed != "" || fmt.Sprint(wish.Approvers) != "[bob@example.com carol@example.com]" {
+		t.Fatalf("it is told %+v %s", wish, failed)
+	}
+	if again, _ := ask("reader", "orders"); again.Request != wish.Request {
+		t.Errorf("asked again it is told %+v", again)
+	}
+	shown := p.mustAs(carolUID, "approval", "show", wish.Request)
+	for _, want := range []string{"agent idle, session ", "alice@example.com", "OPS-3", `the report\u{1b}[2J wants orders`} {
+		if !strings.Contains(shown, want) {
+			t.Errorf("Carol isn't shown %q:\n%s", want, shown)
+		}
+	}
+	p.refusedAs(0, "nobody approves their own request", "grant", "approve", wish.Request)
+	p.mustAs(carolUID, "grant", "approve", wish.Request, "--until", "10m")
+	if out, err := p.idle("select v from t where id = 7"); err != nil || !strings.Contains(out, "row 7") {
+		t.Errorf("once it was approved: %v\n%s", err, out)
 	}
 	p.passes()
 }

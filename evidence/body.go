@@ -525,6 +525,16 @@ type ConfigBody struct {
 	By              By       `json:"by"`
 }
 
+// SnapshotBody is one part of the registry at the position of its first part:
+// what all control records before that fold to. The parts stand next to each
+// other. Whoever has them needs none of the records before.
+type SnapshotBody struct {
+	Digest string          `json:"digest"` // SHA-256, hex, of the data of all parts, one after another
+	Part   int             `json:"part"`   // from 1
+	Parts  int             `json:"parts"`
+	Data   json.RawMessage `json:"data"` // docs/spec/record.md
+}
+
 // ImportBody is a snapshot of something outside.
 type ImportBody struct {
 	Kind   string          `json:"kind"` // "postgres.catalogue", ...

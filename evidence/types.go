@@ -37,6 +37,7 @@ const (
 	ApprovalUse      Type = "approval.use"      // ApprovalUseBody; control: what a command was let through by
 	PolicyChange     Type = "policy.change"     // PolicyBody; control
 	ConfigChange     Type = "config.change"     // ConfigBody; control
+	StateSnapshot    Type = "state.snapshot"    // SnapshotBody; control: what the control records before it fold to
 
 	ImportSnapshot Type = "import.snapshot" // ImportBody: a catalogue read from an upstream
 	SessionKill    Type = "session.kill"    // KillBody
@@ -52,7 +53,7 @@ func (t Type) IsControl() bool {
 	switch t {
 	case AgentCreate, AgentDisable, CredentialEnroll, CredentialRevoke,
 		GrantCreate, GrantRemove, ApprovalRequest, ApprovalDecision, ApprovalUse,
-		PolicyChange, ConfigChange:
+		PolicyChange, ConfigChange, StateSnapshot:
 		return true
 	}
 	return false

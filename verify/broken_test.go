@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/pack/packtest"
+	"github.com/exhibit-gateway/exhibit/internal/seal/stamptest"
 	"github.com/exhibit-gateway/exhibit/ledger"
 	"github.com/exhibit-gateway/exhibit/verify"
 	"github.com/exhibit-gateway/exhibit/workpaper"
@@ -194,6 +196,41 @@ func edit[T any](typ evidence.Type, change func(*evidence.Head, *T)) func() *pac
 	})
 }
 
+// separated is a gateway where rights need two people, with an agent.
+func separated() *packtest.Gateway {
+	g := packtest.New()
+	g.Boot()
+	g.Organise("billing-bot", "reader")
+	g.Separate()
+	return g
+}
+
+const insert = "INSERT INTO public.orders VALUES (?)"
+
+// held is a session whose agent has asked for an approval of a command, and got
+// it.
+func held(g *packtest.Gateway) (*packtest.Session, evidence.Position) {
+	s := open(g, "cleaner")
+	wanted := s.Hold(insert, "postgres:insert", "public.orders")
+	g.Approve(wanted, packtest.Bob)
+	return s, wanted
+}
+
+// sampler is a session of an agent with a limit, and no other role.
+func sampler(g *packtest.Gateway) *packtest.Session {
+	for _, grant := range g.Registry.Grants() {
+		g.Own(evidence.GrantRemove, evidence.RevokeBody{ID: grant.ID, Reason: "in its place", By: packtest.Alice})
+	}
+	return open(g, "sampler")
+}
+
+func open(g *packtest.Gateway, role string) *packtest.Session {
+	r := g.Request("billing-bot", role)
+	g.Approve(r, packtest.Bob)
+	g.Grant(r, packtest.Bob)
+	return g.Open("billing-bot", "orders")
+}
+
 var lies = []lie{
 	{"record.body", "unknown-field", changing(func(d *evidence.Draft) {
 		if d.Head.Type == evidence.SessionEnd {
@@ -300,6 +337,93 @@ var lies = []lie{
 	{"change.valid", "orphan-grant", func() *packtest.Gateway {
 		g, s := packtest.Shop()
 		g.Own(evidence.GrantCreate, evidence.GrantBody{Agent: "ghost-bot", Role: "reader", Resource: "orders", Expires: g.Now + packtest.Hour, By: packtest.Alice})
+		return finish(g, s)
+	}},
+	{"change.approved", "self-approval", func() *packtest.Gateway {
+		g := separated()
+		r := g.Request("billing-bot", "reader")
+		g.Approve(r, packtest.Alice)
+		g.Grant(r, packtest.Alice)
+		return finish(g, nil)
+	}},
+	{"change.approved", "by-one-person", func() *packtest.Gateway {
+		g := separated()
+		g.Own(evidence.GrantCreate, evidence.GrantBody{Agent: "billing-bot", Role: "writer", Resource: "orders", Expires: g.Now + packtest.Hour, By: packtest.Alice})
+		return finish(g, nil)
+	}},
+	{"change.approved", "after-the-fact", func() *packtest.Gateway {
+		g := separated()
+		r := g.Request("billing-bot", "writer")
+		g.Grant(r, packtest.Bob)
+		g.Approve(r, packtest.Bob)
+		return finish(g, nil)
+	}},
+	{"change.valid", "wider-than-approved", func() *packtest.Gateway {
+		g := separated()
+		r := g.Request("billing-bot", "reader")
+		g.Approve(r, packtest.Bob)
+		a, _ := g.Registry.Approval(r.String())
+		wider := a.GrantOf(packtest.Bob)
+		wider.Role = "writer"
+		g.Own(evidence.GrantCreate, wider)
+		return finish(g, nil)
+	}},
+	{"approval.used", "never-marked", func() *packtest.Gateway {
+		g := separated()
+		s, wanted := held(g)
+		g.Change = func(d *evidence.Draft) {
+			if d.Head.Type == evidence.ApprovalUse { // so that it can be used again
+				d.Head.Type, d.Body = evidence.SessionNote, evidence.EncodeBody(evidence.NoteBody{Kind: "setup", Origin: "gateway"})
+			}
+		}
+		s.End(s.AskApproved(insert, "postgres:insert", "public.orders", wanted), evidence.OK)
+		return finish(g, s)
+	}},
+	{"approval.used", "by-another-command", func() *packtest.Gateway {
+		g := separated()
+		s, wanted := held(g)
+		g.Change = func(d *evidence.Draft) {
+			if d.Head.Type == evidence.ApprovalUse {
+				d.Head.Of.Seq--
+			}
+		}
+		s.End(s.AskApproved(insert, "postgres:insert", "public.orders", wanted), evidence.OK)
+		return finish(g, s)
+	}},
+	{"decision.limits", "allowed-beyond", func() *packtest.Gateway {
+		g := separated()
+		s := sampler(g)
+		for range 4 {
+			s.Do("SELECT ?", "postgres:select", "public.orders")
+		}
+		return finish(g, s)
+	}},
+	{"decision.limits", "refused-too-early", func() *packtest.Gateway {
+		g := separated()
+		s := sampler(g)
+		s.AskLimited("SELECT ?", "postgres:select", "public.orders", evidence.LimitCommands)
+		return finish(g, s)
+	}},
+	{"alert.raised", "burst-unnoticed", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		for range 20 {
+			s.Do("DROP TABLE public.orders", "postgres:drop", "public.orders")
+		}
+		return finish(g, s)
+	}},
+	{"alert.raised", "without-cause", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.Own(evidence.Alert, evidence.AlertBody{Rule: workpaper.RuleDenials, Severity: "medium", Trigger: s.ID(), Text: "look over there"})
+		return finish(g, s)
+	}},
+	{"alert.acknowledged", "of-no-alert", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.Change = func(d *evidence.Draft) {
+			if d.Head.Type == evidence.AlertAck {
+				d.Head.Of = s.ID()
+			}
+		}
+		g.Own(evidence.AlertAck, evidence.AlertAckBody{Disposition: evidence.AlertExpected, By: packtest.Alice})
 		return finish(g, s)
 	}},
 	{"decision.policy", "another-policy", edit(evidence.CommandIntent, func(_ *evidence.Head, b *evidence.IntentBody) { b.Policy = strings.Repeat("0", 64) })},
@@ -590,9 +714,10 @@ func seedOf(s string) []byte {
 // vector is a line of testdata/vectors.json: what any verifier must say.
 type vector struct {
 	Pack    string            `json:"pack"`
-	Trust   *verify.TrustFile `json:"trust,omitempty"` // default: testdata/trust.json
-	Finding string            `json:"finding"`         // "" when the pack is good
-	Also    string            `json:"also,omitempty"`  // a finding of integrity that comes with it
+	Trust   *verify.TrustFile `json:"trust,omitempty"`  // default: testdata/trust.json
+	TSA     string            `json:"tsa_ca,omitempty"` // file of the trusted authorities' roots
+	Finding string            `json:"finding"`          // "" when the pack is good
+	Also    string            `json:"also,omitempty"`   // a finding of integrity that comes with it
 }
 
 // vectors makes every pack of testdata.
@@ -634,6 +759,21 @@ func vectors(t testing.TB) (list []vector, packs map[string][]byte) {
 	witness := verify.NewTrustFile(good.VerifierKey())
 	witness.Witnesses, witness.Quorum = []string{verifierKey(t, "witness.example.org", "witness")}, 1
 	add("log.witnesses-none.zip", "log.witnesses", witness, whole)
+	stamp := func(name, finding string, b []byte) {
+		add(name, finding, nil, b)
+		list[len(list)-1].TSA = "tsa.pem"
+	}
+	day := stampedDay(tsa)
+	stampedWhole := create(t, day, at(0), at(3600))
+	stamp("good-stamped.zip", "", stampedWhole)
+	stamp("log.stamps-none.zip", "log.stamps", whole)
+	stamp("log.stamps-another-authority.zip", "log.stamps", create(t, stampedDay(stamptest.New("other.example.org", stamptest.Certificate{})), at(0), at(3600)))
+	for _, f := range stampForgeries {
+		u := unpack(t, stampedWhole)
+		f.change(t, u)
+		u.resign(t, day, nil)
+		stamp("log.stamps-"+f.name+".zip", "log.stamps", u.zip(t))
+	}
 	return list, packs
 }
 
@@ -665,6 +805,14 @@ func TestVectors(t *testing.T) {
 			tr, err := v.Trust.Trust()
 			if err != nil {
 				t.Fatal(err)
+			}
+			if v.TSA != "" {
+				roots, err := os.ReadFile(filepath.Join("testdata", v.TSA))
+				if err != nil {
+					t.Fatal(err)
+				}
+				tr.TSA = x509.NewCertPool()
+				tr.TSA.AppendCertsFromPEM(roots)
 			}
 			p, c, err := verify.Open(filepath.Join("testdata", v.Pack))
 			if err != nil {
@@ -740,6 +888,7 @@ func writeVectors(t *testing.T) {
 		t.Fatal(err)
 	}
 	write("trust.json", trust)
+	write("tsa.pem", tsa.PEM())
 }
 
 // Every kind of finding that a pack can have has a pack that has it.
@@ -754,7 +903,7 @@ func TestEveryFindingHasAVector(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range r.Checks {
-		if c.State == workpaper.NotTested && c.ID != "log.witnesses" && c.ID != "log.known" {
+		if c.State == workpaper.NotTested && c.ID != "log.witnesses" && c.ID != "log.known" && c.ID != "log.stamps" {
 			continue // nothing can be found by what isn't tested
 		}
 		if c.ID == "record.sequence" {

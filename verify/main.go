@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
@@ -8,12 +9,14 @@ import (
 	"os"
 )
 
-const usage = `usage: %s PACK --trust FILE [--json] [--remember]
+const usage = `usage: %s PACK --trust FILE [--tsa-ca FILE] [--json] [--remember]
 
 Checks an evidence pack (a zip file or a folder) offline.
 
   --trust FILE  what you believe: the log's key, witnesses, checkpoints you kept.
                 Don't take it from whoever gave you the pack.
+  --tsa-ca FILE roots, as PEM, of the time stamp authorities that you believe;
+                one of them must have stamped the log
   --json        the report as JSON
   --remember    after a pass, keep the log's checkpoint in the trust file
 
@@ -28,6 +31,7 @@ func Main(name string, args []string, stdout, stderr io.Writer) int {
 	flags.SetOutput(stderr)
 	flags.Usage = func() { fmt.Fprintf(stderr, usage, name) }
 	trust := flags.String("trust", "", "")
+	tsaCA := flags.String("tsa-ca", "", "")
 	asJSON := flags.Bool("json", false, "")
 	remember := flags.Bool("remember", false, "")
 	paths, err := parseArgs(flags, args)
@@ -40,7 +44,7 @@ func Main(name string, args []string, stdout, stderr io.Writer) int {
 		flags.Usage()
 		return ExitUnusable
 	}
-	report, err := verifyFile(paths[0], *trust, *remember)
+	report, err := verifyFile(paths[0], *trust, *tsaCA, *remember)
 	if err != nil {
 		fmt.Fprintln(stderr, "error:", err)
 		if errors.Is(err, ErrTrust) {
@@ -73,7 +77,7 @@ func parseArgs(flags *flag.FlagSet, args []string) (paths []string, err error) {
 	}
 }
 
-func verifyFile(path, trustPath string, remember bool) (*Report, error) {
+func verifyFile(path, trustPath, tsaPath string, remember bool) (*Report, error) {
 	text, err := os.ReadFile(trustPath)
 	if err != nil {
 		return nil, fmt.Errorf("reading the trust file: %w", err)
@@ -85,6 +89,11 @@ func verifyFile(path, trustPath string, remember bool) (*Report, error) {
 	trust, err := believed.Trust()
 	if err != nil {
 		return nil, err
+	}
+	if tsaPath != "" {
+		if trust.TSA, err = readRoots(tsaPath); err != nil {
+			return nil, err
+		}
 	}
 	pack, closer, err := Open(path)
 	if err != nil {
@@ -100,6 +109,19 @@ func verifyFile(path, trustPath string, remember bool) (*Report, error) {
 		}
 	}
 	return report, nil
+}
+
+// readRoots reads a PEM file of certificates.
+func readRoots(path string) (*x509.CertPool, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the time stamp authorities' roots: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("%s holds no certificate in PEM", path)
+	}
+	return roots, nil
 }
 
 // rememberIn writes the checkpoint into the trust file.

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/ledger"
 )
 
 // Names of the files of a pack.
@@ -21,6 +22,7 @@ const (
 	SignatureFile = "manifest.sig"
 	ReadmeFile    = "README.md"
 	LogFolder     = "log"
+	StampsFile    = LogFolder + "/" + ledger.StampsFile
 	ContextFile   = "raw/context.blocks"
 	EdgesFile     = "raw/edges.blocks"
 	SeedsFile     = "seeds.jsonl"

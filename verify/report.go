@@ -35,6 +35,8 @@ type Report struct {
 	Summary    string             `json:"summary"`
 	Pack       *PackInfo          `json:"pack,omitempty"`
 	Integrity  string             `json:"integrity"` // who could have altered the evidence unseen
+	Stamped    string             `json:"stamped"`   // by when the evidence was there, whatever the operator's clock says
+	Stamps     *Stamps            `json:"stamps,omitempty"`
 	Checks     []*Check           `json:"checks"`
 	Checkpoint *ledger.Checkpoint `json:"-"` // verified; nil when it wasn't
 	Remember   string             `json:"checkpoint,omitempty"`
@@ -140,6 +142,7 @@ func (r *Report) WriteText(w io.Writer) error {
 		line("Records       %d, from %s to %s, in %d blocks", p.Range.Records, p.Range.First, p.Range.Last, p.Blocks)
 		line("Made by       %s, exhibit %s", workpaper.Visible(p.Params.By.Person.ID), workpaper.Visible(p.Generator.Version))
 		line("Integrity     %s", r.Integrity)
+		line("Stamped       %s", workpaper.Visible(r.Stamped))
 		line("")
 	}
 	for _, part := range []struct {

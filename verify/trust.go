@@ -2,6 +2,7 @@ package verify
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ type Trust struct {
 	Witnesses []note.Verifier
 	Quorum    int                 // how many of the witnesses must have cosigned
 	Known     []ledger.Checkpoint // kept from earlier visits
+	TSA       *x509.CertPool      // roots of time stamp authorities; nil trusts none
 }
 
 // TrustFile is a trust file, JSON:

@@ -21,6 +21,7 @@ import (
 type checks struct {
 	files, manifest, digests             Check
 	checkpoint, witnesses, known, tree   Check
+	stamps                               Check
 	leaf, block, follows, control        Check
 	edges, context                       Check
 	commitments, tables, replay, meaning Check
@@ -28,7 +29,7 @@ type checks struct {
 
 func (c *checks) all() []*Check {
 	return []*Check{
-		&c.files, &c.manifest, &c.digests, &c.checkpoint, &c.witnesses, &c.known, &c.tree, &c.leaf, &c.block, &c.follows, &c.control,
+		&c.files, &c.manifest, &c.digests, &c.checkpoint, &c.witnesses, &c.known, &c.tree, &c.stamps, &c.leaf, &c.block, &c.follows, &c.control,
 		&c.edges, &c.context, &c.commitments, &c.tables, &c.replay, &c.meaning,
 	}
 }
@@ -45,6 +46,7 @@ func newChecks() *checks {
 		witnesses:   check("log.witnesses", "cosignatures", "A quorum of witnesses has cosigned the checkpoint"),
 		known:       check("log.known", "known checkpoints", "The log grew from the checkpoints that you kept"),
 		tree:        check("log.tree", "leaves", "The log's tree, rebuilt from its tiles, has the checkpoint's root"),
+		stamps:      check("log.stamps", "time stamps", "Time stamp authorities say when the log was there"),
 		leaf:        check("log.leaf", "blocks", "Every block is in the log, at its number"),
 		block:       check("log.block", "blocks", "Every block holds the records and sections that its header commits to"),
 		follows:     check("log.follows", "blocks", "Every block follows the one before it; none is missing"),
@@ -72,6 +74,8 @@ type verifier struct {
 	sum   *workpaper.Summary // nil until the range was folded
 	memo  memo
 	out   tables
+
+	stamped stamped
 
 	leaves   []evidence.Hash // of the tile at leavesAt
 	leavesAt uint64
@@ -110,6 +114,7 @@ func (v *verifier) run() {
 	}
 	v.knownCheckpoints()
 	v.wholeTree()
+	v.stamps()
 	whole := v.readSeeds() && v.readContext() && v.readEdges() && v.readRange()
 	if whole {
 		v.conclude()
@@ -370,6 +375,7 @@ func (v *verifier) readRange() bool {
 				return false
 			}
 			h := b.Header
+			v.stamped.block(&h)
 			prev, next = &h, next+1
 			records += b.Count
 			for i := range b.Records {
@@ -558,6 +564,7 @@ func (v *verifier) conclude() {
 // report says how it went.
 func (v *verifier) report() *Report {
 	r := &Report{Manifest: v.m, Checkpoint: v.cp, Checks: v.c.all(), Integrity: v.integrity()}
+	r.Stamped, r.Stamps = v.stampsReport()
 	if n := v.seeds.untested; n > 0 {
 		v.c.commitments.Note = fmt.Sprintf("%d records of erased scopes were not tested; block headers bind their bodies", n)
 	}

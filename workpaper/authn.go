@@ -166,6 +166,27 @@ type uses struct {
 	n    uint64
 	at   int64
 	last evidence.Position
+
+	actions map[string]bool // that were used
+	newest  *intent         // whose actions are in it already
+}
+
+// touch remembers the actions of a command. Those of an allowed one are the
+// policy's, so that there are not many.
+func (u *uses) touch(in *intent) {
+	if u.newest != in {
+		u.newest = in
+		u.did(in.Checks)
+	}
+}
+
+func (u *uses) did(checks []evidence.Check) {
+	if u.actions == nil {
+		u.actions = make(map[string]bool)
+	}
+	for _, c := range checks {
+		u.actions[c.Action] = true
+	}
 }
 
 func (u *uses) add(h *evidence.Head) { u.n, u.at, u.last = u.n+1, h.Time, h.Pos }

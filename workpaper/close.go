@@ -2,6 +2,7 @@ package workpaper
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/exhibit-gateway/exhibit/decision"
@@ -52,6 +53,9 @@ func (f *Fold) Close() (*Summary, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := errors.Join(f.approvalRows(), f.usedRows(), f.alertRows()); err != nil {
+		return nil, err
+	}
 	if err := f.bootRow(f.boot); err != nil {
 		return nil, err
 	}
@@ -61,6 +65,12 @@ func (f *Fold) Close() (*Summary, error) {
 	s := &Summary{
 		First: f.first, Last: f.last, OpenedAt: f.openedAt, EndedAt: f.lastTime, Records: f.records,
 		Tests: f.tests.all(), Uncovered: f.counts.opaque, Allowed: f.counts.allowed, Refused: f.counts.denied + f.counts.failed,
+	}
+	if n := f.counts.unseparated; n > 0 {
+		f.tests.approvals.Note = fmt.Sprintf("%d changes were made while the configuration asked for no second person; sod_violations lists those by one", n)
+		if f.tests.approvals.Population == 0 {
+			f.tests.approvals.State = NotTested
+		}
 	}
 	for _, t := range s.Tests {
 		t.Conclude()
@@ -131,6 +141,8 @@ func (f *Fold) grantRows() (roll rollForward, err error) {
 		switch {
 		case !g.Removed.IsZero():
 			status = "removed"
+		case f.lastTime < g.Starts:
+			status = "waiting"
 		case !g.Active(f.lastTime):
 			status = "expired"
 		}
@@ -138,8 +150,9 @@ func (f *Fold) grantRows() (roll rollForward, err error) {
 		if u == nil {
 			u = &uses{}
 		}
-		if err := f.row(grantsTable, g.ID, g.Agent, g.Role, g.Resource, g.Ticket, g.Reason, g.By.Person.ID, g.By.Via,
-			FormatTime(g.CreatedAt), pos(g.Created), FormatTime(g.Expires), status,
+		a, p := f.approvalOf(&g)
+		if err := f.row(grantsTable, g.ID, g.Agent, g.Role, g.Resource, g.Ticket, g.Reason, g.Request, FormatTime(a.AskedAt), a.By.Person.ID, a.By.Via,
+			FormatTime(p.at), pos(p.last), join(p.approvers), join(p.groups), g.Renews, FormatTime(g.Starts), FormatTime(g.CreatedAt), pos(g.Created), FormatTime(g.Expires), status,
 			FormatTime(g.RemovedAt), pos(g.Removed), g.RemovedBy.Person.ID, g.RemovedBy.Via, g.RemovedFor,
 			count(u.n), FormatTime(u.at), pos(u.last)); err != nil {
 			return roll, err
@@ -177,6 +190,8 @@ func (f *Fold) totalRows(agents, grants rollForward, openSessions, openCommands 
 		{agentsTable, "retired (-)", agents.removed}, {agentsTable, "expired (-)", agents.expired}, {agentsTable, "in service at closing (=)", agents.closing},
 		{grantsTable, "standing at opening", grants.opening}, {grantsTable, "made (+)", grants.added},
 		{grantsTable, "removed (-)", grants.removed}, {grantsTable, "expired (-)", grants.expired}, {grantsTable, "standing at closing (=)", grants.closing},
+		{approvalsTable, "asked for", c.approvalsAsked}, {approvalsTable, "decisions of people", c.approvalsDecided}, {approvalsTable, "used by commands", c.approvalsUsed},
+		{sodTable, "changes by one person", c.violations}, {killsTable, "by people", c.kills},
 		{credentialsTable, "keys enrolled", c.keysEnrolled}, {credentialsTable, "tokens issued", c.tokensIssued}, {credentialsTable, "revocations", c.credentialsRevoked},
 		{authnTable, "succeeded", c.authnOK}, {authnTable, "failed", c.authnFailed},
 		{sessionsTable, "carried in", c.sessionsCarried}, {sessionsTable, "started (+)", c.sessionsStarted}, {sessionsTable, "ended (-)", c.sessionsEnded},
@@ -187,7 +202,7 @@ func (f *Fold) totalRows(agents, grants rollForward, openSessions, openCommands 
 		{"decisions", "allow", c.allowed}, {"decisions", "deny", c.denied}, {"decisions", "error", c.failed},
 		{changesTable, "policy", c.policyChanges}, {changesTable, "configuration", c.configChanges},
 		{uptimeTable, "boots begun", c.boots}, {uptimeTable, "recording gaps", c.gaps},
-		{alertsTable, "raised", c.alerts}, {"records", "reads and exports of evidence", c.exports},
+		{alertsTable, "raised", c.alerts}, {alertsTable, "acknowledgements", c.acks}, {"records", "reads and exports of evidence", c.exports},
 	} {
 		if err := f.row(totalsTable, t.table, t.measure, count(t.value)); err != nil {
 			return err

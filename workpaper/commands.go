@@ -112,6 +112,10 @@ func (f *Fold) intent(r *evidence.Record) error {
 	if err := f.decision(r, s, in); err != nil {
 		return err
 	}
+	f.limited(h, in)
+	if in.Approval != "" && h.Effect == evidence.Allow {
+		f.approving = &approving{h.Pos, in.Approval}
+	}
 	c := command{head: *h, intent: in}
 	switch h.Outcome {
 	case "":
@@ -190,6 +194,7 @@ func (f *Fold) cited(h *evidence.Head, in *intent) {
 	}
 	for _, u := range in.uses {
 		u.add(h)
+		u.touch(in)
 	}
 }
 
@@ -293,7 +298,7 @@ func (f *Fold) commandRows(c *command, end *evidence.Head) error {
 	h, in := &c.head, c.intent
 	cells := f.commandRow[:0]
 	cells = append(cells, pos(h.Pos), f.clock.format(h.Time), pos(h.Session), h.Agent, h.Resource, h.Verb, in.path, in.parse, in.Text, in.checks,
-		pos(h.Of), string(h.Effect), in.rules, in.grants, in.Policy, in.Reason)
+		pos(h.Of), string(h.Effect), in.rules, in.grants, in.Policy, in.Reason, in.Approval, in.Limit)
 	switch {
 	case end == nil:
 		cells = append(cells, "open", "", "", count(h.Bytes), "", count(h.Frames), "", "", "")
@@ -333,6 +338,7 @@ func (f *Fold) denial(r *evidence.Record, s *session, in *intent) error {
 		return nil
 	}
 	f.tests.denials.Population++
+	f.refusals[[2]string{h.Agent, h.Resource}]++
 	client := ""
 	if s != nil && s.body != nil {
 		client = s.body.Client

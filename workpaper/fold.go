@@ -78,6 +78,12 @@ type Fold struct {
 	tokens     tokens
 	activity   map[string]*activity // by agent
 	grantUses  map[string]*uses
+	refusals   map[[2]string]uint64 // by agent and resource
+	hours      hours
+	approving  *approving // the last record cites an approval
+	alerts     []alertState
+	alertAt    map[evidence.Position]int
+	watch      watch
 	keyUses    map[string]*uses
 	askers     map[string]*Asker // by their encoding
 	policies   map[string]bool   // digests recorded so far
@@ -97,6 +103,8 @@ type counts struct {
 	keysEnrolled, credentialsRevoked, tokensIssued                      uint64
 	policyChanges, configChanges, boots, exports, alerts, gaps, crashed uint64
 	transactions, resolutions                                           uint64
+	approvalsAsked, approvalsDecided, approvalsUsed                     uint64
+	violations, unseparated, kills, acks                                uint64
 }
 
 // NewFold returns a fold whose rows go to out.
@@ -108,6 +116,8 @@ func NewFold(out Out) *Fold {
 		authns: newAuthns(), tokens: newTokens(), activity: make(map[string]*activity),
 		grantUses: make(map[string]*uses), keyUses: make(map[string]*uses),
 		askers: make(map[string]*Asker), policies: make(map[string]bool), configs: make(map[string]bool),
+		refusals: make(map[[2]string]uint64), hours: hours{byHour: make(map[int64]map[string]*hourCount)}, alertAt: make(map[evidence.Position]int),
+		watch: watch{detector: NewDetector(false), found: make(map[asked]bool)},
 	}
 }
 
@@ -124,6 +134,7 @@ func (f *Fold) Opening(r *evidence.Record) error {
 		return fmt.Errorf("record %s of the opening comes after the range began", h.Pos)
 	case h.Type.IsControl():
 		f.control(r)
+		f.watch.detector.Observe(h, r.Body)
 	case h.Type == evidence.GatewayStart:
 		f.boot = f.newBoot(r)
 		f.boot.carried = true
@@ -155,6 +166,10 @@ func (f *Fold) Record(r *evidence.Record) error {
 	}
 	f.records++
 	f.before, f.last, f.lastTime = f.last, h.Pos, h.Time
+	f.watched(r)
+	if f.approving != nil || h.Type == evidence.ApprovalUse {
+		f.used(r)
+	}
 	if h.Type.IsControl() {
 		return f.controlInRange(r)
 	}
@@ -185,6 +200,9 @@ func (f *Fold) Record(r *evidence.Record) error {
 // begin is called before the first record of the range.
 func (f *Fold) begin(h *evidence.Head) {
 	f.opening, f.openedAt, f.first = f.registry, h.Time, h.Pos
+	if f.registry.Config() != "" { // the log began earlier, perhaps within the hour
+		f.hours.from = h.Time/hourMicros + 1
+	}
 	// Commands and sessions of the opening show only if the range speaks of
 	// them: whether the others were still open isn't known here.
 }
@@ -253,6 +271,10 @@ func (f *Fold) other(r *evidence.Record) error {
 		f.counts.exports++
 	case evidence.Alert:
 		return f.alert(r)
+	case evidence.AlertAck:
+		f.acknowledged(r)
+	case evidence.SessionKill:
+		return f.killed(r)
 	case evidence.Resolution:
 		return f.resolution(r)
 	case evidence.TimeStep:
@@ -275,8 +297,20 @@ func (f *Fold) controlInRange(r *evidence.Record) error {
 		f.counts.keysEnrolled++
 	case evidence.CredentialRevoke:
 		f.counts.credentialsRevoked++
+	case evidence.ApprovalRequest:
+		f.counts.approvalsAsked++
+	case evidence.ApprovalDecision:
+		f.counts.approvalsDecided++
+	case evidence.ApprovalUse:
+		f.counts.approvalsUsed++
 	}
+	before := f.registry
 	f.control(r)
+	if f.registry != before {
+		if err := f.separation(r, before); err != nil {
+			return err
+		}
+	}
 	switch r.Head.Type {
 	case evidence.PolicyChange, evidence.ConfigChange:
 		return f.change(r)
@@ -293,7 +327,7 @@ func (f *Fold) control(r *evidence.Record) {
 	f.tests.change.Population++
 	next, err := f.registry.Apply(r.Head, r.Body)
 	if err != nil {
-		f.tests.change.Except(r.Head.Pos, "%.300s", err)
+		f.refusedChange(&r.Head, err)
 		return
 	}
 	f.registry = next

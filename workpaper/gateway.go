@@ -210,12 +210,16 @@ func (f *Fold) change(r *evidence.Record) error {
 		for i, file := range b.Files {
 			names[i] = file.Name
 		}
-		return f.row(changesTable, pos(h.Pos), f.clock.format(h.Time), string(h.Type), b.Before, b.Digest, "", strings.Join(names, " "), b.Diff, b.By.Person.ID, b.By.Via)
+		a, _ := f.registry.Approval(b.Request)
+		p := decidedBy(&a)
+		return f.row(changesTable, pos(h.Pos), f.clock.format(h.Time), string(h.Type), b.Before, b.Digest, "", strings.Join(names, " "), b.Diff, b.By.Person.ID, b.By.Via,
+			b.Request, FormatTime(a.AskedAt), a.By.Person.ID, FormatTime(p.at), pos(p.last), join(p.approvers), a.Ticket, b.Back)
 	}
 	f.counts.configChanges++
 	var b evidence.ConfigBody
 	f.decode(r, &b)
-	return f.row(changesTable, pos(h.Pos), f.clock.format(h.Time), string(h.Type), b.Before, b.Digest, "", "", b.Diff, b.By.Person.ID, b.By.Via)
+	return f.row(changesTable, pos(h.Pos), f.clock.format(h.Time), string(h.Type), b.Before, b.Digest, "", "", b.Diff, b.By.Person.ID, b.By.Via,
+		"", "", "", "", "", "", "", "")
 }
 
 // binaryChange writes the row of a gateway.start that ran another program than
@@ -228,5 +232,5 @@ func (f *Fold) binaryChange(r *evidence.Record, previous *bootState) error {
 	if before == f.boot.body.Binary {
 		return nil
 	}
-	return f.row(changesTable, pos(r.Head.Pos), f.clock.format(r.Head.Time), string(r.Head.Type), before, f.boot.body.Binary, f.boot.body.Version, "", "", "", "")
+	return f.row(changesTable, pos(r.Head.Pos), f.clock.format(r.Head.Time), string(r.Head.Type), before, f.boot.body.Binary, f.boot.body.Version, "", "", "", "", "", "", "", "", "", "", "", "")
 }

@@ -7,6 +7,10 @@ const (
 	credentialsTable  = "credentials"
 	authnTable        = "authn"
 	grantsTable       = "grants"
+	approvalsTable    = "approvals"
+	usedTable         = "granted_vs_used"
+	sodTable          = "sod_violations"
+	killsTable        = "kills"
 	sessionsTable     = "sessions"
 	commandsTable     = "commands"
 	transactionsTable = "transactions"
@@ -30,9 +34,16 @@ func Populations() []Table {
 			"revoked_at:t", "revoked_pos:n", "revoked_by", "revoke_reason", "uses:#", "last_used_at:t", "last_used_pos:n")},
 		{Name: authnTable, Columns: columns("authn_pos:n", "at:t", "outcome:n", "failure_code", "agent_id:n", "resource:n", "protocol", "method",
 			"cred_id", "key_thumbprint", "token_hash", "client", "listener")},
-		{Name: grantsTable, Columns: columns("grant_id:n", "agent_id:n", "role_id", "resource:n", "ticket_ref", "reason", "requested_by", "requested_via",
-			"effective_at:t", "effective_pos:n", "expires_at:t", "status:n",
+		{Name: grantsTable, Columns: columns("grant_id:n", "agent_id:n", "role_id", "resource:n", "ticket_ref", "reason", "request_id:n", "requested_at:t", "requested_by", "requested_via",
+			"approved_at:t", "approved_pos:n", "approved_by", "approver_authority", "renews:n", "starts_at:t", "effective_at:t", "effective_pos:n", "expires_at:t", "status:n",
 			"removed_at:t", "removed_pos:n", "removed_by", "removed_via", "remove_reason", "uses:#", "last_used_at:t", "last_used_pos:n")},
+		{Name: approvalsTable, Columns: columns("request_id:n", "requested_at:t", "kind:n", "digest", "agent_id:n", "resource:n", "asks", "ticket_ref", "reason",
+			"requested_by", "requested_via", "needs", "expires_at:t", "state:n", "approved_by", "approver_authority", "denied_by", "decided_at:t", "decided_pos:n",
+			"used_at:t", "used_pos:n", "used_by")},
+		{Name: usedTable, Columns: columns("grant_id:n", "agent_id:n", "role_id", "resource:n", "effective_at:t", "expires_at:t", "days_held:#", "uses:#", "last_used_at:t",
+			"actions_granted:#", "actions_used:#", "used", "unused", "refusals:#")},
+		{Name: sodTable, Columns: columns("pos:n", "at:t", "rule:n", "kind:n", "person", "via", "agent_id:n", "resource:n", "text")},
+		{Name: killsTable, Columns: columns("pos:n", "at:t", "ended_by", "ended_via", "agent_id:n", "sessions", "reason")},
 		{Name: sessionsTable, Columns: columns("session_id:n", "state:n", "agent_id:n", "owner_id", "owner_email", "principal", "principal_type", "ticket",
 			"cred_id", "authn_pos", "resource:n", "protocol", "client", "listener", "client_tls", "upstream", "upstream_user", "upstream_database",
 			"upstream_local", "upstream_remote", "upstream_pid:#", "upstream_system_id", "upstream_version", "durability", "enforce_mode",
@@ -41,15 +52,17 @@ func Populations() []Table {
 			"commands:#", "denied:#", "skipped:#", "errors:#", "in_doubt:#", "opaque:#", "rows:#", "bytes_up:#", "bytes_down:#",
 			"unattributed_bytes", "gap_flag")},
 		{Name: commandsTable, Columns: columns("command_id:n", "at:t", "session_id:n", "agent_id:n", "resource:n", "verb:n", "path", "parse", "text", "checks",
-			"of:n", "decision:n", "rules", "grants", "policy_digest", "deny_reason", "outcome:n", "code:n", "rows:#", "bytes_up:#", "bytes_down:#",
+			"of:n", "decision:n", "rules", "grants", "policy_digest", "deny_reason", "approval:n", "limit:n", "outcome:n", "code:n", "rows:#", "bytes_up:#", "bytes_down:#",
 			"frames:#", "duration_us:#", "ended_at:t", "end_pos:n")},
 		{Name: transactionsTable, Columns: columns("tx_pos:n", "at:t", "session_id:n", "agent_id:n", "resource:n", "result:n", "block", "first_command:n", "last_command:n",
 			"commands:#", "xid")},
 		{Name: resolutionsTable, Columns: columns("pos:n", "at:t", "command_id:n", "session_id:n", "agent_id:n", "resource:n", "result:n", "how", "xid")},
 		{Name: denialsTable, Columns: columns("pos:n", "at:t", "kind:n", "session_id:n", "agent_id:n", "resource:n", "verb:n", "text", "checks",
 			"decision:n", "rules", "policy_digest", "deny_reason", "client", "bytes_to_upstream:#")},
-		{Name: alertsTable, Columns: columns("pos:n", "at:t", "rule", "severity:n", "session_id:n", "agent_id:n", "resource:n", "trigger:n", "text")},
-		{Name: changesTable, Columns: columns("change_pos:n", "at:t", "kind:n", "before_digest", "after_digest", "version", "files", "diff", "activated_by", "activated_via")},
+		{Name: alertsTable, Columns: columns("pos:n", "at:t", "rule", "severity:n", "session_id:n", "agent_id:n", "resource:n", "trigger:n", "text",
+			"acknowledged_at:t", "acknowledged_pos:n", "acknowledged_by", "disposition:n", "incident", "acknowledge_reason")},
+		{Name: changesTable, Columns: columns("change_pos:n", "at:t", "kind:n", "before_digest", "after_digest", "version", "files", "diff", "activated_by", "activated_via",
+			"request_id:n", "proposed_at:t", "proposed_by", "approved_at:t", "approved_pos:n", "approved_by", "ticket_ref", "rollback_of:n")},
 		{Name: uptimeTable, Columns: columns("boot:n", "started_at:t", "start_pos:n", "last_at:t", "last_pos:n", "end:n", "reason", "previous_pos:n", "previous_clean",
 			"version", "binary_digest", "config_digest", "policy_digest", "fail_mode", "host", "heartbeat_s:#", "records:#",
 			"longest_silence_us:#", "heartbeat_gaps:#", "recording_gaps:#", "clock_steps:#", "down_before_us:#")},

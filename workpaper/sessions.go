@@ -199,6 +199,7 @@ func (f *Fold) startDecision(r *evidence.Record, s *session, b *evidence.Session
 		}
 		for _, u := range list {
 			u.add(h)
+			u.did(b.Checks)
 		}
 		f.stillAdmitted(h, s)
 	}

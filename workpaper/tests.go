@@ -83,16 +83,17 @@ type tests struct {
 	attribution, connection, totals                   Test
 	registered, owner, authentication, credential     Test
 	change, policyCited, grantCited, afterRevoke, lag Test
+	approvals, approvalUse, limits, acks, detected    Test
 	enforce, denials, liveness, gap, digests          Test
-	leavers, privileges, bypass, approvals            Test
+	leavers, privileges, bypass                       Test
 }
 
 func (t *tests) all() []*Test {
 	return []*Test{
 		&t.bodies, &t.sequence, &t.scope, &t.boot, &t.pairing, &t.sessionPairing, &t.writeAhead, &t.transactions, &t.resolutions, &t.bytes, &t.attribution, &t.connection,
 		&t.totals, &t.registered, &t.owner, &t.authentication, &t.credential, &t.change, &t.policyCited, &t.grantCited,
-		&t.afterRevoke, &t.lag, &t.enforce, &t.denials, &t.liveness, &t.gap, &t.digests,
-		&t.leavers, &t.privileges, &t.bypass, &t.approvals,
+		&t.approvals, &t.approvalUse, &t.limits, &t.afterRevoke, &t.lag, &t.detected, &t.acks, &t.enforce, &t.denials, &t.liveness, &t.gap, &t.digests,
+		&t.leavers, &t.privileges, &t.bypass,
 	}
 }
 
@@ -125,6 +126,12 @@ func newTests() *tests {
 		afterRevoke: Test{ID: "access.revoked", Of: "revocations and retirements", Title: "Nothing was allowed after a revocation or retirement"},
 		lag:         Test{ID: "access.lag", Of: "sessions open when their agent was retired", Title: "Sessions of a retired agent ended within two seconds"},
 
+		approvals:   Test{ID: "change.approved", Of: "grants and policies that needed two people", Title: "Grants and policies were approved by another person before they took effect"},
+		approvalUse: Test{ID: "approval.used", Of: "commands that people approved", Title: "What people approved was used once, by the command that they approved"},
+		limits:      Test{ID: "decision.limits", Of: "commands under a limit of their number", Title: "Limits on the commands of an agent held, and refused nothing before they were reached"},
+		detected:    Test{ID: "alert.raised", Of: "causes for an alert", Title: "Alerts were raised where the rules ask for them, and nowhere else"},
+		acks:        Test{ID: "alert.acknowledged", Of: "acknowledgements", Title: "Every acknowledgement is of an alert"},
+
 		enforce:  Test{ID: "decision.enforced", Of: "sessions", Title: "Decisions were enforced, not only observed"},
 		denials:  Test{ID: "decision.denials", Of: "refusals", Title: "What was refused ended with its refusal, and did not reach the upstream"},
 		liveness: Test{ID: "gateway.liveness", Of: "records", Title: "While the gateway ran, it was never silent for longer than its heartbeat"},
@@ -134,6 +141,5 @@ func newTests() *tests {
 		leavers:    Test{ID: "import.people", Of: "leavers", Title: "Access of people who left was removed in time", State: NotTested, Note: "Leaver population: not provided"},
 		privileges: Test{ID: "import.privileges", Of: "upstream roles", Title: "Privileges upstream are no wider than here", State: NotTested, Note: "Effective privilege: gateway policy only"},
 		bypass:     Test{ID: "import.connections", Of: "upstream connections", Title: "Nothing went around the gateway", State: NotTested, Note: "Bypass: untested"},
-		approvals:  Test{ID: "change.approved", Of: "changes", Title: "Changes were approved by another person before they took effect", State: NotTested, Note: "Approvals are not recorded by this version; ticket content not corroborated"},
 	}
 }

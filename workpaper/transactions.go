@@ -92,14 +92,3 @@ func (f *Fold) resolution(r *evidence.Record) error {
 	delete(f.doubts, h.Of)
 	return f.row(resolutionsTable, pos(h.Pos), f.clock.format(h.Time), pos(h.Of), pos(d.session), h.Agent, h.Resource, b.Result, b.How, b.ID)
 }
-
-// alert writes the row of what asked a person to look.
-func (f *Fold) alert(r *evidence.Record) error {
-	h := &r.Head
-	f.counts.alerts++
-	var b evidence.AlertBody
-	if !f.decode(r, &b) {
-		return nil
-	}
-	return f.row(alertsTable, pos(h.Pos), f.clock.format(h.Time), b.Rule, b.Severity, pos(h.Session), h.Agent, h.Resource, pos(b.Trigger), b.Text)
-}

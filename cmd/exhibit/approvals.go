@@ -102,8 +102,8 @@ func newApprovalShow(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "show REQUEST", Short: "Show one request, with all that there is to see", Args: exactly("REQUEST"),
 		Long: `Shows a request with all that it takes to answer it. The exact text and values
-of a command that waits are sealed in the record; that you see them here is on
-record too.`,
+of a command that waits are sealed in the record: they are shown to who can answer
+it, and to the agent's owner, and that they were is on record too.`,
 		Example:           `  exhibit approval show gw1.3.118`,
 		ValidArgsFunction: a.requests(""),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -480,6 +480,10 @@ func (g *memory) LogStatus(context.Context) (api.LogStatus, error) {
 		Quorum: 1, Witnessed: 7, Witnesses: []api.Witness{
 			{Name: "one.example", Blocks: 7, Cosigned: noon},
 			{Name: "two.example", Blocks: 1, Behind: 6, Problem: "it answers with 500", Since: noon},
+		},
+		Stamped: 5, StampedAt: noon, Authorities: []api.Authority{
+			{URL: "http://tsa.example", Blocks: 5, Behind: 2, Stamped: noon},
+			{URL: "http://other.example", Behind: 7, Problem: "it answers another request than this one (nonce)", Since: noon},
 		}}, nil
 }
 

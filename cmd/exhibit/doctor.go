@@ -133,6 +133,7 @@ func (d *doctor) examine(ctx context.Context, a *app) {
 		d.upstream(ctx, r)
 	}
 	d.witnesses(ctx, c)
+	d.timestamps(ctx, c)
 	d.addresses(ctx, c)
 }
 
@@ -154,6 +155,25 @@ func (d *doctor) witnesses(ctx context.Context, c *config.Config) {
 			continue
 		}
 		d.ok(check, "answers at %s", w.URL)
+	}
+}
+
+// timestamps has each time stamp authority stamp something that means nothing.
+// The gateway works without them, but not with a file of roots that isn't one.
+func (d *doctor) timestamps(ctx context.Context, c *config.Config) {
+	s, err := stampingOf(c.Log.Timestamps)
+	if err != nil {
+		d.fail("time stamps", err.Error(), "the authority's operator publishes its root certificates")
+		return
+	}
+	for _, a := range s.Authorities {
+		check := "authority " + a.URL
+		stamp, err := a.Try(ctx, s.Timeout)
+		if err != nil {
+			d.warn(check, err.Error(), "see log.timestamps; until it stamps, when the log was is your word")
+			continue
+		}
+		d.ok(check, "stamps, as %s under policy %s", workpaper.Visible(stamp.Authority), stamp.Policy)
 	}
 }
 

@@ -118,7 +118,7 @@ func (a *app) document(d api.Document, err error) error {
 func newLog(a *app) *cobra.Command {
 	status := &cobra.Command{
 		Use: "status", Short: "How far the log is", Args: exactly(),
-		Long: "Shows the log's size and what waits to be sealed. Exits with 1 when something\nkeeps records from being sealed; a witness that lags is shown and is no failure.",
+		Long: "Shows the log's size and what waits to be sealed. Exits with 1 when something\nkeeps records from being sealed; a witness or a time stamp\nauthority that lags is shown and is no failure.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.ask(func(c *api.Client) error {
 				s, err := c.LogStatus(cmd.Context())
@@ -129,7 +129,7 @@ func newLog(a *app) *cobra.Command {
 				pairs := []string{"origin", s.Origin, "key", s.Key, "blocks", fmt.Sprint(s.Blocks), "root", s.Root,
 					"published", stamp(s.Published), "newest record", s.Position, "newest sealed", s.Sealed,
 					"unsealed bytes", fmt.Sprint(s.UnsealedBytes), "unsealed for", age.String(), "problem", s.Problem}
-				err = a.fields(s, append(pairs, witnessFields(s)...)...)
+				err = a.fields(s, append(append(pairs, witnessFields(s)...), stampFields(s)...)...)
 				if err == nil && s.Problem != "" {
 					return errSilent
 				}
@@ -155,6 +155,29 @@ func witnessFields(s api.LogStatus) (pairs []string) {
 			text += "; cosigned " + stamp(w.Cosigned)
 		}
 		pairs = append(pairs, "witness "+w.Name, text)
+	}
+	return pairs
+}
+
+// stampFields are a line about the newest stamp and one for each authority.
+func stampFields(s api.LogStatus) (pairs []string) {
+	if len(s.Authorities) == 0 {
+		return nil
+	}
+	text := fmt.Sprintf("%d of %d blocks", s.Stamped, s.Blocks)
+	if !s.StampedAt.IsZero() {
+		text += ", which existed not later than " + stamp(s.StampedAt)
+	}
+	pairs = []string{"stamped", text}
+	for _, t := range s.Authorities {
+		text := fmt.Sprintf("has stamped %s, %d behind", count(int(t.Blocks), "block"), t.Behind)
+		switch {
+		case t.Problem != "":
+			text += fmt.Sprintf("; not stamping since %s: %s", stamp(t.Since), t.Problem)
+		case !t.Stamped.IsZero():
+			text += "; stamped " + stamp(t.Stamped)
+		}
+		pairs = append(pairs, "authority "+t.URL, text)
 	}
 	return pairs
 }

@@ -320,6 +320,9 @@ func (a *app) createPack(cmd *cobra.Command, c *api.Client, r api.PackRequest, o
 	} else {
 		a.say("Operator-only integrity, but for checkpoints that an auditor keeps: %s", cmp.Or(p.Unwitnessed, "no witness cosigned it"))
 	}
+	if p.Stamps > 0 {
+		a.say("It holds %s with a time stamp", count(p.Stamps, "checkpoint"))
+	}
 	a.say("Check it: exhibit verify %s --trust trust.json", output)
 	return a.jsonOnly(p)
 }

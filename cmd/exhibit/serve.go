@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -140,6 +141,13 @@ func settingsOf(c *config.Config, live *atomic.Pointer[inForce]) (gateway.Settin
 		return gateway.Settings{}, err
 	}
 	s.Quorum = c.Log.Quorum
+	if s.Alerts, err = alertsOf(c.Alerts); err != nil {
+		return gateway.Settings{}, err
+	}
+	s.Telling = fmt.Sprintf("%+v", c.Alerts)
+	if s.Stamping, err = stampingOf(c.Log.Timestamps); err != nil {
+		return gateway.Settings{}, err
+	}
 	for _, p := range c.People {
 		s.People = append(s.People, p.Evidence())
 	}
@@ -180,6 +188,30 @@ func witnessesOf(l config.Log) (list []seal.Witness, err error) {
 		list = append(list, seal.Witness{URL: w.URL, Key: v})
 	}
 	return list, nil
+}
+
+// stampingOf says who stamps the log.
+func stampingOf(t config.Timestamps) (gateway.Stamping, error) {
+	s := gateway.Stamping{Interval: t.Interval, Timeout: t.Timeout}
+	for i, a := range t.Authorities {
+		at := fmt.Sprintf("log.timestamps.authorities[%d]", i)
+		pem, err := os.ReadFile(a.CA)
+		if err != nil {
+			return s, hinted{fmt.Errorf("%s.ca: %w", at, err), "nothing was put in force"}
+		}
+		roots := x509.NewCertPool()
+		if !roots.AppendCertsFromPEM(pem) {
+			return s, hinted{fmt.Errorf("%s.ca: %s holds no certificate in PEM", at, a.CA), "nothing was put in force"}
+		}
+		authority := seal.Authority{URL: a.URL, Roots: roots}
+		if a.Policy != "" {
+			if authority.Policy, err = config.ParseOID(a.Policy); err != nil {
+				return s, hinted{fmt.Errorf("%s.policy: %w", at, err), "nothing was put in force"}
+			}
+		}
+		s.Authorities = append(s.Authorities, authority)
+	}
+	return s, nil
 }
 
 // targetOf is the upstream of a resource.

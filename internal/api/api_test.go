@@ -62,7 +62,7 @@ func ask[T any](g *gateway, asked ...any) (T, error) {
 }
 
 func (g *gateway) services() Services {
-	return Services{g, g, g, g, g, g, g, g, g, g, g}
+	return Services{g, g, g, g, g, g, g, g, g, g, g, g}
 }
 
 func (g *gateway) AddAgent(_ context.Context, a NewAgent, by evidence.By) (Agent, error) {
@@ -163,6 +163,12 @@ func (g *gateway) CreatePack(_ context.Context, r PackRequest, by evidence.By, w
 		return Pack{}, err
 	}
 	return ask[Pack](g, r, by)
+}
+func (g *gateway) Alerts(_ context.Context, r Range, open bool, _ evidence.By) ([]Alert, error) {
+	return ask[[]Alert](g, r, open)
+}
+func (g *gateway) AcknowledgeAlert(_ context.Context, id string, n NewAcknowledgement, _ evidence.By) (Alert, error) {
+	return ask[Alert](g, id, n)
 }
 func (g *gateway) Sessions(context.Context) ([]Session, error) { return ask[[]Session](g) }
 func (g *gateway) Kill(_ context.Context, k KillRequest, by evidence.By) (Killed, error) {
@@ -380,7 +386,8 @@ func TestReading(t *testing.T) {
 	_, err := c.Agent(t.Context(), "x")
 	wantProblem(t, err, 404, `no agent "x"`, "agent list")
 
-	status := LogStatus{Origin: "example.com/gw1", Blocks: 7, Published: now, Quorum: 1, Witnesses: []Witness{{Name: "witness.example.org", Blocks: 6, Behind: 1, Since: now}}}
+	status := LogStatus{Origin: "example.com/gw1", Blocks: 7, Published: now, Quorum: 1, Witnesses: []Witness{{Name: "witness.example.org", Blocks: 6, Behind: 1, Since: now}},
+		Stamped: 6, StampedAt: now, Authorities: []Authority{{URL: "http://tsa.example.org", Blocks: 6, Behind: 1, Stamped: now}}}
 	g.answer = status
 	if got, err := c.LogStatus(t.Context()); err != nil || !reflect.DeepEqual(got, status) {
 		t.Errorf("status: %+v, %v", got, err)
@@ -391,6 +398,19 @@ func TestReading(t *testing.T) {
 	g.answer = nil
 	if got, err := c.Sessions(t.Context()); err != nil || got == nil || len(got) != 0 {
 		t.Errorf("sessions: %#v, %v", got, err)
+	}
+	looked := Alert{ID: "gw1.1.9", Time: now, Rule: "denials.burst", Severity: "medium", Text: "look",
+		Acknowledged: &Acknowledgement{Disposition: "incident", Incident: "INC-1", Change: Change{Position: "gw1.1.10", Time: now}}}
+	g.answer = []Alert{looked}
+	if got, err := c.Alerts(t.Context(), Range{Limit: 5}, true); err != nil || !reflect.DeepEqual(got, g.answer) {
+		t.Errorf("alerts: %+v, %v", got, err)
+	}
+	g.answer = looked
+	if got, err := c.AcknowledgeAlert(t.Context(), "gw1.1.9", NewAcknowledgement{Disposition: "incident", Incident: "INC-1"}); err != nil || !reflect.DeepEqual(got, looked) {
+		t.Errorf("acknowledged: %+v, %v", got, err)
+	}
+	if _, err := c.AcknowledgeAlert(t.Context(), "gw1.1.9", NewAcknowledgement{Disposition: "whatever"}); err == nil {
+		t.Error("a disposition that there isn't is taken")
 	}
 	table := Table{Name: "who", Columns: []string{"agent"}, Rows: [][]string{{"a"}}}
 	g.answer = table

@@ -431,6 +431,20 @@ func (c *Client) Kill(ctx context.Context, k KillRequest) (Killed, error) {
 	return call[Killed](ctx, c, http.MethodPost, "/v1/sessions/kill", k)
 }
 
+// Alerts returns alerts, or those that nobody has acknowledged.
+func (c *Client) Alerts(ctx context.Context, r Range, open bool) ([]Alert, error) {
+	only := ""
+	if open {
+		only = "&open=true"
+	}
+	return items[Alert](ctx, c, "/v1/alerts?"+r.query()+only)
+}
+
+// AcknowledgeAlert says what an alert was found to be.
+func (c *Client) AcknowledgeAlert(ctx context.Context, id string, n NewAcknowledgement) (Alert, error) {
+	return call[Alert](ctx, c, http.MethodPost, "/v1/alerts/"+segment(id)+"/acknowledge", n)
+}
+
 // Version says which gateway answers.
 func (c *Client) Version(ctx context.Context) (Version, error) {
 	return call[Version](ctx, c, http.MethodGet, "/v1/version", nil)

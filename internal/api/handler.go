@@ -234,6 +234,7 @@ func (a *routes) register() {
 	a.registerControl()
 	a.registerPolicies()
 	a.registerPacks()
+	a.registerAlerts()
 	handle(a, operation{id: "list-sessions", method: "GET", path: "/v1/sessions", tag: "sessions", summary: "Live sessions"},
 		func(ctx context.Context, _ *struct{}) (*list[Session], error) {
 			return listOf(a.Services.Sessions.Sessions(ctx))
@@ -703,4 +704,30 @@ func (r *requests) register(to prometheus.Registerer) error {
 func (r *requests) observe(op string, status int, took time.Duration) {
 	r.total.WithLabelValues(op, strconv.Itoa(status)).Inc()
 	r.seconds.WithLabelValues(op).Observe(took.Seconds())
+}
+
+func (a *routes) registerAlerts() {
+	type which struct {
+		From  string `query:"from" doc:"date, time (RFC 3339) or position; of the range"`
+		To    string `query:"to" doc:"date, time (RFC 3339) or position; just past the range"`
+		Limit int    `query:"limit" default:"1000" minimum:"1" maximum:"100000" doc:"most alerts; the newest are kept"`
+		Open  bool   `query:"open" doc:"only those that nobody has acknowledged"`
+	}
+	type acknowledging struct {
+		ID   string `path:"id"`
+		Body NewAcknowledgement
+	}
+	handle(a, operation{id: "list-alerts", method: "GET", path: "/v1/alerts", tag: "alerts", summary: "What asked people to look"},
+		func(ctx context.Context, in *which) (*list[Alert], error) {
+			r, err := parseRange(in.From, in.To, in.Limit)
+			if err != nil {
+				return nil, err
+			}
+			return listOf(a.Services.Alerts.Alerts(ctx, r, in.Open, by(ctx)))
+		})
+	handle(a, operation{id: "acknowledge-alert", method: "POST", path: "/v1/alerts/{id}/acknowledge", tag: "alerts", summary: "Say what an alert was found to be"},
+		func(ctx context.Context, in *acknowledging) (*body[Alert], error) {
+			out, err := a.Services.Alerts.AcknowledgeAlert(ctx, in.ID, in.Body, by(ctx))
+			return &body[Alert]{out}, err
+		})
 }

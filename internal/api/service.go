@@ -35,6 +35,7 @@ type Services struct {
 	Packs       Packs
 	Sessions    Sessions
 	Policies    Policies
+	Alerts      Alerts
 	Approvals   Approvals
 }
 
@@ -196,7 +197,8 @@ type Approvals interface {
 	// the files of policies.
 	Approvals(ctx context.Context, q ApprovalQuery) ([]Approval, error)
 	// Approval returns one with all that there is to see; of a command that
-	// waits its exact text too, the reading of which is recorded.
+	// waits its exact text too, for who can answer it and for the agent's owner.
+	// The reading of that is recorded.
 	Approval(ctx context.Context, id string, by evidence.By) (Approval, error)
 	// AnswerApproval records what a person says of a request: one of
 	// evidence.Approved, Refused and Withdrawn. The last approval that a grant
@@ -259,7 +261,7 @@ type GrantScope struct {
 }
 
 // HeldCommand is a command that needs an approval. Its exact text is sealed:
-// Statement and Values are of one that waits, for who may answer it.
+// Statement and Values are of one that waits, for who can answer it.
 type HeldCommand struct {
 	Session   string           `json:"session"`
 	Agent     string           `json:"agent"`
@@ -616,6 +618,10 @@ type LogStatus struct {
 	Quorum    int       `json:"quorum,omitempty" doc:"cosignatures that a checkpoint needs"`
 	Witnessed uint64    `json:"witnessed,omitempty" doc:"blocks that a quorum of witnesses has cosigned"`
 	Witnesses []Witness `json:"witnesses,omitempty"`
+
+	Stamped     uint64      `json:"stamped,omitempty" doc:"blocks of the newest checkpoint with a time stamp"`
+	StampedAt   time.Time   `json:"stamped_at,omitzero" doc:"that it existed not later than, where it was stamped since the gateway's start"`
+	Authorities []Authority `json:"timestamp_authorities,omitempty"`
 }
 
 // Witness is how far a witness has followed the log.
@@ -627,6 +633,16 @@ type Witness struct {
 	Cosigned time.Time `json:"cosigned,omitzero" doc:"when it last did since the gateway's start"`
 	Problem  string    `json:"problem,omitempty" doc:"why it does not cosign"`
 	Since    time.Time `json:"since,omitzero" doc:"when it stopped"`
+}
+
+// Authority is how far a time stamp authority has stamped the log.
+type Authority struct {
+	URL     string    `json:"url"`
+	Blocks  uint64    `json:"blocks" doc:"of the newest checkpoint that it has stamped since the gateway's start"`
+	Behind  uint64    `json:"behind" doc:"blocks that came since"`
+	Stamped time.Time `json:"stamped,omitzero" doc:"when that was, by its clock"`
+	Problem string    `json:"problem,omitempty" doc:"why it does not stamp"`
+	Since   time.Time `json:"since,omitzero" doc:"when it stopped"`
 }
 
 // FsckReport is what fsck found.
@@ -720,6 +736,7 @@ type Pack struct {
 
 	Cosignatures int    `json:"cosignatures" doc:"of witnesses, under its checkpoint"`
 	Unwitnessed  string `json:"unwitnessed,omitempty" doc:"why it lacks a quorum of them"`
+	Stamps       int    `json:"stamps,omitempty" doc:"checkpoints with time stamps in it"`
 }
 
 // Sessions are the live ones.
@@ -755,6 +772,44 @@ type Session struct {
 	Since     time.Time `json:"since"`
 	Commands  uint64    `json:"commands"`
 	Denied    uint64    `json:"denied"`
+}
+
+// Alerts are what asked people to look.
+type Alerts interface {
+	// Alerts returns alerts in the order of their records: all, or those that
+	// nobody has acknowledged.
+	Alerts(ctx context.Context, r Range, open bool, by evidence.By) ([]Alert, error)
+	// AcknowledgeAlert records that a person looked, and what they found.
+	// Conflict when somebody has.
+	AcknowledgeAlert(ctx context.Context, id string, n NewAcknowledgement, by evidence.By) (Alert, error)
+}
+
+// Alert asks people to look.
+type Alert struct {
+	ID           string           `json:"id" doc:"the position of its record"`
+	Time         time.Time        `json:"time"`
+	Rule         string           `json:"rule"`
+	Severity     string           `json:"severity" enum:"low,medium,high"`
+	Agent        string           `json:"agent,omitempty"`
+	Resource     string           `json:"resource,omitempty"`
+	Session      string           `json:"session,omitempty"`
+	Trigger      string           `json:"trigger,omitempty" doc:"position of the record that it is about"`
+	Text         string           `json:"text"`
+	Acknowledged *Acknowledgement `json:"acknowledged,omitempty"`
+}
+
+// Acknowledgement is what a person found.
+type Acknowledgement struct {
+	Disposition string `json:"disposition" enum:"expected,false_positive,incident"`
+	Incident    string `json:"incident,omitempty"`
+	Change
+}
+
+// NewAcknowledgement is an acknowledgement to record.
+type NewAcknowledgement struct {
+	Disposition string `json:"disposition" enum:"expected,false_positive,incident" doc:"expected: it was meant to happen; false_positive: it was not what the rule looks for; incident: it is being dealt with"`
+	Incident    string `json:"incident,omitempty" maxLength:"200" doc:"id of the incident, where it is kept"`
+	Reason      string `json:"reason,omitempty" maxLength:"1000"`
 }
 
 // Version says which gateway this is.

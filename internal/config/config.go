@@ -38,6 +38,7 @@ type Config struct {
 	Issuer       string     `yaml:"issuer"` // URL at which agents get tokens, as clients of MCP are told
 	Limits       Limits     `yaml:"limits"`
 	Sealing      Sealing    `yaml:"sealing"`
+	Alerts       Alerts     `yaml:"alerts"`
 
 	file string
 	text []byte
@@ -51,6 +52,8 @@ type Log struct {
 
 	Witnesses []Witness `yaml:"witnesses"` // that cosign its checkpoints
 	Quorum    int       `yaml:"quorum"`    // cosignatures that a checkpoint needs; default: all of them
+
+	Timestamps Timestamps `yaml:"timestamps"` // of its checkpoints
 }
 
 // Witness is a party outside the gateway that remembers what it has seen of the
@@ -58,6 +61,20 @@ type Log struct {
 type Witness struct {
 	URL string `yaml:"url"` // to which /add-checkpoint is appended
 	Key string `yaml:"key"` // verifier key of its cosignatures (C2SP tlog-cosignature)
+}
+
+// Timestamps say who stamps checkpoints, and how often.
+type Timestamps struct {
+	Authorities []Authority   `yaml:"authorities"`
+	Interval    time.Duration `yaml:"interval"` // between two stamps of one
+	Timeout     time.Duration `yaml:"timeout"`  // of one request
+}
+
+// Authority is a time stamp authority (RFC 3161).
+type Authority struct {
+	URL    string `yaml:"url"`
+	CA     string `yaml:"ca"`     // PEM file of the roots that its certificate must lead to
+	Policy string `yaml:"policy"` // object identifier that it must stamp under; default: any
 }
 
 // Person is a human being who may act on the gateway, and how they are known:
@@ -328,6 +345,7 @@ func (s Size) String() string {
 // New returns a Config with every default set, as decoding begins with it.
 func New() *Config {
 	return &Config{
+		Log:     Log{Timestamps: Timestamps{Interval: 10 * time.Minute, Timeout: 10 * time.Second}},
 		Metrics: Metrics{Address: "127.0.0.1:9464"},
 		Rights:  Rights{RequestTTL: 72 * time.Hour},
 		Limits: Limits{

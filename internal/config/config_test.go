@@ -36,6 +36,13 @@ func TestFull(t *testing.T) {
 				{URL: "https://witness.example.org/prefix", Key: "witness.example.org+d4f1ee8e+BG1FNpEf7fnXh7+qRhMlpcs0BeV3PbLRFNZQjwEzpNQ4"},
 				{URL: "http://127.0.0.1:7380", Key: "local.example+5e6f7a8b+BGz4"},
 			},
+			Timestamps: Timestamps{
+				Authorities: []Authority{
+					{URL: "http://tsa.example.org/stamp", CA: dir + "/tsa.pem", Policy: "1.3.6.1.4.1.13762.3"},
+					{URL: "https://other.example.org", CA: "/etc/ssl/other.pem"},
+				},
+				Interval: 5 * time.Minute, Timeout: 3 * time.Second,
+			},
 		},
 		People: []Person{
 			{ID: "alice@example.com", Name: "Alice Example", Email: "alice@example.com", UIDs: []uint32{1000, 1001}, Groups: []string{"security", "dba"}},
@@ -123,7 +130,14 @@ func TestFull(t *testing.T) {
 		Issuer:   "https://gateway.example.com:8443",
 		Policies: dir + "/policies",
 		Limits:   Limits{Sessions: 10, SessionsPerAgent: 2, TokenTTL: 5 * time.Minute, Handshake: 3 * time.Second, SessionIdle: time.Minute, MessageBytes: 1 << 20},
-		Sealing:  Sealing{Interval: 500 * time.Millisecond, BlockBytes: 65536, MaxUnsealedAge: 30 * time.Minute, MaxUnsealedBytes: 64 << 20, Heartbeat: 30 * time.Second},
+		Alerts: Alerts{
+			Webhooks: []Webhook{{
+				URL: "https://hooks.example.com/exhibit", Least: "medium",
+				Header: UpstreamHeader{Name: "Authorization", Prefix: "Bearer ", Value: Secret{File: dir + "/secrets/hook"}},
+			}},
+			Syslog: []Syslog{{Address: "tls://logs.example.com:6514", Least: "high"}, {Address: "unix:/dev/log"}},
+		},
+		Sealing: Sealing{Interval: 500 * time.Millisecond, BlockBytes: 65536, MaxUnsealedAge: 30 * time.Minute, MaxUnsealedBytes: 64 << 20, Heartbeat: 30 * time.Second},
 	}
 	text := c.text
 	c.text, c.file = nil, ""

@@ -2,6 +2,8 @@ package config
 
 import (
 	"cmp"
+	"crypto/x509"
+	"encoding/asn1"
 	"fmt"
 	"net"
 	"net/netip"
@@ -27,6 +29,9 @@ func (c *Config) complete(d *decoder, dir string) {
 		dir = abs
 	}
 	paths := []*string{&c.Data, &c.Policies, &c.Admin.Socket, &c.Admin.HTTPS.Cert, &c.Admin.HTTPS.Key, &c.Admin.HTTPS.ClientCA}
+	for i := range c.Log.Timestamps.Authorities {
+		paths = append(paths, &c.Log.Timestamps.Authorities[i].CA)
+	}
 	for i := range c.Listeners {
 		l := &c.Listeners[i]
 		paths = append(paths, &l.TLS.Cert, &l.TLS.Key)
@@ -45,6 +50,9 @@ func (c *Config) complete(d *decoder, dir string) {
 				r.Upstream.TLS.Mode = TLSDisable
 			}
 		}
+	}
+	for i := range c.Alerts.Webhooks {
+		paths = append(paths, &c.Alerts.Webhooks[i].Header.Value.File)
 	}
 	for _, p := range paths {
 		if *p != "" && !filepath.IsAbs(*p) {
@@ -102,6 +110,7 @@ func (c *Config) validate(d *decoder) {
 		d.fail("log.origin", "log.origin must name this gateway's log: a URL without scheme, spaces or +", "for example origin: evidence.example.com/gw1; it is signed into every checkpoint, so choose it once")
 	}
 	c.validateWitnesses(d)
+	c.validateTimestamps(d)
 	c.validatePeople(d)
 	c.validateRights(d)
 	for i, a := range c.Auditors {
@@ -114,6 +123,7 @@ func (c *Config) validate(d *decoder) {
 	c.validateResources(d)
 	c.validateIssuer(d)
 	c.validateNumbers(d)
+	c.validateAlerts(d)
 }
 
 // required reports a value that is missing or holds what can't be shown.
@@ -161,6 +171,53 @@ func (c *Config) validateWitnesses(d *decoder) {
 	if n := len(c.Log.Witnesses); d.has("log.quorum") && (c.Log.Quorum < 1 || c.Log.Quorum > n) {
 		d.fail("log.quorum", fmt.Sprintf("quorum must lie between 1 and the number of witnesses, %d", n), "leave it out to need all of them")
 	}
+}
+
+// maxTimeout keeps a request for a stamp from outlasting what waits for it.
+const maxTimeout = time.Minute
+
+func (c *Config) validateTimestamps(d *decoder) {
+	t, urls := c.Log.Timestamps, map[string]bool{}
+	for i, a := range t.Authorities {
+		at := fmt.Sprintf("log.timestamps.authorities[%d]", i)
+		u, err := url.Parse(a.URL)
+		switch {
+		case err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Scheme != "https" && u.Scheme != "http":
+			d.fail(at+".url", "url must be an http or https URL without user or query", "the authority's operator gives it to you; what it answers is signed, so http will do")
+		case urls[a.URL]:
+			d.fail(at+".url", "two authorities have this URL", "")
+		}
+		urls[a.URL] = true
+		if a.CA == "" {
+			d.fail(at+".ca", "ca is missing: the PEM file of the authority's root certificates", "its operator publishes them; auditors get them from there too, not from you")
+		}
+		if _, err := ParseOID(a.Policy); a.Policy != "" && err != nil {
+			d.fail(at+".policy", "policy must be an object identifier", "for example 1.3.6.1.4.1.13762.3; leave it out to take any")
+		}
+	}
+	if t.Interval < time.Minute || t.Interval > 24*time.Hour {
+		d.fail("log.timestamps.interval", fmt.Sprintf("log.timestamps.interval must lie between %v and %v", time.Minute, 24*time.Hour), "")
+	}
+	if t.Timeout < time.Second || t.Timeout > maxTimeout {
+		d.fail("log.timestamps.timeout", fmt.Sprintf("log.timestamps.timeout must lie between %v and %v", time.Second, maxTimeout), "")
+	}
+}
+
+// ParseOID parses an object identifier in dotted decimals.
+func ParseOID(s string) (asn1.ObjectIdentifier, error) {
+	oid, err := x509.ParseOID(s)
+	if err != nil {
+		return nil, err
+	}
+	var list asn1.ObjectIdentifier
+	for _, arc := range strings.Split(oid.String(), ".") {
+		n, err := strconv.ParseInt(arc, 10, 32)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, int(n))
+	}
+	return list, nil
 }
 
 func (c *Config) validatePeople(d *decoder) {

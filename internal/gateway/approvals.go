@@ -154,20 +154,27 @@ func (g *Gateway) Approvals(_ context.Context, q api.ApprovalQuery) ([]api.Appro
 	return list, nil
 }
 
-// Approval implements api.Approvals.
+// Approval implements api.Approvals. What is sealed is shown to those who can
+// answer, and to the owner of the agent that asks, and to no others.
 func (g *Gateway) Approval(ctx context.Context, id string, by evidence.By) (api.Approval, error) {
-	out, err := g.approval(id)
-	if err != nil || out.Command == nil || g.holds == nil {
-		return out, err
-	}
-	raw, params, ok := g.holds.Held(id)
+	registry := g.registry()
+	a, ok := registry.Approval(id)
 	if !ok {
+		return api.Approval{}, noApproval(id)
+	}
+	out := g.apiApproval(registry, &a)
+	if out.Command == nil || g.holds == nil {
+		return out, nil
+	}
+	raw, params, waits := g.holds.Held(id)
+	out.Command.Waits = waits
+	if who := by.Person.ID; !waits || who != a.By.Person.ID && len(registry.Groups(&a.ApprovalRequestBody, who)) == 0 {
 		return out, nil
 	}
 	if _, err := g.readAt(ctx, "L2", "approval", "request "+id, by); err != nil {
 		return api.Approval{}, err
 	}
-	out.Command.Waits, out.Command.Statement, out.Command.Values = true, raw, params
+	out.Command.Statement, out.Command.Values = raw, params
 	return out, nil
 }
 

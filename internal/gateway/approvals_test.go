@@ -342,6 +342,13 @@ func TestACommandIsShownToWhoAnswersForIt(t *testing.T) {
 		t.Errorf("one that doesn't wait: %+v, %v", r, err)
 	}
 	h.request = id
+	r, err = w.Approval(t.Context(), id, bob)
+	if err != nil || !r.Command.Waits || r.Command.Statement != nil || r.Command.Values != nil || w.count(evidence.EvidenceRead) != 0 {
+		t.Errorf("to who has no say in it: %+v, %v", r.Command, err)
+	}
+	if r, err = w.Approval(t.Context(), id, asker); err != nil || r.Command.Statement == nil {
+		t.Errorf("to the agent's owner: %+v, %v", r.Command, err)
+	}
 	r, err = w.Approval(t.Context(), id, carol)
 	if err != nil || !r.Command.Waits || string(r.Command.Statement) != "delete from t where id = $1" || len(r.Command.Values) != 1 {
 		t.Errorf("one that waits: %+v, %v", r, err)
@@ -349,6 +356,7 @@ func TestACommandIsShownToWhoAnswersForIt(t *testing.T) {
 	var read evidence.ReadBody
 	err = w.sealer.Scan(t.Context(), 0, func(r *evidence.Record) error {
 		if r.Head.Type == evidence.EvidenceRead {
+			read = evidence.ReadBody{}
 			return evidence.DecodeBody(r.Body, &read)
 		}
 		return nil

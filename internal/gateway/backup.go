@@ -23,7 +23,8 @@ import (
 )
 
 // A backup is a tar file: what it is, then the log, the archive, the witnessed
-// checkpoint, and, if asked for, the keys as an encrypted tar file within.
+// checkpoint and the stamped ones, and, if asked for, the keys as an encrypted
+// tar file within.
 const (
 	backupInfo    = "backup.json"
 	backupKeys    = "keys.age"
@@ -131,8 +132,10 @@ func (b *backup) write(ctx context.Context, info BackupInfo, checkpoint, state [
 			b.Progress(api.Progress{Stage: "copying blocks", Done: n + 1, Total: b.tree})
 		}
 	}
-	if err := b.file(witnessedFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	for _, name := range []string{witnessedFile, ledger.StampsFile} {
+		if err := b.file(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	if len(b.Keys) > 0 {
 		if err := b.keys(); err != nil {
@@ -362,7 +365,7 @@ func unpack(ctx context.Context, p RestoreParams, root *os.Root, from io.Reader,
 				return err
 			}
 			continue
-		case h.Name != witnessedFile && !within(h.Name, logDir, archiveDir):
+		case h.Name != witnessedFile && h.Name != ledger.StampsFile && !within(h.Name, logDir, archiveDir):
 			return fmt.Errorf("%w: it holds %.80q", ErrBackup, h.Name)
 		}
 		if err := put(root, h.Name, in); err != nil {

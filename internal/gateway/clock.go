@@ -62,5 +62,8 @@ func (g *Gateway) heartbeat(ctx context.Context) error {
 		}); err != nil {
 			return err
 		}
+		if err := g.snapshot(ctx); err != nil {
+			return err
+		}
 	}
 }

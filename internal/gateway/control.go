@@ -143,11 +143,14 @@ func restarts(old, s Settings) (keys []string) {
 	if old.Sealing != s.Sealing || old.Heartbeat != s.Heartbeat {
 		keys = append(keys, "sealing")
 	}
-	if old.Quorum != s.Quorum || !slices.EqualFunc(old.Witnesses, s.Witnesses, seal.Witness.Equal) {
+	if old.Quorum != s.Quorum || !slices.EqualFunc(old.Witnesses, s.Witnesses, seal.Witness.Equal) || !old.Stamping.Equal(s.Stamping) {
 		keys = append(keys, "log")
 	}
 	if !slices.Equal(old.Auditors, s.Auditors) {
 		keys = append(keys, "auditors")
+	}
+	if old.Telling != s.Telling {
+		keys = append(keys, "alerts")
 	}
 	if !slices.Equal(old.Listening, s.Listening) {
 		keys = append(keys, "listeners", "admin", "metrics")

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -41,6 +43,14 @@ func (g *Gateway) LogStatus(context.Context) (api.LogStatus, error) {
 			out.Problem = w.Err.Error()
 		}
 		s.Witnesses = append(s.Witnesses, out)
+	}
+	s.Stamped, s.StampedAt = st.Stamped.Size, st.Stamped.At.UTC()
+	for _, a := range st.Stamped.Authorities {
+		out := api.Authority{URL: a.URL, Blocks: a.Size, Behind: a.Behind, Stamped: a.Stamped.UTC(), Since: a.Since.UTC()}
+		if a.Err != nil {
+			out.Problem = a.Err.Error()
+		}
+		s.Authorities = append(s.Authorities, out)
 	}
 	if st.Witnessed.Err != nil && s.Problem == "" {
 		s.Problem = "keeping the witnessed checkpoint: " + st.Witnessed.Err.Error()
@@ -114,7 +124,7 @@ func (g *Gateway) CreatePack(ctx context.Context, r api.PackRequest, by evidence
 	exporter := &exporter{g: g}
 	res, err := pack.Create(ctx, pack.Source{
 		Archive: g.archive, Log: os.DirFS(filepath.Join(g.opened.Data, logDir)),
-		Seeds: g.keys, Signer: g.material.signer, Gateway: exporter,
+		Seeds: g.keys, Signer: g.material.signer, Gateway: exporter, Stamps: g.openStamps,
 	}, pack.Params{
 		From: from, To: to, By: by, Purpose: r.Purpose, Organisation: g.live.Load().Organisation,
 		Generator: verify.Generator{Version: g.opened.Version, Binary: g.opened.Binary},
@@ -127,10 +137,19 @@ func (g *Gateway) CreatePack(ctx context.Context, r api.PackRequest, by evidence
 	}
 	m := res.Manifest
 	return api.Pack{
-		Cosignatures: exporter.cosignatures, Unwitnessed: exporter.unwitnessed,
+		Cosignatures: exporter.cosignatures, Unwitnessed: exporter.unwitnessed, Stamps: res.Stamps,
 		From: m.Range.First.String(), To: m.Range.Last.String(), Records: m.Range.Records,
 		Blocks: m.Range.LastBlock - m.Range.FirstBlock + 1, Bytes: count.n, Digest: hex.EncodeToString(sum.Sum(nil)),
 	}, nil
+}
+
+// openStamps opens what was stamped so far.
+func (g *Gateway) openStamps() (io.ReadCloser, error) {
+	f, err := os.Open(filepath.Join(g.opened.Data, ledger.StampsFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return io.NopCloser(strings.NewReader("")), nil
+	}
+	return f, err
 }
 
 // period turns the ends of a request into times.
@@ -194,7 +213,7 @@ func (g *Gateway) synced() error {
 }
 
 // exporter records a pack and waits until its record is in the log, and the log
-// with the witnesses.
+// with the witnesses and the time stamp authorities.
 type exporter struct {
 	g            *Gateway
 	cosignatures int
@@ -208,12 +227,16 @@ func (e *exporter) Export(ctx context.Context, b evidence.ReadBody) error {
 	return e.g.sealer.Flush(ctx)
 }
 
-// packWitnessing is how long a pack waits for witnesses.
+// packWitnessing is how long a pack waits for time stamps, and then for witnesses.
 const packWitnessing = 10 * time.Second
 
 // Checkpoint returns the plain checkpoint rather than none: evidence that only
 // its operator vouches for is better than no evidence, and says that it is.
 func (e *exporter) Checkpoint(ctx context.Context) ([]byte, error) {
+	// The stamp comes first, so that the checkpoint covers what was stamped.
+	stamping, cancel := context.WithTimeout(ctx, packWitnessing)
+	defer cancel()
+	e.g.sealer.Stamp(stamping, true)
 	waiting, cancel := context.WithTimeout(ctx, packWitnessing)
 	defer cancel()
 	cp, err := e.g.sealer.Witnessed(waiting)

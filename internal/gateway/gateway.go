@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/exhibit-gateway/exhibit/decision"
 	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/alert"
 	"github.com/exhibit-gateway/exhibit/internal/api"
 	"github.com/exhibit-gateway/exhibit/internal/archive"
 	"github.com/exhibit-gateway/exhibit/internal/failpoint"
@@ -57,6 +59,9 @@ type Settings struct {
 	Vocabulary policy.Vocabulary                   // what policies can speak of
 	Resources  []Resource
 
+	Alerts  []alert.Target // told of alerts
+	Telling string         // the same, as written
+
 	InForce func() // called once the settings are in force; may be nil
 
 	Limits    session.Limits
@@ -69,7 +74,8 @@ type Settings struct {
 	Heartbeat time.Duration // longest silence in the log
 	Sealing   Sealing
 	Witnesses []seal.Witness
-	Quorum    int                 // of them; 0 is all
+	Quorum    int // of them; 0 is all
+	Stamping  Stamping
 	Known     []ledger.Checkpoint // that somebody kept: the log must have grown from them
 
 	clock clock // of tests; nil is the system's
@@ -84,6 +90,18 @@ const (
 
 	witnessedFile = "witnessed" // the newest checkpoint with a quorum of cosignatures
 )
+
+// Stamping says who stamps checkpoints, and how often; zero values are seal's
+// defaults.
+type Stamping struct {
+	Authorities       []seal.Authority
+	Interval, Timeout time.Duration
+}
+
+// Equal reports whether two are the same.
+func (s Stamping) Equal(o Stamping) bool {
+	return s.Interval == o.Interval && s.Timeout == o.Timeout && slices.EqualFunc(s.Authorities, o.Authorities, seal.Authority.Equal)
+}
 
 // Sealing bounds how far the log may be behind the journal.
 type Sealing struct {
@@ -120,26 +138,30 @@ type Gateway struct {
 	assertions *identity.Assertions
 	material   *material
 	gate       *session.Gate
+	watcher    *watcher
+	sender     *alert.Sender
 	clock      clock
 	began      time.Time     // by the wall clock
 	beganAt    time.Duration // by the other
 
-	opened    Settings                     // as they were when the boot began; what a reload can't change
-	explain   map[string]Explainer         // by protocol
-	resolvers map[string]protocol.Resolver // by protocol
-	doubtful  []evidence.Head              // starts of sessions that a crash left with commands in doubt
-	traceFrom uint64                       // block at which their boot begins
-	listeners []*listener.Listener
+	opened     Settings                     // as they were when the boot began; what a reload can't change
+	explain    map[string]Explainer         // by protocol
+	resolvers  map[string]protocol.Resolver // by protocol
+	snapshotAt uint64                       // version of the registry as it was last recorded whole
+	doubtful   []evidence.Head              // starts of sessions that a crash left with commands in doubt
+	traceFrom  uint64                       // block at which their boot begins
+	listeners  []*listener.Listener
 
-	changing  sync.Mutex    // one change of configuration or policy at a time
-	folder    watched       // the policy folder
-	answering sync.Mutex    // one answer to a request at a time
-	holds     Holds         // commands that wait; nil is none
-	wishes    wishes        // of agents
-	stopping  chan struct{} // closed when the gateway begins to
-	followers atomic.Int32  // of transcripts
-	live      atomic.Pointer[Settings]
-	resources atomic.Pointer[map[string]Resource]
+	changing      sync.Mutex // one change of configuration or policy at a time
+	folder        watched    // the policy folder
+	acknowledging sync.Mutex
+	answering     sync.Mutex    // one answer to a request at a time
+	holds         Holds         // commands that wait; nil is none
+	wishes        wishes        // of agents
+	stopping      chan struct{} // closed when the gateway begins to
+	followers     atomic.Int32  // of transcripts
+	live          atomic.Pointer[Settings]
+	resources     atomic.Pointer[map[string]Resource]
 }
 
 // Open opens the data directory of s, records the start of a boot, ends what
@@ -244,8 +266,12 @@ func (g *Gateway) openStores(ctx context.Context, s Settings) (err error) {
 		MaxUnsealedAge:   s.Sealing.MaxUnsealedAge,
 		MaxUnsealedBytes: s.Sealing.MaxUnsealedBytes,
 		Witnessing:       seal.Witnessing{Witnesses: s.Witnesses, Quorum: s.Quorum, File: filepath.Join(s.Data, witnessedFile)},
-		Known:            s.Known,
-		Logger:           g.log,
+		Stamping: seal.Stamping{
+			Authorities: s.Stamping.Authorities, Interval: s.Stamping.Interval, Timeout: s.Stamping.Timeout,
+			File: filepath.Join(s.Data, ledger.StampsFile), Alert: g.stampAlert,
+		},
+		Known:  s.Known,
+		Logger: g.log,
 	}, g.journal, g.archive, g.keys)
 	if err != nil {
 		return fmt.Errorf("opening the log: %w", err)
@@ -253,15 +279,10 @@ func (g *Gateway) openStores(ctx context.Context, s Settings) (err error) {
 	return nil
 }
 
-// fold reads what the boots before left: the registry, from all control
-// records, and what is open, from the last boot's.
+// fold reads what the boots before left: the registry, with the number of control
+// records since its newest snapshot, and what is open, from the last boot's.
 func (g *Gateway) fold(ctx context.Context) (*recorder.Past, *decision.Registry, uint64, error) {
-	registry, version := decision.New(), uint64(0)
-	err := g.sealer.ScanControl(ctx, func(r *evidence.Record) (err error) {
-		registry, err = registry.Apply(r.Head, r.Body)
-		version++
-		return err
-	})
+	registry, version, err := g.foldRegistry(ctx)
 	if err != nil {
 		return nil, nil, 0, fmt.Errorf("folding the registry: %w", err)
 	}
@@ -291,9 +312,11 @@ func (g *Gateway) boot(ctx context.Context, past *recorder.Past, registry *decis
 		return err
 	}
 	failpoint.Hit("keys made")
+	g.sender = alert.NewSender(g.opened.Alerts, g.log)
+	g.watcher = newWatcher(g.opened.Name, registry.Separated(), g.sender)
 	g.recorder = recorder.New(recorder.Config{
 		Gateway: g.opened.Name, Boot: boot, Journal: g.journal, Keys: g.keys, Scope: scope,
-		Registry: registry, Version: version, Now: g.clock.now,
+		Registry: registry, Version: version, Now: g.clock.now, Watch: g.watcher.observe,
 	})
 	host, err := os.Hostname()
 	if err != nil {
@@ -338,7 +361,7 @@ func (g *Gateway) Run(ctx context.Context, others ...func(context.Context) error
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	var tasks sync.WaitGroup
-	failed := make(chan error, 4+len(g.listeners)+len(others))
+	failed := make(chan error, 6+len(g.listeners)+len(others))
 	start := func(run func(context.Context) error, ctx context.Context) *sync.WaitGroup {
 		var done sync.WaitGroup
 		done.Add(1)
@@ -354,6 +377,8 @@ func (g *Gateway) Run(ctx context.Context, others ...func(context.Context) error
 	start(func(ctx context.Context) error { g.gate.Run(ctx); return nil }, background)
 	start(g.heartbeat, background)
 	start(g.watch, background)
+	start(g.watchFolder, background)
+	start(g.sender.Run, background)
 	accept, refuse := context.WithCancel(ctx)
 	defer refuse()
 	serving := []*sync.WaitGroup{start(g.resolve, accept)}
@@ -387,6 +412,7 @@ func (g *Gateway) Abandon() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- g.sealer.Run(ctx) }()
+	close(g.stopping)
 	stop := g.stop(ctx, 0, errors.New("could not start"))
 	cancel()
 	return errors.Join(stop, <-done, g.close())
@@ -398,6 +424,9 @@ func (g *Gateway) stop(ctx context.Context, open int, cause error) error {
 	if cause != nil {
 		reason = "failure"
 	}
+	if err := g.raise(ctx); err != nil {
+		return err
+	}
 	if err := g.record(ctx, evidence.Power, evidence.GatewayStop, evidence.GatewayStopBody{Reason: reason, Open: open}); err != nil {
 		return fmt.Errorf("recording the stop: %w", err)
 	}
@@ -406,8 +435,31 @@ func (g *Gateway) stop(ctx context.Context, open int, cause error) error {
 	if err := g.sealer.Flush(ctx); err != nil {
 		// Nothing is lost: the journal has it, and the next boot seals it.
 		g.log.Warn("the last records are not sealed yet; the next start seals them", "cause", err)
+		return nil
 	}
+	stamping, cancel := context.WithTimeout(ctx, stopStamping)
+	defer cancel()
+	g.sealer.Stamp(stamping, false)
 	return nil
+}
+
+// stopStamping is how long the end waits for a stamp of the last checkpoint,
+// from authorities that stamped when last asked.
+const stopStamping = 3 * time.Second
+
+// stampAlert puts on record that time stamps need looking into. What comes while
+// the gateway stops is in its log only: the last record is written.
+func (g *Gateway) stampAlert(url string, lied bool, cause error) {
+	select {
+	case <-g.stopping:
+		return
+	default:
+	}
+	if lied {
+		g.Alert("timestamp-false", "high", fmt.Sprintf("what time stamp authority %s answers is no time stamp to trust, and was not kept: %.300s", url, cause))
+		return
+	}
+	g.Alert("timestamp-missing", "medium", fmt.Sprintf("time stamp authority %s has not stamped the log for long: %.300s", url, cause))
 }
 
 func (g *Gateway) close() error {
@@ -452,7 +504,7 @@ func (g *Gateway) RecordImport(ctx context.Context, resource string, b evidence.
 func (g *Gateway) Services() api.Services {
 	return api.Services{
 		Agents: g, Credentials: g, Tokens: g, Grants: g, Questions: g,
-		Log: g, Control: g, Packs: g, Sessions: g, Policies: g, Approvals: g,
+		Log: g, Control: g, Packs: g, Sessions: g, Policies: g, Alerts: g, Approvals: g,
 	}
 }
 

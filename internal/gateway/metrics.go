@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/exhibit-gateway/exhibit/internal/alert"
 	"github.com/exhibit-gateway/exhibit/internal/seal"
 )
 
@@ -27,7 +28,7 @@ func (g *Gateway) Metrics(r prometheus.Registerer) {
 	gauge("log_blocks", "Blocks sealed in the log.", func() float64 { return float64(g.sealer.Status().Blocks) })
 	gauge("log_unsealed_bytes", "Bytes of the journal that wait for their blocks.", func() float64 { return float64(g.sealer.Status().UnsealedBytes) })
 	gauge("log_unsealed_seconds", "Age of the oldest record that waits for its block.", func() float64 { return g.sealer.Status().UnsealedAge.Seconds() })
-	r.MustRegister(witnessMetrics{g.sealer})
+	r.MustRegister(witnessMetrics{g.sealer}, stampMetrics{g.sealer}, alertMetrics{g.sender})
 	gauge("ready", "1 while new sessions are taken.", func() float64 {
 		if g.Ready() != nil {
 			return 0
@@ -40,6 +41,37 @@ func (g *Gateway) Metrics(r prometheus.Registerer) {
 	for _, l := range g.listeners {
 		counter("connections_total", "Connections accepted.", l.Name(), func() float64 { return float64(l.Stats().Accepted) })
 		counter("connections_refused_total", "Connections over a limit.", l.Name(), func() float64 { return float64(l.Stats().Refused) })
+	}
+}
+
+// alertMetrics are those of who is told of alerts, by name.
+type alertMetrics struct{ sender *alert.Sender }
+
+var (
+	alertsWaiting = prometheus.NewDesc("exhibit_alerts_waiting", "Alerts that wait to be sent.", []string{"to"}, nil)
+	alertsSent    = prometheus.NewDesc("exhibit_alerts_sent_total", "Alerts sent in this boot.", []string{"to"}, nil)
+	alertsDropped = prometheus.NewDesc("exhibit_alerts_dropped_total", "Alerts of which the news was dropped, since too many waited; they are on record.", []string{"to"}, nil)
+	alertsFailing = prometheus.NewDesc("exhibit_alerts_failing_seconds", "How long alerts have not been taken; 0 while they are.", []string{"to"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (alertMetrics) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{alertsWaiting, alertsSent, alertsDropped, alertsFailing} {
+		to <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m alertMetrics) Collect(to chan<- prometheus.Metric) {
+	for _, s := range m.sender.Status() {
+		failing := 0.0
+		if !s.Since.IsZero() {
+			failing = time.Since(s.Since).Seconds()
+		}
+		to <- prometheus.MustNewConstMetric(alertsWaiting, prometheus.GaugeValue, float64(s.Waiting), s.Name)
+		to <- prometheus.MustNewConstMetric(alertsSent, prometheus.CounterValue, float64(s.Sent), s.Name)
+		to <- prometheus.MustNewConstMetric(alertsDropped, prometheus.CounterValue, float64(s.Dropped), s.Name)
+		to <- prometheus.MustNewConstMetric(alertsFailing, prometheus.GaugeValue, failing, s.Name)
 	}
 }
 
@@ -76,5 +108,41 @@ func (m witnessMetrics) Collect(to chan<- prometheus.Metric) {
 		}
 		gauge(witnessBehind, float64(w.Behind), w.Name)
 		gauge(witnessFailing, failing, w.Name)
+	}
+}
+
+// stampMetrics are those of the time stamp authorities, by URL.
+type stampMetrics struct{ sealer *seal.Sealer }
+
+var (
+	stampedBlocks = prometheus.NewDesc("exhibit_log_stamped_blocks", "Blocks of the newest checkpoint with a time stamp.", nil, nil)
+	stampBehind   = prometheus.NewDesc("exhibit_timestamp_behind_blocks", "Blocks that a time stamp authority has not stamped since the start.", []string{"authority"}, nil)
+	stampFailing  = prometheus.NewDesc("exhibit_timestamp_failing_seconds", "How long a time stamp authority has not stamped though asked; 0 while it does.", []string{"authority"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (stampMetrics) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{stampedBlocks, stampBehind, stampFailing} {
+		to <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m stampMetrics) Collect(to chan<- prometheus.Metric) {
+	st := m.sealer.Status().Stamped
+	if len(st.Authorities) == 0 {
+		return
+	}
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	gauge(stampedBlocks, float64(st.Size))
+	for _, a := range st.Authorities {
+		failing := 0.0
+		if !a.Since.IsZero() {
+			failing = time.Since(a.Since).Seconds()
+		}
+		gauge(stampBehind, float64(a.Behind), a.URL)
+		gauge(stampFailing, failing, a.URL)
 	}
 }

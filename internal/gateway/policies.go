@@ -102,8 +102,8 @@ type watched struct {
 	alerted map[string]bool
 }
 
-// watch looks at the policy folder again and again.
-func (g *Gateway) watch(ctx context.Context) error {
+// watchFolder looks at the policy folder again and again.
+func (g *Gateway) watchFolder(ctx context.Context) error {
 	tick := time.NewTicker(watchPause)
 	defer tick.Stop()
 	for {
@@ -319,18 +319,17 @@ func (g *Gateway) newBacktest(ctx context.Context, p *decision.Policy, first evi
 
 // registryBefore is the registry that a record at a position was made under.
 func (g *Gateway) registryBefore(ctx context.Context, pos evidence.Position) (*decision.Registry, error) {
-	registry := decision.New()
-	err := g.sealer.ScanControl(ctx, func(r *evidence.Record) (err error) {
+	fold := decision.NewFold(nil)
+	err := g.sealer.ScanControl(ctx, nil, func(r *evidence.Record) error {
 		if !r.Head.Pos.Before(pos) {
 			return errFound
 		}
-		registry, err = registry.Apply(r.Head, r.Body)
-		return err
+		return fold.Apply(r.Head, r.Body)
 	})
 	if err != nil && !errors.Is(err, errFound) {
 		return nil, fmt.Errorf("reading the log: %w", err)
 	}
-	return registry, nil
+	return fold.Registry(), nil
 }
 
 // ActivatePolicy implements api.Policies.
@@ -453,7 +452,7 @@ func (g *Gateway) policyChanges(ctx context.Context, f func(*evidence.Head, *evi
 	if err := g.synced(); err != nil {
 		return err
 	}
-	err := g.sealer.ScanControl(ctx, func(r *evidence.Record) error {
+	err := g.sealer.ScanControl(ctx, nil, func(r *evidence.Record) error {
 		if r.Head.Type != evidence.PolicyChange {
 			return nil
 		}

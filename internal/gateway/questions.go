@@ -233,18 +233,17 @@ func (g *Gateway) registryAt(ctx context.Context, at api.Moment) (*decision.Regi
 			return nil, 0, err
 		}
 	}
-	registry := decision.New()
-	err := g.sealer.ScanControl(ctx, func(r *evidence.Record) (err error) {
+	fold := decision.NewFold(nil)
+	err := g.sealer.ScanControl(ctx, nil, func(r *evidence.Record) (err error) {
 		if at.Position.IsZero() && r.Head.Time > t.UnixMicro() || !at.Position.IsZero() && at.Position.Before(r.Head.Pos) {
 			return errFound
 		}
-		registry, err = registry.Apply(r.Head, r.Body)
-		return err
+		return fold.Apply(r.Head, r.Body)
 	})
 	if err != nil && !errors.Is(err, errFound) {
 		return nil, 0, fmt.Errorf("reading the log: %w", err)
 	}
-	return registry, t.UnixMicro(), nil
+	return fold.Registry(), t.UnixMicro(), nil
 }
 
 // Explain implements api.Questions. It asks nothing of the upstream and records

@@ -51,6 +51,9 @@ type Source struct {
 	Seeds   Seeds
 	Signer  note.Signer // of the log
 	Gateway Gateway     // nil packs what is sealed already, and leaves no record
+	// Stamps opens the checkpoints that were stamped, as ledger.ReadStamps reads
+	// them; nil is none. It is asked once the checkpoint to pack is there.
+	Stamps func() (io.ReadCloser, error)
 }
 
 // Params says what to pack.
@@ -71,6 +74,7 @@ const level = "L1"
 type Result struct {
 	Manifest *verify.Manifest
 	Tests    []*workpaper.Test
+	Stamps   int // stamped checkpoints in it
 }
 
 // maker is a pack in the making.
@@ -84,6 +88,7 @@ type maker struct {
 	fold        *workpaper.Fold
 	files       []verify.File
 	seen        map[string]bool // texts and boots that were written already
+	stamped     int             // checkpoints
 }
 
 // Create writes a pack of a period to w. It says so in the log first, so that
@@ -158,6 +163,9 @@ func (m *maker) make(ctx context.Context, cp ledger.Checkpoint, checkpoint []byt
 	if err := m.log(cp, checkpoint); err != nil {
 		return nil, err
 	}
+	if err := m.stamps(cp.Size); err != nil {
+		return nil, err
+	}
 	if err := m.tables(summary); err != nil {
 		return nil, err
 	}
@@ -186,7 +194,7 @@ func (m *maker) make(ctx context.Context, cp ledger.Checkpoint, checkpoint []byt
 	if err := m.zip.Close(); err != nil {
 		return nil, fmt.Errorf("writing the pack: %w", err)
 	}
-	return &Result{manifest, summary.Tests}, nil
+	return &Result{manifest, summary.Tests, m.stamped}, nil
 }
 
 // sign writes the manifest and its signature.
@@ -371,6 +379,37 @@ func (m *maker) log(cp ledger.Checkpoint, checkpoint []byte) error {
 				return err
 			}
 		}
+	}
+	return nil
+}
+
+// stamps writes the stamped checkpoints that say something of the range: those
+// that end in it, and of each authority the first that covers all of it.
+func (m *maker) stamps(size uint64) error {
+	if m.src.Stamps == nil {
+		return nil
+	}
+	from, err := m.src.Stamps()
+	if err != nil {
+		return fmt.Errorf("reading the stamped checkpoints: %w", err)
+	}
+	defer from.Close()
+	whole := make(map[string]bool) // by authority
+	err = ledger.ReadStamps(from, func(line []byte, s *ledger.Stamped) error {
+		cp, stamp, err := s.Open()
+		if err != nil {
+			return err
+		}
+		if cp.Size <= m.first || cp.Size > size || cp.Size > m.last && whole[stamp.Signer()] {
+			return nil
+		}
+		whole[stamp.Signer()] = cp.Size > m.last
+		m.stamped++
+		return m.spools.append(verify.StampsFile, line, 1)
+	})
+	// A line that is being written, or was when the gateway crashed, is not there.
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("reading the stamped checkpoints: %w; move the file away to pack without", err)
 	}
 	return nil
 }

@@ -55,6 +55,7 @@ type Recorder struct {
 	keys    Keys
 	now     func() time.Time
 
+	watch func(*evidence.Head, []byte)
 	own   *Chain // of records outside sessions
 	state atomic.Pointer[State]
 
@@ -72,11 +73,14 @@ type Config struct {
 	Registry *decision.Registry
 	Version  uint64 // control records folded into Registry
 	Now      func() time.Time
+	// Watch is called for each record, in order, once the journal has it. It may
+	// keep neither argument, and everything waits for it. Nil is nobody.
+	Watch func(*evidence.Head, []byte)
 }
 
 // New returns a recorder whose next record is seq 0 of its boot.
 func New(c Config) *Recorder {
-	r := &Recorder{gateway: c.Gateway, boot: c.Boot, journal: c.Journal, keys: c.Keys, now: c.Now}
+	r := &Recorder{gateway: c.Gateway, boot: c.Boot, journal: c.Journal, keys: c.Keys, now: c.Now, watch: c.Watch}
 	if r.now == nil {
 		r.now = time.Now
 	}
@@ -270,6 +274,11 @@ func (r *Recorder) place(c *Chain, version uint64, drafts []*evidence.Draft) (jo
 		return 0, false, fmt.Errorf("writing the journal: %w", err)
 	}
 	r.seq += uint64(len(drafts))
+	if r.watch != nil {
+		for _, d := range drafts {
+			r.watch(&d.Head, d.Body)
+		}
+	}
 	c.session = session
 	if next.Version != state.Version {
 		changed := next // which few records are: the others cost no garbage

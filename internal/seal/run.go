@@ -20,11 +20,13 @@ const (
 // Run seals until ctx is done, which is no error. What fails is tried again,
 // with pauses, for as long as it takes; only when journal, archive and log have
 // come apart, or witnesses know another history, does Run return an error, an
-// ErrDiverged. With it runs the asking of witnesses, which holds up nothing.
+// ErrDiverged. With it runs the asking of witnesses and of time stamp
+// authorities, which holds up nothing.
 func (s *Sealer) Run(ctx context.Context) error {
 	defer s.finish()
 	ctx, cancel := context.WithCancel(ctx)
 	asked := make(chan error, 1)
+	go s.stamps.run(ctx)
 	go func() {
 		err := s.outside.run(ctx)
 		if err != nil {
@@ -36,6 +38,7 @@ func (s *Sealer) Run(ctx context.Context) error {
 	}()
 	err := s.seal(ctx)
 	cancel()
+	<-s.stamps.done
 	return errors.Join(err, <-asked)
 }
 
@@ -206,6 +209,7 @@ type Status struct {
 	Since time.Time // Err, or others before it, has been failing
 
 	Witnessed WitnessedStatus
+	Stamped   StampedStatus
 }
 
 // Status says how far the log is.
@@ -223,6 +227,7 @@ func (s *Sealer) Status() Status {
 		Err:           s.failure.err,
 		Since:         s.failure.since,
 		Witnessed:     s.outside.state(s.sealed.checkpoint.Size),
+		Stamped:       s.stamps.state(s.sealed.checkpoint.Size),
 	}
 }
 

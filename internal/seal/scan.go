@@ -3,6 +3,7 @@ package seal
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sort"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
@@ -41,9 +42,10 @@ func (s *Sealer) scanFrom(ctx context.Context, from uint64, sections int, fn fun
 	})
 }
 
-// ScanControl is Scan for the control records alone, from the first. It reads
-// only the blocks that hold any.
-func (s *Sealer) ScanControl(ctx context.Context, fn func(*evidence.Record) error) error {
+// ScanControl is Scan for the control records alone: from the first or, when
+// begins is not nil, from the newest block that holds one for which it is true.
+// It reads only the blocks that hold any.
+func (s *Sealer) ScanControl(ctx context.Context, begins func(*evidence.Record) bool, fn func(*evidence.Record) error) error {
 	control := func(r *evidence.Record) error {
 		if !r.Head.Type.IsControl() {
 			return nil
@@ -55,13 +57,7 @@ func (s *Sealer) ScanControl(ctx context.Context, fn func(*evidence.Record) erro
 		if st.last == nil {
 			return nil
 		}
-		list, err := ledger.ControlBlocks(st.last, func(n uint64) (ledger.Header, error) {
-			b, err := s.blockOf(ctx, st, n, ledger.NumSections)
-			if err != nil {
-				return ledger.Header{}, err
-			}
-			return b.Header, nil
-		})
+		list, err := s.controlBlocks(ctx, st, begins)
 		if err != nil {
 			return err
 		}
@@ -77,6 +73,30 @@ func (s *Sealer) ScanControl(ctx context.Context, fn func(*evidence.Record) erro
 		next = st.blocks
 		return nil
 	})
+}
+
+// controlBlocks returns the numbers of the blocks that hold control records,
+// from the newest one on that holds a beginning.
+func (s *Sealer) controlBlocks(ctx context.Context, st *sealed, begins func(*evidence.Record) bool) ([]uint64, error) {
+	header := func(n uint64) (ledger.Header, error) {
+		b, err := s.blockOf(ctx, st, n, ledger.NumSections)
+		if err != nil {
+			return ledger.Header{}, err
+		}
+		h := b.Header
+		if begins != nil && slices.ContainsFunc(b.Records, func(r evidence.Record) bool { return begins(&r) }) {
+			h.PrevControl = -1 // the walk ends here
+		}
+		return h, nil
+	}
+	newest := *st.last
+	if newest.Control {
+		var err error
+		if newest, err = header(newest.Block); err != nil {
+			return nil, err
+		}
+	}
+	return ledger.ControlBlocks(&newest, header)
 }
 
 // scan calls blocks with the state of the log until it has seen all blocks, and

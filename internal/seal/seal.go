@@ -59,6 +59,7 @@ type Config struct {
 	MaxUnsealedAge   time.Duration       // Ready fails when a record waits longer; 1 h
 	MaxUnsealedBytes int64               // or when more of the journal waits; 1 GiB
 	Witnessing       Witnessing          // none by default
+	Stamping         Stamping            // none by default
 	Known            []ledger.Checkpoint // that somebody kept: Open refuses a log that didn't grow from them
 	Logger           *slog.Logger        // slog.Default
 
@@ -85,7 +86,8 @@ func (c Config) withDefaults() (Config, error) {
 	case c.Interval < 0 || c.MaxUnsealedAge < 0 || c.MaxUnsealedBytes < 0:
 		return c, errors.New("negative time or size")
 	}
-	return c, c.Witnessing.check()
+	err := errors.Join(c.Witnessing.check(), c.Stamping.check())
+	return c, err
 }
 
 func setDefault[T comparable](v *T, d T) {
@@ -107,6 +109,7 @@ type Sealer struct {
 	keys    Keys
 	tree    merkleTree
 	outside *witnesses
+	stamps  *stamps
 
 	// Owned by the goroutine in Run, and by Open before it.
 	batch batch       // records read and not yet cut
@@ -165,7 +168,10 @@ func Open(ctx context.Context, cfg Config, j Journal, a Archive, k Keys) (*Seale
 		cfg: cfg, journal: j, archive: a, keys: k, tree: tree,
 		changed: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
-	s.outside = newWitnesses(cfg.Witnessing, cfg.Logger, func() ledger.Checkpoint { return s.state().checkpoint }, s.prove)
+	newest := func() ledger.Checkpoint { return s.state().checkpoint }
+	s.outside = newWitnesses(cfg.Witnessing, cfg.Logger, newest, s.prove)
+	s.stamps = newStamps(cfg.Stamping, cfg.Logger, newest)
+	s.stamps.open()
 	err = s.recover(ctx)
 	if err == nil {
 		err = s.compare(ctx)
@@ -208,6 +214,13 @@ func (s *Sealer) Witnessed(ctx context.Context) (ledger.Checkpoint, error) {
 		return cp, err
 	}
 	return witnessed, nil
+}
+
+// Stamp has everything that is sealed stamped, and returns when every time stamp
+// authority has done so or failed to, or ctx is done. Patient also waits for
+// those that failed when last asked; Status says what came of it.
+func (s *Sealer) Stamp(ctx context.Context, patient bool) {
+	s.stamps.await(ctx, s.state().checkpoint.Size, patient)
 }
 
 // Close closes the tree. Run must have returned.

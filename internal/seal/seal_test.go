@@ -303,7 +303,7 @@ func (w *world) checkScan() {
 		}
 		return nil
 	}))
-	check(w.t, w.sealer.ScanControl(w.t.Context(), func(r *evidence.Record) error {
+	check(w.t, w.sealer.ScanControl(w.t.Context(), nil, func(r *evidence.Record) error {
 		ctl = append(ctl, string(r.HeadBytes))
 		return nil
 	}))
@@ -725,7 +725,7 @@ func TestScanWhileSealing(t *testing.T) {
 			got = append(got, string(r.HeadBytes))
 			return nil
 		}))
-		check(t, w.sealer.ScanControl(t.Context(), func(r *evidence.Record) error {
+		check(t, w.sealer.ScanControl(t.Context(), nil, func(r *evidence.Record) error {
 			ctl = append(ctl, string(r.HeadBytes))
 			return nil
 		}))

@@ -1,12 +1,14 @@
 package packtest
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"io/fs"
 	"testing/fstest"
 
@@ -31,6 +33,9 @@ const (
 	Noon        = 1_800_000_000 * Second // 2027-01-15T08:00:00Z
 )
 
+// Bob approves what Alice asks for.
+var Bob = evidence.By{Person: evidence.Person{ID: "bob@example.com", Name: "Bob Example", Email: "bob@example.com"}, Via: "unix peer uid 1001"}
+
 // Alice does everything that a person must do.
 var Alice = evidence.By{Person: evidence.Person{ID: "alice@example.com", Name: "Alice Example", Email: "alice@example.com"}, Via: "unix peer uid 1000"}
 
@@ -46,6 +51,14 @@ permit (principal in Role::"reader", action in [Action::"read", Action::"connect
 
 @id("writer")
 permit (principal in Role::"writer", action in [Action::"read", Action::"write", Action::"connect"], resource);
+
+@id("cleaner")
+@approval("dba")
+permit (principal in Role::"cleaner", action in [Action::"write", Action::"connect"], resource);
+
+@id("sampler")
+@max_commands_per_hour("3")
+permit (principal in Role::"sampler", action in [Action::"read", Action::"connect"], resource);
 `
 
 // Gateway writes one synthetic log.
@@ -56,6 +69,8 @@ type Gateway struct {
 	Change func(*evidence.Draft)
 	// PerBlock is how many records make a block; Cut makes one earlier.
 	PerBlock int
+	// Stamped is what its checkpoints were stamped with (Stamp).
+	Stamped []ledger.Stamped
 
 	signer  note.Signer
 	vkey    string
@@ -177,6 +192,41 @@ func key(agent string) (public, thumbprint string) {
 	return public, thumbprint
 }
 
+// Separate puts a configuration in force under which rights need two people:
+// Bob approves.
+func (g *Gateway) Separate() {
+	g.Own(evidence.ConfigChange, evidence.ConfigBody{Digest: "config-separated", Before: g.Registry.Config(), Text: "rights: {separation: required}\n", By: Alice,
+		Resources:  []evidence.Resource{{Name: "orders", Protocol: "postgres", Durability: "power", Owner: Bob.Person.ID}},
+		People:     []evidence.Member{{ID: Alice.Person.ID}, {ID: Bob.Person.ID, Groups: []string{"dba"}}},
+		Separation: evidence.SeparationRequired,
+	})
+}
+
+// Request asks for a grant on orders.
+func (g *Gateway) Request(agent, role string) evidence.Position {
+	s := evidence.GrantScope{Agent: agent, Role: role, Resource: "orders", Expires: g.Now + 8*Hour}
+	return g.Own(evidence.ApprovalRequest, evidence.ApprovalRequestBody{
+		Kind: evidence.ApproveGrant, Digest: decision.ScopeDigest(s), Grant: &s, Ticket: "OPS-7", Reason: "to be tested",
+		Needs: []evidence.ApprovalNeed{{Group: evidence.GroupResource, Count: 1}}, Expires: g.Now + Hour, By: Alice,
+	})
+}
+
+// Approve records that somebody approved a request.
+func (g *Gateway) Approve(request evidence.Position, by evidence.By) evidence.Position {
+	a, _ := g.Registry.Approval(request.String())
+	groups := g.Registry.Groups(&a.ApprovalRequestBody, by.Person.ID)
+	if groups == nil {
+		groups = []string{a.Needs[0].Group} // a lie, which the registry doesn't take
+	}
+	return g.Own(evidence.ApprovalDecision, evidence.ApprovalDecisionBody{Request: a.ID, Digest: a.Digest, Decision: evidence.Approved, Groups: groups, By: by})
+}
+
+// Grant makes the grant of a request.
+func (g *Gateway) Grant(request evidence.Position, by evidence.By) evidence.Position {
+	a, _ := g.Registry.Approval(request.String())
+	return g.Own(evidence.GrantCreate, a.GrantOf(by))
+}
+
 // Session is one open session.
 type Session struct {
 	g               *Gateway
@@ -250,12 +300,44 @@ func (s *Session) ID() evidence.Position { return s.scope.session }
 // Ask records the intent of a command, and returns it with whether it was
 // allowed.
 func (s *Session) Ask(text, action, object string) (evidence.Position, bool) {
+	return s.ask(text, action, object, "", "")
+}
+
+// AskLimited records a command that a limit refused.
+func (s *Session) AskLimited(text, action, object, limit string) {
+	s.ask(text, action, object, "", limit)
+}
+
+// AskApproved records a command that a request for an approval was for, and
+// that it was used.
+func (s *Session) AskApproved(text, action, object string, request evidence.Position) evidence.Position {
+	p, _ := s.ask(text, action, object, request.String(), "")
+	s.Record(&evidence.Draft{Head: evidence.Head{Type: evidence.ApprovalUse, Agent: s.Agent, Resource: s.Resource, Of: p},
+		Body: evidence.EncodeBody(evidence.ApprovalUseBody{Request: request.String(), Digest: held})})
+	return p
+}
+
+// held is the digest of every command that waits for an approval.
+const held = "hmac-of-the-command"
+
+// Hold asks people to approve a command of the session.
+func (s *Session) Hold(text, action, object string) evidence.Position {
+	return s.Record(&evidence.Draft{Head: evidence.Head{Type: evidence.ApprovalRequest, Agent: s.Agent, Resource: s.Resource}, Body: evidence.EncodeBody(evidence.ApprovalRequestBody{
+		Kind: evidence.ApproveCommand, Digest: held, Needs: []evidence.ApprovalNeed{{Group: "dba", Count: 1}}, Expires: s.g.Now + Hour,
+		By: evidence.By{Person: Alice.Person, Via: "agent " + s.Agent},
+		Command: &evidence.HeldCommand{Session: s.scope.session, Agent: s.Agent, Resource: s.Resource, Verb: evidence.VerbWrite, Text: text,
+			Checks: []evidence.Check{{Action: action, Object: object}}, Rules: []string{"cleaner"}},
+	})})
+}
+
+func (s *Session) ask(text, action, object, approval, limit string) (evidence.Position, bool) {
 	g := s.g
 	known, ok := s.decided[text]
-	if !ok || known.registry != g.Registry || known.decision.Until != 0 && g.Now >= known.decision.Until {
+	if !ok || approval != "" || limit != "" || known.registry != g.Registry || known.decision.Until != 0 && g.Now >= known.decision.Until {
 		checks := []evidence.Check{{Action: action, Object: object}}
 		known = decided{registry: g.Registry, decision: g.Registry.Decide(decision.Request{
 			Agent: s.Agent, Resource: s.Resource, Time: g.Now, Checks: checks, Session: s.facts, Path: "extended",
+			Approval: approval, Limit: limit,
 		})}
 		known.body = evidence.EncodeBody(evidence.IntentBody{Path: "extended", Parse: evidence.ParseFull, Text: text, Checks: checks, Decision: known.decision})
 		s.decided[text] = known
@@ -429,6 +511,26 @@ func (g *Gateway) Checkpoint() ledger.Checkpoint {
 // Headers are those of the blocks so far.
 func (g *Gateway) Headers() []ledger.Header { return g.headers }
 
+// Stamp has everything sealed so far stamped by token, which is given the signed
+// checkpoint.
+func (g *Gateway) Stamp(token func(checkpoint []byte) []byte) {
+	cp := g.Checkpoint()
+	signed, err := note.Sign(&note.Note{Text: cp.Text()}, g.signer)
+	must(err)
+	g.Stamped = append(g.Stamped, ledger.Stamped{Checkpoint: string(signed), Token: token(signed)})
+}
+
+// stamps is the file of stamped checkpoints.
+func (g *Gateway) stamps() (io.ReadCloser, error) {
+	var b bytes.Buffer
+	for i := range g.Stamped {
+		line, err := g.Stamped[i].Encode()
+		must(err)
+		b.Write(line)
+	}
+	return io.NopCloser(&b), nil
+}
+
 // Source seals everything and returns what a pack is made from. More signers
 // are witnesses.
 func (g *Gateway) Source(witnesses ...note.Signer) pack.Source {
@@ -451,7 +553,7 @@ func (g *Gateway) Source(witnesses ...note.Signer) pack.Source {
 	signed, err := note.Sign(&note.Note{Text: cp.Text()}, append([]note.Signer{g.signer}, witnesses...)...)
 	must(err)
 	g.tiles[ledger.CheckpointPath] = &fstest.MapFile{Data: signed}
-	return pack.Source{Archive: archive{g.blocks}, Log: g.tiles, Seeds: g, Signer: g.signer}
+	return pack.Source{Archive: archive{g.blocks}, Log: g.tiles, Seeds: g, Signer: g.signer, Stamps: g.stamps}
 }
 
 // BodySeed implements pack.Seeds.

@@ -36,6 +36,7 @@ func Day() *Gateway {
 	early.Do("SELECT ?", "postgres:select", "public.orders")
 	early.Close()
 	g.Open("billing-bot", "orders") // refused: its grant is gone
+	rights(g)
 	lost := g.Open("report-bot", "orders")
 	open, _ := lost.Ask("SELECT ?", "postgres:select", "public.orders")
 
@@ -54,6 +55,29 @@ func Day() *Gateway {
 	late.Close()
 	g.Stop()
 	return g
+}
+
+// rights is how two people give an agent a role, approve one of its commands,
+// and end its session; and what became of an alert.
+func rights(g *Gateway) {
+	g.Separate()
+	clean, sample := g.Request("billing-bot", "cleaner"), g.Request("billing-bot", "sampler")
+	for _, r := range []evidence.Position{clean, sample} {
+		g.Approve(r, Bob)
+		g.Grant(r, Bob)
+	}
+	s := g.Open("billing-bot", "orders")
+	const text, action, object = "INSERT INTO public.orders VALUES (?)", "postgres:insert", "public.orders"
+	s.Do(text, action, object) // nobody has approved it
+	wanted := s.Hold(text, action, object)
+	g.Approve(wanted, Bob)
+	s.End(s.AskApproved(text, action, object, wanted), evidence.OK)
+	s.Hold(text, action, object) // of which nobody says anything
+	alert := g.Own(evidence.Alert, evidence.AlertBody{Rule: "denials", Severity: "low", Text: "many refusals"})
+	g.Record(g.own, &evidence.Draft{Head: evidence.Head{Type: evidence.AlertAck, Of: alert}, Body: evidence.EncodeBody(evidence.AlertAckBody{
+		Disposition: evidence.AlertExpected, Reason: "a test", By: Bob})})
+	g.Own(evidence.SessionKill, evidence.KillBody{Agent: "billing-bot", Sessions: []evidence.Position{s.ID()}, Reason: "enough", By: Bob})
+	s.Close()
 }
 
 // Shop is a small log: rights first, then one session with some commands.
