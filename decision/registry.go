@@ -173,7 +173,7 @@ func (r *Registry) Bundle() (evidence.PolicyBody, *Policy) { return r.policyBody
 // it is: to ask what a bundle would decide, of the past too.
 func (r *Registry) With(p *Policy) *Registry {
 	next := *r
-	next.policy, next.policyBody = p, evidence.PolicyBody{Digest: p.digest}
+	next.policy, next.policyBody, next.summary = p, evidence.PolicyBody{Digest: p.digest}, new(summary)
 	return &next
 }
 

@@ -33,11 +33,11 @@ func TestABacktestFindsWhatABundleWouldChange(t *testing.T) {
 	b := NewBacktest(compiled(t, `@id("connects") permit (principal in Role::"reader", action in Action::"connect", resource);
 @id("writer") permit (principal in Role::"writer", action, resource);`), decision.New())
 	replay(t, g, b.Record)
-	if b.commands != 35 || b.differ != 3 {
+	if b.commands != 38 || b.differ != 5 {
 		t.Errorf("%d commands, %d differ", b.commands, b.differ)
 	}
 	agents := b.Agents()
-	if len(agents) != 1 || agents[0].Agent != "billing-bot" || agents[0].Refused != 3 || agents[0].Allowed != 0 {
+	if len(agents) != 1 || agents[0].Agent != "billing-bot" || agents[0].Refused != 5 || agents[0].Allowed != 0 {
 		t.Fatalf("%+v", agents)
 	}
 	for _, e := range agents[0].Examples {
@@ -45,7 +45,7 @@ func TestABacktestFindsWhatABundleWouldChange(t *testing.T) {
 			t.Errorf("%+v", e)
 		}
 	}
-	if len(agents[0].Examples) != 2 { // SELECT ? and SELECT pg_sleep(?)
+	if len(agents[0].Examples) != 3 { // SELECT ?, SELECT pg_sleep(?) and a connection
 		t.Errorf("%d examples", len(agents[0].Examples))
 	}
 }
@@ -92,10 +92,10 @@ func TestABacktestOfTheLastPart(t *testing.T) {
 		return b.Record(r)
 	})
 	// The session that began before is looked up once.
-	if asked != 1 || b.commands != 32 {
+	if asked != 1 || b.commands != 35 {
 		t.Errorf("%d looked up, %d commands", asked, b.commands)
 	}
-	if agents := b.Agents(); len(agents) != 2 || agents[0].Agent != "report-bot" || agents[1].Refused != 1 {
+	if agents := b.Agents(); len(agents) != 2 || agents[0].Agent != "report-bot" || agents[1].Refused != 3 {
 		t.Errorf("%+v", agents)
 	}
 }
