@@ -107,8 +107,9 @@ func settingsOf(c *config.Config, live *atomic.Pointer[inForce]) (gateway.Settin
 	if err != nil {
 		return gateway.Settings{}, hinted{err, "nothing was put in force"}
 	}
+	policies := policy.NewFolder(c.Policies, vocabulary)
 	folder := func() (evidence.PolicyBody, error) {
-		bundle, err := policy.Load(c.Policies, vocabulary)
+		bundle, err := policies.Load()
 		if err != nil {
 			err = hinted{fmt.Errorf("the policies cannot be used:\n%w", err), "nothing was put in force"}
 		}

@@ -523,6 +523,27 @@ func TestTheLeastThatAnAgentNeeds(t *testing.T) {
 	if s, err = w.Suggest(ctx, "bot", api.Range{}, packtest.Alice); err != nil || len(s.Unused) != 1 || s.Unused[0].ID != third.ID {
 		t.Errorf("%+v, %v (grants %s, %s)", s.Unused, err, used.ID, spare.ID)
 	}
+	// A range begins where it says, in a block or behind all of them.
+	if err := w.sealer.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	between := api.Moment{Time: time.Now()}
+	w.decided("postgres:select")
+	for _, flushed := range []bool{false, true} {
+		if flushed {
+			if err := w.sealer.Flush(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s, err := w.Suggest(ctx, "bot", api.Range{From: between}, packtest.Alice)
+		if err != nil || s.Commands != 2 || len(s.Used) != 2 || s.Used[1].Action != "postgres:select" {
+			t.Errorf("flushed %t: %+v, %v", flushed, s.Used, err)
+		}
+	}
+	later := api.Moment{Time: time.Now().Add(time.Hour)}
+	if s, err := w.Suggest(ctx, "bot", api.Range{From: later}, packtest.Alice); err != nil || s.Commands != 0 || s.Cedar != "" {
+		t.Errorf("of the future: %+v, %v", s, err)
+	}
 	if _, err := w.Suggest(ctx, "nobody", api.Range{}, packtest.Alice); problemStatus(err) != http.StatusNotFound {
 		t.Error(err)
 	}

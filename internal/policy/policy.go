@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/rogpeppe/go-internal/diff"
 
@@ -39,23 +40,60 @@ func Load(dir string, v Vocabulary) (evidence.PolicyBody, error) {
 
 // LoadFS is Load of a file system, which errors call name.
 func LoadFS(fsys fs.FS, name string, v Vocabulary) (evidence.PolicyBody, error) {
-	names, err := list(fsys, name)
+	files, err := filesOf(fsys, name)
 	if err != nil {
 		return evidence.PolicyBody{}, err
+	}
+	return Bundle(files, v)
+}
+
+func filesOf(fsys fs.FS, name string) ([]evidence.File, error) {
+	names, err := list(fsys, name)
+	if err != nil {
+		return nil, err
 	}
 	var files []evidence.File
 	total := 0
 	for _, n := range names {
 		text, err := read(fsys, n)
 		if err != nil {
-			return evidence.PolicyBody{}, fmt.Errorf("reading policy %s: %w", path.Join(name, n), err)
+			return nil, fmt.Errorf("reading policy %s: %w", path.Join(name, n), err)
 		}
 		if total += len(text); total > decision.MaxBundle {
-			return evidence.PolicyBody{}, fmt.Errorf("policies in %s exceed %d bytes", name, decision.MaxBundle)
+			return nil, fmt.Errorf("policies in %s exceed %d bytes", name, decision.MaxBundle)
 		}
 		files = append(files, evidence.File{Name: n, Text: text})
 	}
-	return Bundle(files, v)
+	return files, nil
+}
+
+// Folder loads one folder again and again, and compiles only what has changed.
+type Folder struct {
+	dir   string
+	words Vocabulary
+
+	mu    sync.Mutex
+	files []evidence.File // of the last load
+	body  evidence.PolicyBody
+	err   error
+}
+
+// NewFolder returns a folder that nobody has looked into yet.
+func NewFolder(dir string, v Vocabulary) *Folder { return &Folder{dir: dir, words: v} }
+
+// Load is Load of the folder.
+func (f *Folder) Load() (evidence.PolicyBody, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	files, err := filesOf(os.DirFS(f.dir), f.dir)
+	if err != nil {
+		return evidence.PolicyBody{}, err
+	}
+	if f.files == nil || !slices.Equal(files, f.files) {
+		f.files = files
+		f.body, f.err = Bundle(files, f.words)
+	}
+	return f.body, f.err
 }
 
 // Bundle is Load of files that were read already.

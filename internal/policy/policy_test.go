@@ -54,6 +54,29 @@ func TestLoad(t *testing.T) {
 }
 
 // A mounted ConfigMap is a folder of links into a hidden one.
+// A folder that is loaded again says what is in it now, right or wrong.
+func TestAFolderIsLoadedAgain(t *testing.T) {
+	dir := t.TempDir()
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, "a.cedar"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f := NewFolder(dir, Vocabulary{Actions: actions})
+	if _, err := f.Load(); err == nil {
+		t.Error("an empty folder")
+	}
+	good := `@id("r") permit (principal in Role::"r", action, resource);`
+	for _, text := range []string{good, good, "permit", "permit", good + "\n"} {
+		write(text)
+		b, err := f.Load()
+		if (err == nil) != strings.HasPrefix(text, good) || err == nil && b.Files[0].Text != text {
+			t.Errorf("%q: %+v, %v", text, b.Files, err)
+		}
+	}
+}
+
 func TestLoadFollowsLinks(t *testing.T) {
 	dir := t.TempDir()
 	hidden := filepath.Join(dir, "..2027_01_15")
