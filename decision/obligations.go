@@ -26,6 +26,12 @@ const (
 	noteAlert    = "alert"                 // the name of an alert to raise; also on rules that forbid
 )
 
+// ownAlerts are names that a verifier expects of the gateway's own rules alone.
+var ownAlerts = []string{
+	evidence.AlertDenials, evidence.AlertAuthn, evidence.AlertShared, evidence.AlertGap,
+	evidence.AlertClock, evidence.AlertSeparation, evidence.AlertRollback, evidence.AlertHandEdited,
+}
+
 var annotations = []string{"id", "description", "hint", noteApproval, noteRows, noteBytes, noteTime, noteCommands, noteWrites, noteTicket, noteAlert}
 
 // annotate reads the annotations of a rule that oblige.
@@ -71,8 +77,11 @@ func (r *rule) oblige(key, value string) (err error) {
 			err = fmt.Errorf(`want "required"`)
 		}
 	case noteAlert:
-		if !evidence.ValidName(value) {
+		switch {
+		case !evidence.ValidName(value):
 			err = fmt.Errorf("want a name")
+		case slices.Contains(ownAlerts, value):
+			err = fmt.Errorf("the gateway raises alerts of this name by rules of its own; choose another")
 		}
 		o.Alert = []string{value}
 	}

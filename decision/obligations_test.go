@@ -139,7 +139,7 @@ func TestACommandIsApprovedOnce(t *testing.T) {
 func TestAnAnnotationMustMakeSense(t *testing.T) {
 	for note, want := range map[string]string{
 		`@max_rows("0")`: "at least 1", `@max_rows("many")`: "whole number", `@max_bytes("10MB")`: "KiB", `@max_time("soon")`: "duration",
-		`@approval("dba:0")`: "1 to 16", `@approval("resource")`: "name of a group", `@ticket("please")`: "required", `@alert("no name")`: "a name",
+		`@approval("dba:0")`: "1 to 16", `@approval("resource")`: "name of a group", `@ticket("please")`: "required", `@alert("no name")`: "a name", `@alert("denials.burst")`: "choose another",
 		`@max_row("1")`: "unknown annotation",
 	} {
 		_, err := Compile(testFiles(note+` @id("r") permit (principal in Role::"reader", action, resource);`), testActions)

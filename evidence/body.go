@@ -545,6 +545,19 @@ type ImportBody struct {
 	Data   json.RawMessage `json:"data,omitempty"`
 }
 
+// The rules by which a gateway raises alerts of itself. Those of policies have
+// other names.
+const (
+	AlertDenials    = "denials.burst"      // an agent was refused too often
+	AlertAuthn      = "authn.burst"        // too many attempts to prove an identity failed
+	AlertShared     = "credential.shared"  // a key was used from two hosts
+	AlertGap        = "recording.gap"      // something passed unrecorded, or may have
+	AlertClock      = "clock.step"         // the wall clock was set
+	AlertSeparation = "separation.lowered" // rights no longer need two people
+	AlertRollback   = "policy.rollback"    // one person went back to an earlier policy
+	AlertHandEdited = "policy.edited"      // the policies in the folder are not those in force
+)
+
 // AlertBody asks a person to look.
 type AlertBody struct {
 	Rule     string   `json:"rule"`

@@ -23,6 +23,7 @@ import (
 
 	"golang.org/x/mod/sumdb/note"
 
+	"github.com/exhibit-gateway/exhibit/decision"
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/pack/packtest"
 	"github.com/exhibit-gateway/exhibit/internal/seal/stamptest"
@@ -357,6 +358,17 @@ var lies = []lie{
 		r := g.Request("billing-bot", "writer")
 		g.Grant(r, packtest.Bob)
 		g.Approve(r, packtest.Bob)
+		return finish(g, nil)
+	}},
+	{"change.approved", "policy-changed-and-changed-back", func() *packtest.Gateway {
+		g := separated()
+		before, _ := g.Registry.Bundle()
+		files := []evidence.File{{Name: "roles.cedar", Text: before.Files[0].Text + "\n// so that it is another\n"}}
+		there := evidence.PolicyBody{Digest: decision.Digest(files, before.Actions), Before: before.Digest, Files: files, Actions: before.Actions, By: packtest.Alice}
+		g.Own(evidence.PolicyChange, there)
+		back := before
+		back.Before, back.By = there.Digest, packtest.Alice
+		g.Own(evidence.PolicyChange, back)
 		return finish(g, nil)
 	}},
 	{"change.valid", "wider-than-approved", func() *packtest.Gateway {

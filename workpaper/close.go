@@ -3,6 +3,7 @@ package workpaper
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/exhibit-gateway/exhibit/decision"
@@ -223,6 +224,7 @@ func Access(r *decision.Registry, t int64) Table {
 func accessRows(r *decision.Registry, t int64) [][]string {
 	var rows [][]string
 	for _, a := range r.Access(t) {
+		tickets, approvers := behind(r, a.Grants)
 		agent, _ := r.Agent(a.Agent)
 		expires := int64(0)
 		for _, id := range a.Grants {
@@ -231,7 +233,55 @@ func accessRows(r *decision.Registry, t int64) [][]string {
 			}
 		}
 		rows = append(rows, []string{a.Agent, agent.Owner.ID, a.Role, a.Resource, a.Object, a.Action, a.Effect,
-			join(a.Grants), strings.Join(a.Permits, " "), strings.Join(a.Forbids, " "), FormatTime(expires), r.Policy()})
+			obligations(&a.Obliges), join(a.Grants), strings.Join(tickets, " "), strings.Join(approvers, " "), strings.Join(a.Permits, " "), strings.Join(a.Forbids, " "), FormatTime(expires), r.Policy()})
 	}
 	return rows
+}
+
+// behind are the tickets of grants, and who approved them. What one person gave
+// alone was approved by nobody.
+func behind(r *decision.Registry, grants []string) (tickets, approvers []string) {
+	add := func(list *[]string, v string) {
+		if v != "" && !slices.Contains(*list, v) {
+			*list = append(*list, v)
+		}
+	}
+	for _, id := range grants {
+		g, _ := r.Grant(id)
+		add(&tickets, g.Ticket)
+		a, _ := r.Approval(g.Request)
+		for _, d := range a.Decisions {
+			if d.Decision == evidence.Approved {
+				add(&approvers, d.By.Person.ID)
+			}
+		}
+	}
+	return tickets, approvers
+}
+
+// obligations says in a line what rules ask of the commands that they permit, as
+// their annotations do.
+func obligations(o *evidence.Obligations) string {
+	var list []string
+	for _, n := range o.Approval {
+		list = append(list, fmt.Sprintf("approval=%s:%d", n.Group, n.Count))
+	}
+	for _, n := range []struct {
+		name string
+		v    int64
+	}{{"max_rows", o.Rows}, {"max_bytes", o.Bytes}, {"max_commands_per_hour", o.Commands}, {"max_writes_per_hour", o.Writes}} {
+		if n.v > 0 {
+			list = append(list, fmt.Sprintf("%s=%d", n.name, n.v))
+		}
+	}
+	switch {
+	case o.Millis > 0 && o.Millis%1000 == 0:
+		list = append(list, fmt.Sprintf("max_time=%ds", o.Millis/1000))
+	case o.Millis > 0:
+		list = append(list, fmt.Sprintf("max_time=%dms", o.Millis))
+	}
+	for _, name := range o.Alert {
+		list = append(list, "alert="+name)
+	}
+	return strings.Join(list, " ")
 }

@@ -10,14 +10,14 @@ import (
 // The rules by which a gateway raises alerts of itself. Each is a function of
 // the records of one boot, so that a verifier finds what the gateway found.
 const (
-	RuleDenials    = "denials.burst"      // an agent was refused denialsBurst times in a minute of the clock
-	RuleAuthn      = "authn.burst"        // authnBurst attempts to prove an identity failed in a minute of the clock
-	RuleShared     = "credential.shared"  // a key was used from two hosts in an hour of the clock
-	RuleGap        = "recording.gap"      // something passed unrecorded, or may have
-	RuleClock      = "clock.step"         // the wall clock was set
-	RuleSeparation = "separation.lowered" // rights no longer need two people
-	RuleRollback   = "policy.rollback"    // one person went back to an earlier policy
-	RuleHandEdited = "policy.edited"      // the policies in the folder are not those in force; it rests on no record
+	RuleDenials    = evidence.AlertDenials
+	RuleAuthn      = evidence.AlertAuthn
+	RuleShared     = evidence.AlertShared
+	RuleGap        = evidence.AlertGap
+	RuleClock      = evidence.AlertClock
+	RuleSeparation = evidence.AlertSeparation
+	RuleRollback   = evidence.AlertRollback
+	RuleHandEdited = evidence.AlertHandEdited // it rests on no record
 )
 
 // Detected are the rules that rest on records alone.

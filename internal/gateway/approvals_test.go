@@ -447,7 +447,7 @@ func TestAllowedSaysWhatItRestsOn(t *testing.T) {
 		}
 		want := "max_rows=100"
 		if row["action"] == "postgres:select" {
-			want = "approval=dba:2 max_rows=100 max_time=1.5s alert=look"
+			want = "approval=dba:2 max_rows=100 max_time=1500ms alert=look"
 		}
 		if row["obligations"] != want || row["grants"] != r.Used.By || row["tickets"] != "OPS-1" || row["approved_by"] != carol.Person.ID {
 			t.Errorf("%v, want the obligations %q", row, want)

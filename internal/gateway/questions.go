@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
-	"time"
 
 	"github.com/exhibit-gateway/exhibit/decision"
 	"github.com/exhibit-gateway/exhibit/evidence"
@@ -153,71 +151,17 @@ func (g *Gateway) Allowed(ctx context.Context, agent string, at api.Moment, _ ev
 	table := workpaper.Access(registry, t)
 	out := api.Table{Name: "allowed", Columns: allowedColumns, Rows: [][]string{}}
 	who := table.Column("agent_id")
-	access := registry.Access(t) // the rows of the table
-	for i, cells := range table.Rows {
+	for _, cells := range table.Rows {
 		if cells[who] != agent {
 			continue
 		}
-		tickets, approvers := behind(registry, access[i].Grants)
-		more := map[string]string{
-			"obligations": obligations(&access[i].Obliges), "tickets": strings.Join(tickets, " "), "approved_by": strings.Join(approvers, " "),
-		}
 		row := make([]string, len(allowedColumns))
 		for i, c := range allowedColumns {
-			if text, ok := more[c]; ok {
-				row[i] = text
-				continue
-			}
 			row[i] = cells[table.Column(c)]
 		}
 		out.Rows = append(out.Rows, row)
 	}
 	return out, nil
-}
-
-// behind are the tickets of grants, and who approved them. What one person gave
-// alone was approved by nobody.
-func behind(r *decision.Registry, grants []string) (tickets, approvers []string) {
-	add := func(list *[]string, v string) {
-		if v != "" && !slices.Contains(*list, v) {
-			*list = append(*list, v)
-		}
-	}
-	for _, id := range grants {
-		g, _ := r.Grant(id)
-		add(&tickets, g.Ticket)
-		a, _ := r.Approval(g.Request)
-		for _, d := range a.Decisions {
-			if d.Decision == evidence.Approved {
-				add(&approvers, d.By.Person.ID)
-			}
-		}
-	}
-	return tickets, approvers
-}
-
-// obligations says in a line what rules ask of the commands that they permit, as
-// their annotations do.
-func obligations(o *evidence.Obligations) string {
-	var list []string
-	for _, n := range o.Approval {
-		list = append(list, fmt.Sprintf("approval=%s:%d", n.Group, n.Count))
-	}
-	for _, n := range []struct {
-		name string
-		v    int64
-	}{{"max_rows", o.Rows}, {"max_bytes", o.Bytes}, {"max_commands_per_hour", o.Commands}, {"max_writes_per_hour", o.Writes}} {
-		if n.v > 0 {
-			list = append(list, fmt.Sprintf("%s=%d", n.name, n.v))
-		}
-	}
-	if o.Millis > 0 {
-		list = append(list, "max_time="+(time.Duration(o.Millis)*time.Millisecond).String())
-	}
-	for _, name := range o.Alert {
-		list = append(list, "alert="+name)
-	}
-	return strings.Join(list, " ")
 }
 
 // registryAt folds the registry as it was at a moment, and returns the moment's
