@@ -1,7 +1,9 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 
@@ -53,8 +55,7 @@ func (f *folded) add(r *evidence.Record) {
 func (g *Gateway) foldFromSnapshot(ctx context.Context) (f folded, err error) {
 	var fold *decision.Fold
 	var parts []evidence.SnapshotBody
-	begins := func(r *evidence.Record) bool { return snapshotPart(r).Part == 1 }
-	err = g.sealer.ScanControl(ctx, begins, func(r *evidence.Record) (err error) {
+	err = g.sealer.ScanControl(ctx, firstPart, func(r *evidence.Record) (err error) {
 		if fold != nil {
 			f.add(r)
 			return fold.Apply(r.Head, r.Body)
@@ -85,6 +86,14 @@ func (g *Gateway) foldFromSnapshot(ctx context.Context) (f folded, err error) {
 	}
 	f.registry = fold.Registry()
 	return f, nil
+}
+
+// firstPart reports whether a record begins a snapshot, by the beginning of its
+// body: what follows is large, and looked at when it is needed.
+func firstPart(r *evidence.Record) bool {
+	const first = `","part":1,`
+	at := len(`{"digest":"`) + 2*sha256.Size
+	return r.Head.Type == evidence.StateSnapshot && len(r.Body) > at && bytes.HasPrefix(r.Body[at:], []byte(first))
 }
 
 // snapshotPart is the body of a snapshot's record; zero for any other.
