@@ -29,7 +29,8 @@ func newHolds(t *testing.T, role string) *people {
 	p := newPeople(t)
 	p.edit(func(c string) string { return strings.Replace(c, "separation: required", "separation: reported", 1) })
 	p.ok(os.WriteFile(p.path("policies/holding.cedar"), []byte(holding), 0o600))
-	p.must("reload")
+	p.must("reload") // now one person is enough
+	p.must("reload") // for policies too
 	p.grant("idle", role)
 	return p
 }

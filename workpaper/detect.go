@@ -149,6 +149,9 @@ func (d *Detector) proved(h *evidence.Head, body []byte) *Detection {
 	if colon := strings.LastIndexByte(host, ':'); colon > 0 {
 		host = host[:colon]
 	}
+	if strings.HasPrefix(host, "unix") || strings.HasPrefix(host, "127.") || host == "[::1]" {
+		host = "the gateway's own machine" // where a token is got at its socket and used at its port
+	}
 	hour := h.Time / hourMicros
 	s := d.keys[b.Key]
 	if s == nil || s.hour != hour {

@@ -62,6 +62,11 @@ func TestTheRulesOfAlerts(t *testing.T) {
 		}, []string{RuleAuthn}},
 		{"a key on one host has many ports", func(l *log) { l.prove("k", "192.0.2.1:1"); l.prove("k", "192.0.2.1:2") }, nil},
 		{"a key on two hosts", func(l *log) { l.prove("k", "192.0.2.1:1"); l.prove("k", "unix"); l.prove("k", "192.0.2.7:1") }, []string{RuleShared}},
+		{"a key on the gateway's own machine", func(l *log) {
+			for _, client := range []string{"unix", "unix uid=1000", "127.0.0.1:5", "127.0.0.2:5", "[::1]:7"} {
+				l.prove("k", client)
+			}
+		}, nil},
 		{"two keys on two hosts", func(l *log) { l.prove("k", "192.0.2.1:1"); l.prove("j", "192.0.2.2:1") }, nil},
 		{"a key that moved within the day", func(l *log) { l.prove("k", "192.0.2.1:1"); l.now += 60 * minute; l.prove("k", "192.0.2.2:1") }, nil},
 		{"a gap", func(l *log) { l.put(evidence.Head{Type: evidence.RecordingGap}, evidence.GapBody{Cause: "disk"}) }, []string{RuleGap}},

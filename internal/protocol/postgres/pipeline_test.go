@@ -44,7 +44,7 @@ func TestRandomPipelines(t *testing.T) {
 		got := program.run(f, true)
 		f.terminate()
 		s := g.last(t)
-		if !slices.EqualFunc(got, want, func(got, want string) bool {
+		if !slices.EqualFunc(settled(got), settled(want), func(got, want string) bool {
 			// In a failed transaction the server says 25P02 of what is refused, and
 			// 55000 of a portal that failed with it.
 			return got == want || (got == "E 42501" || got == "E 34000") && want[0] == 'E'
@@ -56,6 +56,17 @@ func TestRandomPipelines(t *testing.T) {
 		}
 		program.checkRecords(r, s, got, rows)
 	})
+}
+
+// settled leaves out that a server is ready for a COPY that its agent has failed
+// already: PostgreSQL 18 was seen not to say so any more.
+func settled(seen []string) (list []string) {
+	for i, m := range seen {
+		if m[0] != 'G' || i+1 == len(seen) || seen[i+1] != "E 57014" {
+			list = append(list, m)
+		}
+	}
+	return list
 }
 
 // program is what a random agent does: steps on one connection.
