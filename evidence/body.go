@@ -154,7 +154,9 @@ type IntentBody struct {
 type IntentSealed struct {
 	Raw    []byte   `json:"raw,omitempty"`
 	Params [][]byte `json:"params,omitempty"`
-	Name   string   `json:"name,omitempty"`
+	// Encoding is as in Command.
+	Encoding []byte `json:"encoding,omitempty"`
+	Name     string `json:"name,omitempty"`
 	// Left is what was too large to keep, as its keyed digest.
 	Left []LeftOut `json:"left_out,omitempty"`
 }
@@ -174,7 +176,7 @@ type LeftOut struct {
 // LeaveOut returns the sealed part of a command with more than MaxSealed bytes:
 // its values become a digest, and its text too if it alone is too large.
 func LeaveOut(c *Command, digester Digester) IntentSealed {
-	s := IntentSealed{Raw: c.Raw, Name: c.Name}
+	s := IntentSealed{Raw: c.Raw, Encoding: c.Encoding, Name: c.Name}
 	if len(c.Raw) > MaxSealed {
 		d := digester.New()
 		d.Write(c.Raw) //nolint:errcheck // a hash takes everything
@@ -212,7 +214,7 @@ func (c *Command) Size() int {
 // every command of no more than MaxSealed bytes. It appends nothing when there
 // is nothing to seal.
 func AppendIntentSealed(b []byte, c *Command) []byte {
-	if len(c.Raw) == 0 && len(c.Params) == 0 && c.Name == "" {
+	if len(c.Raw) == 0 && len(c.Params) == 0 && len(c.Encoding) == 0 && c.Name == "" {
 		return b
 	}
 	b = append(b, '{')
@@ -234,6 +236,10 @@ func AppendIntentSealed(b []byte, c *Command) []byte {
 			}
 		}
 		b = append(b, ']')
+		sep = ","
+	}
+	if len(c.Encoding) > 0 {
+		b = appendBase64(append(append(b, sep...), `"encoding":`...), c.Encoding)
 		sep = ","
 	}
 	if c.Name != "" {

@@ -290,9 +290,11 @@ func TestTheFastEncodingOfASealedCommandIsTheSlowOne(t *testing.T) {
 		{Raw: []byte("select 'a\x00b'")},
 		{Params: [][]byte{nil, {}, []byte("12"), {0xff, 0xfe}}},
 		{Raw: []byte("x"), Params: [][]byte{[]byte("y")}, Name: "s\"1\u2028<"},
+		{Params: [][]byte{[]byte("y")}, Encoding: []byte{0, 1, 0, 1}, Name: "s"},
+		{Encoding: []byte{0, 1, 0, 1}},
 		{Name: "only"},
 	} {
-		want := evidence.EncodeBody(evidence.IntentSealed{Raw: c.Raw, Params: c.Params, Name: c.Name})
+		want := evidence.EncodeBody(evidence.IntentSealed{Raw: c.Raw, Params: c.Params, Encoding: c.Encoding, Name: c.Name})
 		if got := evidence.AppendIntentSealed([]byte("x"), &c); string(got) != "x"+string(want) {
 			t.Errorf("got %s, want %s", got[1:], want)
 		}

@@ -183,11 +183,16 @@ type Command struct {
 	*Shape
 	Raw    []byte   // the exact text, or nil when Shape.Prepared names it; sealed
 	Params [][]byte // bound values, nil for NULL; sealed
-	Name   string   // of the prepared statement or portal; sealed, since agents choose it
-	Frames int      // protocol frames that ask it
-	Bytes  int      // their bytes
-	Of     Position // intent that prepared it, if one did
-	Skip   bool     // recorded as skipped: it will not be forwarded
+	// Encoding is how the values are to be read, in the protocol's own bytes; nil
+	// is the usual way. Sealed. PostgreSQL: the format codes of the Bind or
+	// FunctionCall as they stand there, behind their number, and after them the
+	// types of the Parse in the same way, if it names any.
+	Encoding []byte
+	Name     string   // of the prepared statement or portal; sealed, since agents choose it
+	Frames   int      // protocol frames that ask it
+	Bytes    int      // their bytes
+	Of       Position // intent that prepared it, if one did
+	Skip     bool     // recorded as skipped: it will not be forwarded
 
 	// Exact is the text that Raw would be, where Of names the command that has
 	// it. It is not recorded: what people approve is digested over it.

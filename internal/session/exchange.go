@@ -35,6 +35,7 @@ type batch struct {
 	out       []protocol.Exchange
 
 	want  *want // the command that needs people; nil when none does
+	had   *want // the same, when an approval for it was found
 	uses  []use // of approvals
 	ahead counted
 

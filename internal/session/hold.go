@@ -114,6 +114,7 @@ func (g *Gate) digest(agent, resource string, c *evidence.Command) string {
 		}
 		put(m, p)
 	}
+	put(m, c.Encoding) // the same bytes are another value otherwise
 	return hex.EncodeToString(m.Sum(nil))
 }
 

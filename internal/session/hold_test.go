@@ -136,10 +136,12 @@ func TestACommandThatNeedsPeopleLeadsToARequest(t *testing.T) {
 func TestAnApprovalIsOfOneExactCommand(t *testing.T) {
 	null := remove("x")
 	null.Params = [][]byte{nil}
+	binary := remove("x", "1")
+	binary.Encoding = []byte{0, 1, 0, 1}
 	prepared := remove("")
 	prepared.Raw, prepared.Exact = nil, []byte("x")
 	commands := []*evidence.Command{
-		remove("x"), remove("x "), remove("x", ""), remove("x", "1"), remove("x", "1", "2"), remove("x", "12"), remove("x1"), null,
+		remove("x"), remove("x "), remove("x", ""), remove("x", "1"), remove("x", "1", "2"), remove("x", "12"), remove("x1"), null, binary,
 	}
 	f := newFixture(t, session.Limits{})
 	f.gate.Holds.Open = 100

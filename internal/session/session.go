@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -226,7 +227,7 @@ func (s *Session) decide(b *batch, cmds []*evidence.Command, registry *decision.
 	durability := evidence.Process
 	now := s.gate.Now()
 	refused := false
-	before := b.want
+	before := cmp.Or(b.want, b.had)
 	b.uses, b.want, b.ahead = b.uses[:0], nil, counted{}
 	for i, c := range cmds {
 		x := &b.exchanges[i]
@@ -314,6 +315,7 @@ func (s *Session) bind(b *batch, i int, c *evidence.Command, d *decided, w *want
 	if state == decision.ApprovalApproved && !w.settled {
 		again := s.ask(registry, c.Shape, now, a.ID, "")
 		if again.decision.Effect == evidence.Allow {
+			b.had = w // another command may be quicker to use it
 			b.uses = append(b.uses, use{i, digest, evidence.Draft{
 				Head: evidence.Head{Type: evidence.ApprovalUse, Time: now.UnixMicro(), Agent: s.agent, Resource: s.resource},
 				Body: evidence.EncodeBody(evidence.ApprovalUseBody{Request: a.ID, Digest: digest}),

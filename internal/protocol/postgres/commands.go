@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -135,7 +136,7 @@ func (a *agentSide) query(ctx context.Context, off int, body []byte) error {
 // understood as that.
 func (a *agentSide) call(ctx context.Context, off int, body []byte) error {
 	from := len(a.params)
-	oid, params, err := parseFunctionCall(body, a.params)
+	oid, formats, params, err := parseFunctionCall(body, a.params)
 	if err != nil {
 		return err
 	}
@@ -152,7 +153,7 @@ func (a *agentSide) call(ctx context.Context, off int, body []byte) error {
 	if callable[oid] == "" {
 		u.un = opaqueCall(oid)
 	}
-	u.cmd.Params = params[from:len(params):len(params)]
+	u.cmd.Params, u.cmd.Encoding = params[from:len(params):len(params)], encoding(formats, nil)
 	u.entry.kind, u.entry.sync, a.ends = callEntry, true, 'F'
 	return nil
 }
@@ -166,7 +167,7 @@ func newPrepared(name string, text []byte) *prepared {
 
 // prepare takes a Parse.
 func (a *agentSide) prepare(ctx context.Context, off int, body []byte) error {
-	name, text, err := parseParse(body)
+	name, text, types, err := parseParse(body)
 	if err != nil {
 		return err
 	}
@@ -178,6 +179,9 @@ func (a *agentSide) prepare(ctx context.Context, off int, body []byte) error {
 		return err
 	}
 	u.path, u.p, u.cmd.Raw = pathPrepare, newPrepared(string(name), text), text
+	if len(types) > 2 {
+		u.p.types = bytes.Clone(types)
+	}
 	u.cmd.Name, u.entry.parse, u.entry.pending = u.p.name, u.p, 1
 	a.segment = append(a.segment, u.p)
 	return nil
@@ -185,7 +189,7 @@ func (a *agentSide) prepare(ctx context.Context, off int, body []byte) error {
 
 func (a *agentSide) bind(ctx context.Context, off int, body []byte) error {
 	from := len(a.params)
-	portal, name, params, err := parseBind(body, a.params)
+	b, params, err := parseBind(body, a.params)
 	if err != nil {
 		return err
 	}
@@ -194,10 +198,10 @@ func (a *agentSide) bind(ctx context.Context, off int, body []byte) error {
 		return err
 	}
 	u := a.last()
-	if u != nil && u.path == pathPrepare && u.p.name == string(name) {
+	if u != nil && u.path == pathPrepare && u.p.name == string(b.statement) {
 		u.path = pathExtended
 	} else {
-		p := a.statement(name)
+		p := a.statement(b.statement)
 		if a.unbegun(p) {
 			return errSplit
 		}
@@ -206,14 +210,14 @@ func (a *agentSide) bind(ctx context.Context, off int, body []byte) error {
 		}
 		u.path, u.p = pathExecute, p
 		if u.p == nil {
-			u.p = &prepared{name: string(name), opaque: true}
-			u.unknown = fmt.Sprintf("prepared statement %q does not exist, as far as the access gateway knows", name)
+			u.p = &prepared{name: string(b.statement), opaque: true}
+			u.unknown = fmt.Sprintf("prepared statement %q does not exist, as far as the access gateway knows", b.statement)
 		}
 		u.cmd.Of, u.cmd.Name = u.p.of, u.p.name
 	}
-	u.cmd.Params = params[from:len(params):len(params)]
+	u.cmd.Params, u.cmd.Encoding = params[from:len(params):len(params)], encoding(b.formats, u.p.types)
 	u.env = a.c.q.environment()
-	u.bound, u.portal = true, string(portal)
+	u.bound, u.portal = true, string(b.portal)
 	u.entry.pending++
 	a.portals = append(a.portals, binding{u.portal, u.p, u.env})
 	return nil

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // headerSize is that of every frame after the startup: type and length.
@@ -243,28 +244,56 @@ func parseQuery(b []byte) ([]byte, error) {
 }
 
 // parseParse returns the name and text of a Parse's body.
-func parseParse(b []byte) (name, text []byte, err error) {
+func parseParse(b []byte) (name, text, types []byte, err error) {
 	p := body{b: b}
 	name, text = p.cstring(), p.cstring()
+	types = p.b
 	p.bytes(4 * p.uint16())
 	if !p.done() {
-		return nil, nil, violation("malformed Parse")
+		return nil, nil, nil, violation("malformed Parse")
 	}
-	return name, text, nil
+	return name, text, types, nil
 }
 
-// parseBind returns the portal, the statement and the values of a Bind's body;
-// nil is NULL. The values are appended to params and alias b.
-func parseBind(b []byte, params [][]byte) (portal, statement []byte, _ [][]byte, err error) {
+// bound is the body of a Bind. All of it aliases that.
+type bound struct {
+	portal, statement []byte
+	formats           []byte // of the values, behind their number
+}
+
+// parseBind returns what a Bind's body says. Its values, nil for NULL, are
+// appended to params and alias b.
+func parseBind(b []byte, params [][]byte) (_ bound, _ [][]byte, err error) {
 	p := body{b: b}
-	portal, statement = p.cstring(), p.cstring()
-	p.bytes(2 * p.uint16())
+	what := bound{portal: p.cstring(), statement: p.cstring()}
+	what.formats = p.formats()
 	params = p.values(params)
 	p.bytes(2 * p.uint16())
 	if !p.done() {
-		return nil, nil, params, violation("malformed Bind")
+		return bound{}, params, violation("malformed Bind")
 	}
-	return portal, statement, params, nil
+	return what, params, nil
+}
+
+// formats returns format codes, behind their number.
+func (p *body) formats() []byte {
+	from := p.b
+	p.bytes(2 * p.uint16())
+	return from[:len(from)-len(p.b)]
+}
+
+// encoding says how values are to be read (evidence.Command): by format codes,
+// and by types unless none are named. Text of types that the server finds out is
+// the usual way.
+func encoding(formats, types []byte) []byte {
+	usual := len(types) < 2 || types[0] == 0 && types[1] == 0
+	switch {
+	case usual && !slices.ContainsFunc(formats[min(2, len(formats)):], func(b byte) bool { return b != 0 }):
+		return nil
+	case usual:
+		return formats
+	}
+	return slices.Concat(formats, types)
 }
 
 // parseExecute returns the portal and the row limit of an Execute's body.
@@ -280,16 +309,16 @@ func parseExecute(b []byte) (portal []byte, rows int, err error) {
 // parseFunctionCall returns the function's OID and the arguments of a
 // FunctionCall's body; nil is NULL. The arguments are appended to params and
 // alias b.
-func parseFunctionCall(b []byte, params [][]byte) (oid uint32, _ [][]byte, err error) {
+func parseFunctionCall(b []byte, params [][]byte) (oid uint32, formats []byte, _ [][]byte, err error) {
 	p := body{b: b}
 	oid = uint32(p.int32())
-	p.bytes(2 * p.uint16())
+	formats = p.formats()
 	params = p.values(params)
 	p.uint16()
 	if !p.done() {
-		return 0, params, violation("malformed FunctionCall")
+		return 0, nil, params, violation("malformed FunctionCall")
 	}
-	return oid, params, nil
+	return oid, formats, params, nil
 }
 
 // parseObject returns the kind ('S' or 'P') and name of a Describe's or

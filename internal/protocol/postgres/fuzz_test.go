@@ -40,8 +40,8 @@ func FuzzFrames(f *testing.F) {
 		if text, err := parseQuery(body); err == nil && (bytes.IndexByte(text, 0) >= 0 || len(text)+1 != len(body)) {
 			t.Errorf("a Query of %q is %q", body, text)
 		}
-		if name, text, err := parseParse(body); err == nil && len(name)+len(text)+4 > len(body) {
-			t.Errorf("a Parse of %q is %q, %q", body, name, text)
+		if name, text, types, err := parseParse(body); err == nil && len(name)+len(text)+2+len(types) != len(body) {
+			t.Errorf("a Parse of %q is %q, %q, %q", body, name, text, types)
 		}
 		within := func(what string, values [][]byte, err error) {
 			n := 0
@@ -52,9 +52,9 @@ func FuzzFrames(f *testing.F) {
 				t.Errorf("a %s of %d bytes holds values of %d", what, len(body), n)
 			}
 		}
-		_, _, values, err := parseBind(body, nil)
-		within("Bind", values, err)
-		oid, values, err := parseFunctionCall(body, nil)
+		bound, values, err := parseBind(body, nil)
+		within("Bind", append(values, bound.formats), err)
+		oid, _, values, err := parseFunctionCall(body, nil)
 		within("FunctionCall", values, err)
 		spellCall(oid, len(values))
 		_, _, _ = parseExecute(body)

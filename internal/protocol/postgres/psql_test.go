@@ -1,8 +1,12 @@
 package postgres_test
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres"
 )
@@ -55,5 +59,36 @@ execute "": ok rows=1
 	}
 	if len(execute.Params) != 2 {
 		t.Errorf("%d params", len(execute.Params))
+	}
+}
+
+// The same bytes are another value in another format or of another type: how
+// they are to be read is part of the command.
+func TestHowValuesAreToBeReadIsRecorded(t *testing.T) {
+	g := startGateway(t, startServer(t), postgres.Config{})
+	f := dialRaw(t, g)
+	types := func(oids ...uint32) *raw {
+		return f.message(&pgproto3.Parse{Query: "select $1::text", ParameterOIDs: oids})
+	}
+	bind := func(formats ...int16) {
+		f.message(&pgproto3.Bind{Parameters: [][]byte{[]byte("1234")}, ParameterFormatCodes: formats}).execute("", 0).sync().send()
+		f.expectUntil('Z')
+	}
+	types()
+	bind()
+	types()
+	bind(0)
+	types()
+	bind(1)
+	types(25)
+	bind(1)
+	f.terminate()
+	var got []string
+	for _, x := range g.last(t).Exchanges() {
+		got = append(got, fmt.Sprintf("%q %x", x.Params, x.Encoding))
+	}
+	want := []string{`["1234"] `, `["1234"] `, `["1234"] 00010001`, `["1234"] 00010001000100000019`}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

@@ -64,6 +64,7 @@ type prepared struct {
 	name   string
 	text   string
 	bytes  []byte            // the text once more, once it has been asked for
+	types  []byte            // of its values, as the Parse names them; nil when it names none
 	opaque bool              // its text isn't kept
 	of     evidence.Position // of the intent that prepared it; zero until it is known
 }

@@ -183,6 +183,7 @@ func (s *Session) Begin(ctx context.Context, cmds ...*evidence.Command) ([]proto
 		}
 		x := &Exchange{Command: *c, s: s, pos: s.position(len(s.exchanges) + 1), decision: evidence.Decision{Effect: evidence.Allow}}
 		x.Raw = slices.Clone(c.Raw)
+		x.Encoding = slices.Clone(c.Encoding)
 		x.Params = slices.Clone(c.Params)
 		for i, p := range x.Params {
 			x.Params[i] = slices.Clone(p)
