@@ -29,16 +29,14 @@ func (f *Fold) separation(r *evidence.Record, before *decision.Registry) error {
 	switch r.Head.Type {
 	case evidence.GrantCreate:
 		var b evidence.GrantBody
-		if evidence.DecodeBody(r.Body, &b) != nil {
-			return nil // excepted as a change that isn't valid
+		if evidence.DecodeBody(r.Body, &b) == nil { // else the change isn't valid
+			return f.grantSeparation(&r.Head, &b, before)
 		}
-		return f.grantSeparation(&r.Head, &b, before)
 	case evidence.PolicyChange:
 		var b evidence.PolicyBody
-		if evidence.DecodeBody(r.Body, &b) != nil {
-			return nil
+		if evidence.DecodeBody(r.Body, &b) == nil {
+			return f.policySeparation(&r.Head, &b, before)
 		}
-		return f.policySeparation(&r.Head, &b, before)
 	case evidence.ConfigChange:
 		if before.Separated() && !f.registry.Separated() {
 			by := f.registry.ConfigBody().By
