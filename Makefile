@@ -31,10 +31,10 @@ test:
 	@scripts/setup.sh test
 	$(GO) test -timeout 25m $(TESTFLAGS) ./...
 
-## race: the same under the race detector, without the slowest tests
+## race: the same under the race detector, without the slowest tests and without e2e, whose programs are built without it
 race:
 	@scripts/setup.sh test
-	$(GO) test -race -short -timeout 25m $(TESTFLAGS) ./...
+	$(GO) test -race -short -timeout 25m $(TESTFLAGS) $$($(GO) list ./... | grep -v /e2e$$)
 
 ## demo: a server, a gateway, two agents, a pack and its verification, in one go
 demo: build
