@@ -473,7 +473,7 @@ func TestSearchOfALongTailIsQuick(t *testing.T) {
 	if n, _ := search(b, 1<<20); n > 0 {
 		t.Errorf("found %d frames in noise", n)
 	}
-	if took := time.Since(start); took > 10*time.Second {
+	if took := time.Since(start); took > time.Minute {
 		t.Errorf("took %v", took)
 	}
 }
