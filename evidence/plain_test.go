@@ -15,7 +15,7 @@ func TestPlainJSONTakesNothingElse(t *testing.T) {
 		b := []byte(rapid.Custom(jsonText).Draw(t, "json"))
 		if rapid.Bool().Draw(t, "damage") && len(b) > 0 {
 			at := rapid.IntRange(0, len(b)-1).Draw(t, "at")
-			b[at] = rapid.SampledFrom([]byte(`"\{}[]:,0.e-a A` + "\x80\xc3\x00")).Draw(t, "byte")
+			b[at] = rapid.SampledFrom([]byte(`"\{}[]:,0.e-a A`+"\x80\xc3\x00")).Draw(t, "byte")
 		}
 		if plainJSON(b) {
 			taken++
