@@ -118,7 +118,7 @@ func (p *Policy) roleAccess(role string, res *resourceState) []AccessRow {
 				found[k] = row
 			}
 			row.Permits = append(row.Permits, r.ID)
-			combine(&row.Obliges, &r.obliges)
+			combine(&row.Obliges, &r.Obliges)
 			if r.bare && r.resource.whole() {
 				row.Effect = AccessAllow
 			}

@@ -326,12 +326,12 @@ func (s *subject) sum(d *evidence.Decision, checks []evidence.Check, results []r
 		case evidence.Allow:
 			for _, r := range res.permits {
 				rules[r.ID], roles[r.Role] = true, true
-				combine(&obliges, &r.obliges)
+				combine(&obliges, &r.Obliges)
 			}
 		case evidence.Deny:
 			for _, r := range res.forbids {
 				rules[r.ID] = true
-				combine(&obliges, &r.obliges)
+				combine(&obliges, &r.Obliges)
 			}
 		case evidence.Error:
 			for _, f := range res.failures {

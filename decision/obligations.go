@@ -52,7 +52,7 @@ func (r *rule) annotate(notes map[string]string, bad badFunc) {
 }
 
 func (r *rule) oblige(key, value string) (err error) {
-	o := &r.obliges
+	o := &r.Obliges
 	switch key {
 	case noteApproval:
 		var n evidence.ApprovalNeed

@@ -176,7 +176,6 @@ type rule struct {
 	bare      bool            // it has no conditions
 	timed     bool            // it looks at the clock
 	ticket    bool            // a grant of its role needs one
-	obliges   evidence.Obligations
 	doc       policyDoc
 }
 
@@ -324,7 +323,6 @@ func (c *compiler) rule(p *cedar.Policy) {
 		texts[string(k)] = string(v)
 	}
 	r.annotate(texts, bad)
-	r.Obliges = r.obliges
 
 	doc, err := readPolicy(p)
 	if err != nil {

@@ -161,14 +161,13 @@ func (f *Fold) limited(h *evidence.Head, in *intent) {
 	write := h.Verb != evidence.VerbRead && h.Verb != evidence.VerbSession
 	if o := in.Obligations; o != nil && (o.Commands > 0 || o.Writes > 0) && hour >= f.hours.from && h.Outcome != evidence.Skipped {
 		f.tests.limits.Population++
-		reached := map[string]bool{
-			evidence.LimitCommands: o.Commands > 0 && c.commands >= o.Commands,
-			evidence.LimitWrites:   o.Writes > 0 && write && c.writes >= o.Writes,
-		}
+		commands := o.Commands > 0 && c.commands >= o.Commands
+		writes := o.Writes > 0 && write && c.writes >= o.Writes
+		rightly := in.Limit == evidence.LimitCommands && commands || in.Limit == evidence.LimitWrites && writes
 		switch {
-		case in.Limit != "" && !reached[in.Limit]:
+		case in.Limit != "" && !rightly:
 			f.tests.limits.Except(h.Pos, "was refused for the limit of %s, of which the hour had seen %d commands and %d writes", in.Limit, c.commands, c.writes)
-		case h.Effect == evidence.Allow && (reached[evidence.LimitCommands] || reached[evidence.LimitWrites]):
+		case h.Effect == evidence.Allow && (commands || writes):
 			f.tests.limits.Except(h.Pos, "was allowed after %d commands and %d writes in its hour", c.commands, c.writes)
 		}
 	}

@@ -20,9 +20,10 @@ type watcher struct {
 	wake    chan struct{} // something is due
 	raising sync.Mutex    // one raises at a time
 
-	mu       sync.Mutex
-	detector *workpaper.Detector
-	due      []*workpaper.Detection
+	detector *workpaper.Detector // of who observes, one record after the other
+
+	mu  sync.Mutex
+	due []*workpaper.Detection
 }
 
 func newWatcher(gateway string, separated bool, tell *alert.Sender) *watcher {
@@ -35,36 +36,25 @@ func (w *watcher) observe(h *evidence.Head, body []byte) {
 		w.news(h, body)
 		return
 	}
-	w.mu.Lock()
 	d := w.detector.Observe(h, body)
-	if d != nil {
-		w.due = append(w.due, d)
+	if d == nil {
+		return
 	}
+	w.mu.Lock()
+	w.due = append(w.due, d)
 	w.mu.Unlock()
-	if d != nil {
-		select {
-		case w.wake <- struct{}{}:
-		default:
-		}
+	select {
+	case w.wake <- struct{}{}:
+	default:
 	}
 }
 
 func (w *watcher) news(h *evidence.Head, body []byte) {
-	var b evidence.AlertBody
-	if evidence.DecodeBody(body, &b) != nil {
-		return // it is this gateway's own, and can be read
-	}
-	a := alert.Alert{
-		Position: h.Pos.String(), Gateway: w.gateway, Time: moment(h.Time), Rule: b.Rule, Severity: b.Severity,
-		Agent: h.Agent, Resource: h.Resource, Text: workpaper.Visible(b.Text),
-	}
-	if !h.Session.IsZero() {
-		a.Session = h.Session.String()
-	}
-	if !b.Trigger.IsZero() {
-		a.Trigger = b.Trigger.String()
-	}
-	w.tell.Tell(a)
+	a := apiAlert(&evidence.Record{Head: *h, Body: body})
+	w.tell.Tell(alert.Alert{
+		Position: a.ID, Gateway: w.gateway, Time: a.Time, Rule: a.Rule, Severity: a.Severity,
+		Agent: a.Agent, Resource: a.Resource, Session: a.Session, Trigger: a.Trigger, Text: workpaper.Visible(a.Text),
+	})
 }
 
 func (w *watcher) take() []*workpaper.Detection {
@@ -199,7 +189,6 @@ func (g *Gateway) AcknowledgeAlert(ctx context.Context, id string, n api.NewAckn
 	if _, err := g.recorder.Own().Record(ctx, 0, evidence.Power, d); err != nil {
 		return api.Alert{}, g.problem(err)
 	}
-	list[i].Acknowledged = &api.Acknowledgement{Disposition: n.Disposition, Incident: n.Incident,
-		Change: api.Change{Position: d.Head.Pos.String(), Time: moment(d.Head.Time), By: by, Reason: n.Reason}}
+	list[i].Acknowledged = apiAck(&evidence.Record{Head: d.Head, Body: d.Body})
 	return list[i], nil
 }

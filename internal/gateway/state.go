@@ -17,23 +17,16 @@ import (
 // from there. It is a variable for tests.
 var snapshotEvery = uint64(5000)
 
-// errNoSnapshot is the end of a fold that found no whole snapshot to begin with.
-var errNoSnapshot = errors.New("the log holds no whole snapshot")
+// errNoSnapshot is the end of a fold whose snapshot was broken off.
+var errNoSnapshot = errors.New("the newest snapshot in the log is not whole")
 
 // foldRegistry reads the registry from the log: from the newest snapshot on, or
 // from the beginning.
 func (g *Gateway) foldRegistry(ctx context.Context) (folded, error) {
-	f, err := g.foldFromSnapshot(ctx)
-	if !errors.Is(err, errNoSnapshot) {
-		return f, err
+	f, err := g.foldFrom(ctx, firstPart)
+	if errors.Is(err, errNoSnapshot) {
+		f, err = g.foldFrom(ctx, func(*evidence.Record) bool { return false })
 	}
-	fold := decision.NewFold(nil)
-	f = folded{}
-	err = g.sealer.ScanControl(ctx, nil, func(r *evidence.Record) error {
-		f.add(r)
-		return fold.Apply(r.Head, r.Body)
-	})
-	f.registry = fold.Registry()
 	return f, err
 }
 
@@ -52,10 +45,21 @@ func (f *folded) add(r *evidence.Record) {
 	}
 }
 
-func (g *Gateway) foldFromSnapshot(ctx context.Context) (f folded, err error) {
+// foldFrom folds from the newest snapshot that begins where begins says, or from
+// the beginning where there is none in a block.
+func (g *Gateway) foldFrom(ctx context.Context, begins func(*evidence.Record) bool) (f folded, err error) {
 	var fold *decision.Fold
 	var parts []evidence.SnapshotBody
-	err = g.sealer.ScanControl(ctx, firstPart, func(r *evidence.Record) (err error) {
+	found := false // before the first record is handed out
+	look := func(r *evidence.Record) bool {
+		is := begins(r)
+		found = found || is
+		return is
+	}
+	err = g.sealer.ScanControl(ctx, look, func(r *evidence.Record) (err error) {
+		if fold == nil && !found {
+			fold = decision.NewFold(nil)
+		}
 		if fold != nil {
 			f.add(r)
 			return fold.Apply(r.Head, r.Body)
@@ -78,11 +82,13 @@ func (g *Gateway) foldFromSnapshot(ctx context.Context) (f folded, err error) {
 		}
 		return err
 	})
-	if err == nil && fold == nil {
-		err = errNoSnapshot
-	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return folded{}, err
+	case fold == nil && found:
+		return folded{}, errNoSnapshot
+	case fold == nil:
+		fold = decision.NewFold(nil)
 	}
 	f.registry = fold.Registry()
 	return f, nil

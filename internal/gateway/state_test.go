@@ -76,7 +76,7 @@ func TestAStartGoesOnFromASnapshot(t *testing.T) {
 	if got := encoded(g.registry()); !bytes.Equal(got, want) {
 		t.Errorf("after a restart the registry is\n%s\nwant\n%s", got, want)
 	}
-	if f, err := g.foldFromSnapshot(ctx); err != nil || f.since > 3 {
+	if f, err := g.foldRegistry(ctx); err != nil || f.since > 3 {
 		t.Errorf("it folded %d records since the snapshot: %v", f.since, err)
 	}
 }

@@ -80,6 +80,9 @@ func (s *Sealer) ScanControl(ctx context.Context, begins func(*evidence.Record) 
 		if st.last == nil {
 			return nil
 		}
+		if next > 0 {
+			begins = nil // what was handed out is gone on from
+		}
 		list, err := s.controlBlocks(ctx, st, begins)
 		if err != nil {
 			return err
