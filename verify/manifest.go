@@ -20,7 +20,9 @@ import (
 const (
 	ManifestFile  = "manifest.json"
 	SignatureFile = "manifest.sig"
-	ReadmeFile    = "README.md"
+	ReadmeFile    = "README.html"
+	PrintFile     = "README.pdf"
+	SummaryFile   = "summary.xlsx"
 	LogFolder     = "log"
 	StampsFile    = LogFolder + "/" + ledger.StampsFile
 	KeysFile      = "log/keys.jsonl"
