@@ -670,6 +670,20 @@ var forgeries = []forgery{
 		u.resign(t, g, nil)
 		return nil
 	}},
+	{"pack.tables", "transcript", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		for name := range u {
+			if strings.HasPrefix(name, "transcripts/") {
+				u[name] = bytes.Replace(u[name], []byte("DROP TABLE"), []byte("SELECT"), 1)
+			}
+		}
+		u.resign(t, g, nil)
+		return nil
+	}},
+	{"pack.tables", "transcript-left-out", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		maps.DeleteFunc(u, func(name string, _ []byte) bool { return strings.HasPrefix(name, "transcripts/") })
+		u.resign(t, g, nil)
+		return nil
+	}},
 	{"pack.tables", "workbook-is-none", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
 		u[verify.SummaryFile] = []byte("see the CSV files")
 		u.resign(t, g, nil)
@@ -756,6 +770,8 @@ var cutForgeries = []forgery{
 		for i, h := range headers {
 			if !h.Control && h.First > 0 {
 				u[verify.ContextFile] = bytes.Join(slices.Delete(files, i, i+1), nil)
+				// A session that isn't known is not told.
+				maps.DeleteFunc(u, func(name string, _ []byte) bool { return strings.HasPrefix(name, "transcripts/gw1.1.11.") })
 				break
 			}
 		}

@@ -44,6 +44,9 @@ func TablePath(name string) string { return "pop/" + name }
 // ListingPath is the path of a listing, without its extension.
 func ListingPath(name string) string { return "listings/" + name }
 
+// TranscriptPath is the path of a transcript.
+func TranscriptPath(name string) string { return "transcripts/" + name }
+
 // BlocksPath is the path of the file of blocks first to last of the range.
 func BlocksPath(first, last uint64) string { return fmt.Sprintf("raw/%d-%d.blocks", first, last) }
 

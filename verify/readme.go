@@ -47,6 +47,7 @@ func Readme(m *Manifest, s *workpaper.Summary) *workpaper.Document {
 	list("summary.xlsx: the populations, listings and tests as tabs of one workbook, with an index.",
 		"pop/: the populations, as CSV for people and spreadsheets and as JSON lines without loss. pop/totals.csv ties them together.",
 		"listings/: who could do what at the first and at the last record of the range.",
+		"transcripts/: what a session did, in order, as a page, as text and as JSON lines. ▮ sealed marks what is withheld.",
 		"tests.jsonl: the control tests and their exceptions.",
 		"policies/, config/: every text that was in force.",
 		"raw/, log/, seeds.jsonl: the records and their proof.",
@@ -97,6 +98,10 @@ func gaps(s *workpaper.Summary) (list []string) {
 		if t.State == workpaper.NotTested {
 			list = append(list, fmt.Sprintf("%s: not tested. %s.", t.Title, t.Note))
 		}
+	}
+	if s.Untold > 0 {
+		list = append(list, fmt.Sprintf("%d of %d sessions have a transcript: the first in which something was refused, approved, in doubt, opaque, administrative or raised an alert, and the first of others. "+
+			"What the other %d did is in pop/commands, under their session_id; the organisation can print any with: exhibit did SESSION.", s.Told, s.Told+s.Untold, s.Untold))
 	}
 	return append(list,
 		"Text is not effect: triggers, functions with their owner's rights and foreign tables act beyond what a statement names.",

@@ -2,6 +2,7 @@ package verify
 
 import (
 	"fmt"
+	"io"
 
 	"github.com/exhibit-gateway/exhibit/ledger"
 	"github.com/exhibit-gateway/exhibit/workpaper"
@@ -69,6 +70,15 @@ func (t *tables) listing(p *workpaper.Table) {
 			return
 		}
 	}
+}
+
+// transcript compares the transcript of a session.
+func (t *tables) transcript(told *workpaper.Transcript) error {
+	return told.Each(func(name string, write func(io.Writer) error) error {
+		w := t.files.compare(TranscriptPath(name), t.check)
+		defer w.close()
+		return write(w)
+	})
 }
 
 // close ends the comparison; what the tables are of stands in the manifest and

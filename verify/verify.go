@@ -296,7 +296,7 @@ func (v *verifier) eachBlock(path string, fn func(*ledger.Block) bool) bool {
 func (v *verifier) readContext() bool {
 	v.out.begin(v.files, &v.c.tables)
 	v.fold = workpaper.NewFold(&v.out)
-	v.fold.Decided = v.decided
+	v.fold.Decided, v.fold.Told = v.decided, v.out.transcript
 	if _, there := v.files.manifest[ContextFile]; !there {
 		return true // block 0 begins the range
 	}

@@ -155,6 +155,7 @@ func (m *maker) make(ctx context.Context, cp ledger.Checkpoint, checkpoint []byt
 		return nil, err
 	}
 	m.fold = workpaper.NewFold(m.spools)
+	m.fold.Told = m.spools.transcript
 	if err := m.blocks(ctx); err != nil {
 		return nil, err
 	}
@@ -485,6 +486,10 @@ func (m *maker) tables(s *workpaper.Summary) error {
 			return err
 		}
 		m.files[len(m.files)-1].Rows = f.rows
+	}
+	err = m.spools.eachTranscript(func(path string, copyTo func(io.Writer) error) error { return m.stream(path, zip.Deflate, copyTo) })
+	if err != nil {
+		return err
 	}
 	return m.stream(verify.TestsFile, zip.Deflate, func(w io.Writer) error { return workpaper.WriteTests(w, s.Tests) })
 }

@@ -27,11 +27,21 @@ type spools struct {
 	tables map[string]*tableSpool
 	parts  []*spool // of summary.xlsx
 	book   *verify.Workbook
+
+	transcripts *spool // one after the other
+	sections    []section
+}
+
+// section is a file of the pack within a spool.
+type section struct {
+	path     string
+	from, to int64
 }
 
 type spool struct {
 	path string
 	rows int64
+	size int64 // of what came through Write
 	file *os.File
 	w    *bufio.Writer
 }
@@ -155,6 +165,51 @@ func (s *spools) table(path string, t *workpaper.Table) error {
 	return nil
 }
 
+// transcript spools the transcript of a session. There are too many for a file
+// of each.
+func (s *spools) transcript(t *workpaper.Transcript) error {
+	if s.transcripts == nil {
+		f, err := s.create("", "transcripts")
+		if err != nil {
+			return err
+		}
+		s.transcripts = f
+	}
+	return t.Each(func(name string, write func(io.Writer) error) error {
+		from := s.transcripts.size
+		err := write(s.transcripts)
+		s.sections = append(s.sections, section{verify.TranscriptPath(name), from, s.transcripts.size})
+		return err
+	})
+}
+
+// eachTranscript gives the files of transcripts.
+func (s *spools) eachTranscript(fn func(path string, copyTo func(io.Writer) error) error) error {
+	if s.transcripts == nil {
+		return nil
+	}
+	if err := s.transcripts.w.Flush(); err != nil {
+		return fmt.Errorf("spooling: %w", err)
+	}
+	for _, part := range s.sections {
+		err := fn(part.path, func(w io.Writer) error {
+			_, err := io.Copy(w, io.NewSectionReader(s.transcripts.file, part.from, part.to-part.from))
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Write implements io.Writer.
+func (f *spool) Write(b []byte) (int, error) {
+	n, err := f.w.Write(b)
+	f.size += int64(n)
+	return n, err
+}
+
 // finish returns the spooled files in order of their paths.
 func (s *spools) finish() ([]*spool, error) {
 	all := slices.SortedFunc(maps.Values(s.files), func(a, b *spool) int { return cmp.Compare(a.path, b.path) })
@@ -200,6 +255,9 @@ func (s *spools) close() error {
 	}
 	for _, f := range s.parts {
 		errs = append(errs, f.file.Close())
+	}
+	if s.transcripts != nil {
+		errs = append(errs, s.transcripts.file.Close())
 	}
 	return errors.Join(errs...)
 }
