@@ -193,7 +193,7 @@ func (s *Sheet) text(b []byte, i int, row string, style int, text string) []byte
 // stands for a character (ECMA-376 part 1, 22.9.2.19), so that what looks like
 // one has its underscore written so.
 func appendXML(b []byte, s string) []byte {
-	for i := 0; i < len(s); i++ {
+	for i := range len(s) {
 		switch c := s[i]; {
 		case c == '&':
 			b = append(b, "&amp;"...)
