@@ -125,6 +125,7 @@ func (v *verifier) run() {
 		v.conclude()
 		v.concludeKeys()
 	}
+	v.out.release()
 	v.files.rest(&v.c.files, whole)
 }
 
@@ -295,7 +296,7 @@ func (v *verifier) eachBlock(path string, fn func(*ledger.Block) bool) bool {
 func (v *verifier) readContext() bool {
 	v.out.begin(v.files, &v.c.tables)
 	v.fold = workpaper.NewFold(&v.out)
-	v.fold.Decided = v.decided
+	v.fold.Decided, v.fold.Told = v.decided, v.out.transcript
 	if _, there := v.files.manifest[ContextFile]; !there {
 		return true // block 0 begins the range
 	}
@@ -546,28 +547,33 @@ func (v *verifier) conclude() {
 		return
 	}
 	v.sum = sum
-	v.out.close()
 	for i := range sum.Listings {
-		t := &sum.Listings[i]
-		for _, form := range []struct {
-			path  string
-			write func(io.Writer) error
-		}{{ListingPath(t.Name) + ".csv", t.WriteCSV}, {ListingPath(t.Name) + ".jsonl", t.WriteJSONL}} {
-			w := v.files.compare(form.path, c)
-			if err := form.write(w); err != nil {
-				c.except("%s: %.200s", form.path, err)
-			}
-			w.close()
-		}
+		v.out.listing(&sum.Listings[i])
 	}
+	v.out.close(v.m, sum)
 	w := v.files.compare(TestsFile, c)
 	if err := workpaper.WriteTests(w, sum.Tests); err != nil {
 		c.except("%s: %.200s", TestsFile, err)
 	}
 	w.close()
 	w = v.files.compare(ReadmeFile, c)
-	_, _ = w.Write(Readme(v.m, sum)) // a comparer doesn't fail
+	_ = Readme(v.m, sum).WriteHTML(w) // a comparer doesn't fail
 	w.close()
+	v.derived(PrintFile)
+}
+
+// derived takes a file whose content proves nothing: if there is one it is that
+// of the manifest, and a rendering of what was compared in another form.
+func (v *verifier) derived(path string) {
+	if _, there := v.files.manifest[path]; !there {
+		return
+	}
+	f, err := v.files.open(path)
+	if err != nil {
+		v.c.files.except("%.200s", err)
+		return
+	}
+	v.files.finish(f)
 }
 
 // report says how it went.

@@ -19,6 +19,7 @@ type Summary struct {
 	Tests             []*Test
 	Uncovered         uint64 // commands that were allowed and not understood
 	Allowed, Refused  uint64 // decisions
+	Told, Untold      uint64 // sessions with a transcript, if transcripts were asked for, and those without
 }
 
 // ErrEmpty is returned by Close when no record was folded.
@@ -66,6 +67,7 @@ func (f *Fold) Close() (*Summary, error) {
 	s := &Summary{
 		First: f.first, Last: f.last, OpenedAt: f.openedAt, EndedAt: f.lastTime, Records: f.records,
 		Tests: f.tests.all(), Uncovered: f.counts.opaque, Allowed: f.counts.allowed, Refused: f.counts.denied + f.counts.failed,
+		Told: uint64(f.telling.notable + f.telling.ordinary), Untold: f.telling.untold,
 	}
 	if n := f.counts.unseparated; n > 0 {
 		f.tests.approvals.Note = fmt.Sprintf("%d changes were made while the configuration asked for no second person; sod_violations lists those by one", n)

@@ -53,6 +53,9 @@ type Asker struct {
 type Fold struct {
 	// Decided, when set, is called for each decision of the range.
 	Decided func(*Decided) error
+	// Told, when set, is given the transcripts of the sessions that have one, as
+	// they end.
+	Told func(*Transcript) error
 
 	out      Out
 	clock    clock
@@ -90,6 +93,10 @@ type Fold struct {
 	configs    map[string]bool
 	counts     counts
 	commandRow []string
+	telling    telling
+
+	sessionColumns, transcriptColumns []Column
+	commandCells                      []int
 }
 
 // counts are the control totals.
@@ -118,6 +125,7 @@ func NewFold(out Out) *Fold {
 		grantUses: make(map[string]*uses), keyUses: make(map[string]*uses),
 		askers: make(map[string]*Asker), policies: make(map[string]bool), configs: make(map[string]bool),
 		refusals: make(map[[2]string]uint64), hours: hours{byHour: make(map[int64]map[string]*hourCount)}, alertAt: make(map[evidence.Position]int),
+		sessionColumns: columnsOf(sessionsTable), transcriptColumns: transcriptColumns(), commandCells: commandCells(),
 		watch: watch{detector: NewDetector(false), found: make(map[asked]bool)},
 	}
 }
@@ -168,6 +176,7 @@ func (f *Fold) Record(r *evidence.Record) error {
 	f.records++
 	f.before, f.last, f.lastTime = f.last, h.Pos, h.Time
 	f.watched(r)
+	f.follow(r)
 	if f.approving != nil || h.Type == evidence.ApprovalUse {
 		f.used(r)
 	}

@@ -143,3 +143,26 @@ func newTests() *tests {
 		bypass:     Test{ID: "import.connections", Of: "upstream connections", Title: "Nothing went around the gateway", State: NotTested, Note: "Bypass: untested"},
 	}
 }
+
+// TestTable is the tests as a table, their exceptions counted.
+func TestTable(tests []*Test) Table {
+	t := Table{Name: "tests", Columns: columns("id:n", "title", "state:n", "population:#", "of", "exceptions:#", "note")}
+	for _, c := range tests {
+		t.Rows = append(t.Rows, []string{c.ID, c.Title, string(c.State), count(c.Population), c.Of, count(c.Failed), c.Note})
+	}
+	return t
+}
+
+// ExceptionTable is the exceptions of tests, as far as they are listed.
+func ExceptionTable(tests []*Test) Table {
+	t := Table{Name: "exceptions", Columns: columns("test:n", "position:n", "text")}
+	for _, c := range tests {
+		for _, e := range c.Exceptions {
+			t.Rows = append(t.Rows, []string{c.ID, e.Position, e.Text})
+		}
+		if listed := uint64(len(c.Exceptions)); listed < c.Failed {
+			t.Rows = append(t.Rows, []string{c.ID, "", fmt.Sprintf("and %d more, which are counted and not listed", c.Failed-listed)})
+		}
+	}
+	return t
+}
