@@ -42,6 +42,9 @@ func TablePath(name string) string { return "pop/" + name }
 // ListingPath is the path of a listing, without its extension.
 func ListingPath(name string) string { return "listings/" + name }
 
+// ControlPath is the path of a table about controls, without its extension.
+func ControlPath(name string) string { return "controls/" + name }
+
 // BlocksPath is the path of the file of blocks first to last of the range.
 func BlocksPath(first, last uint64) string { return fmt.Sprintf("raw/%d-%d.blocks", first, last) }
 

@@ -56,6 +56,7 @@ func Readme(m *Manifest, s *workpaper.Summary) []byte {
 	line("## Files\n")
 	line("- `pop/`: populations, as CSV for people and spreadsheets and as JSON lines without loss. `pop/totals.csv` ties them together.")
 	line("- `listings/`: who could do what at the first and at the last record of the range.")
+	line("- `controls/matrix.csv`: which tests stand behind which criterion, and what they came to; `controls/exceptions.csv`: each exception.")
 	line("- `policies/`, `config/`: every text that was in force.")
 	line("- `raw/`, `log/`, `seeds.jsonl`: the records and their proof.")
 	return b.Bytes()

@@ -548,17 +548,10 @@ func (v *verifier) conclude() {
 	v.sum = sum
 	v.out.close()
 	for i := range sum.Listings {
-		t := &sum.Listings[i]
-		for _, form := range []struct {
-			path  string
-			write func(io.Writer) error
-		}{{ListingPath(t.Name) + ".csv", t.WriteCSV}, {ListingPath(t.Name) + ".jsonl", t.WriteJSONL}} {
-			w := v.files.compare(form.path, c)
-			if err := form.write(w); err != nil {
-				c.except("%s: %.200s", form.path, err)
-			}
-			w.close()
-		}
+		v.table(ListingPath(sum.Listings[i].Name), &sum.Listings[i])
+	}
+	for i := range sum.Controls {
+		v.table(ControlPath(sum.Controls[i].Name), &sum.Controls[i])
 	}
 	w := v.files.compare(TestsFile, c)
 	if err := workpaper.WriteTests(w, sum.Tests); err != nil {
@@ -568,6 +561,21 @@ func (v *verifier) conclude() {
 	w = v.files.compare(ReadmeFile, c)
 	_, _ = w.Write(Readme(v.m, sum)) // a comparer doesn't fail
 	w.close()
+}
+
+// table compares both forms of a whole table with the pack's.
+func (v *verifier) table(path string, t *workpaper.Table) {
+	c := &v.c.tables
+	for _, form := range []struct {
+		path  string
+		write func(io.Writer) error
+	}{{path + ".csv", t.WriteCSV}, {path + ".jsonl", t.WriteJSONL}} {
+		w := v.files.compare(form.path, c)
+		if err := form.write(w); err != nil {
+			c.except("%s: %.200s", form.path, err)
+		}
+		w.close()
+	}
 }
 
 // report says how it went.

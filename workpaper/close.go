@@ -16,6 +16,7 @@ type Summary struct {
 	OpenedAt, EndedAt int64 // times of the first and last record, microseconds since the epoch
 	Records           uint64
 	Listings          []Table
+	Controls          []Table // the control matrix and the exceptions of its tests
 	Tests             []*Test
 	Uncovered         uint64 // commands that were allowed and not understood
 	Allowed, Refused  uint64 // decisions
@@ -76,6 +77,7 @@ func (f *Fold) Close() (*Summary, error) {
 	for _, t := range s.Tests {
 		t.Conclude()
 	}
+	s.Controls = controlTables(s.Tests)
 	s.Listings = Listings()
 	s.Listings[0].Rows = accessRows(f.opening, f.openedAt)
 	s.Listings[1].Rows = accessRows(f.registry, f.lastTime)
@@ -204,7 +206,6 @@ func (f *Fold) totalRows(agents, grants rollForward, openSessions, openCommands 
 		{changesTable, "policy", c.policyChanges}, {changesTable, "configuration", c.configChanges}, {changesTable, "keys of the log", c.keyChanges},
 		{uptimeTable, "boots begun", c.boots}, {uptimeTable, "recording gaps", c.gaps},
 		{alertsTable, "raised", c.alerts}, {alertsTable, "acknowledgements", c.acks}, {"records", "reads and exports of evidence", c.exports},
-		{alertsTable, "raised", c.alerts}, {"records", "reads and exports of evidence", c.exports},
 		{"records", "backups", c.backups}, {"records", "restores", c.restores},
 	} {
 		if err := f.row(totalsTable, t.table, t.measure, count(t.value)); err != nil {

@@ -88,7 +88,7 @@ func TestTables(t *testing.T) {
 	if ids := failed(s); len(ids) > 0 {
 		t.Errorf("tests with exceptions: %v", ids)
 	}
-	for _, l := range s.Listings {
+	for _, l := range slices.Concat(s.Listings, s.Controls) {
 		c[l.Name] = &l
 	}
 	for name, table := range c {
