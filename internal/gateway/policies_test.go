@@ -16,6 +16,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/internal/api"
 	"github.com/exhibit-gateway/exhibit/internal/pack/packtest"
 	"github.com/exhibit-gateway/exhibit/internal/policy"
+	"github.com/exhibit-gateway/exhibit/ledger"
 )
 
 // proposals makes a gateway where people propose.
@@ -546,5 +547,45 @@ func TestTheLeastThatAnAgentNeeds(t *testing.T) {
 	}
 	if _, err := w.Suggest(ctx, "nobody", api.Range{}, packtest.Alice); problemStatus(err) != http.StatusNotFound {
 		t.Error(err)
+	}
+}
+
+// Who can write the journal, and has not the log's key, puts no policy in force.
+func TestAPolicyThatTheGatewayDidNotSignIsNotServed(t *testing.T) {
+	w := newWorld(t)
+	change := func(more string) {
+		t.Helper()
+		b := bundleOf(files(more))
+		b.Before, b.By = w.registry().Policy(), packtest.Alice
+		d, err := w.policyChange(&b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.recorder.Control(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change("// by the first key\n")
+	if _, err := w.RotateLogKey(t.Context(), api.KeyRotation{Reason: "yearly"}, packtest.Alice); err != nil {
+		t.Fatal(err)
+	}
+	w.again() // on what the key before signed
+	change("// by the second key\n")
+	w.again()
+
+	forged := bundleOf(files("// by nobody\n"))
+	forged.Before, forged.By = w.registry().Policy(), packtest.Alice
+	stranger, _ := packtest.LogKey("another key")
+	if err := ledger.SignPolicy(w.opened.Origin, &forged, stranger); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.recorder.Control(t.Context(), &evidence.Draft{Head: evidence.Head{Type: evidence.PolicyChange}, Body: evidence.EncodeBody(forged)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(t.Context(), w.opened, nil, slog.New(slog.DiscardHandler)); !errors.Is(err, ledger.ErrUnsigned) {
+		t.Errorf("it is served: %v", err)
 	}
 }
