@@ -100,7 +100,7 @@ func Artifacts() []Artifact {
 		{"E19", "Monitoring and alerts", "pop/" + alertsTable},
 		{"E20", "Incidents", ""},
 		{"E21", "Bypass of the gateway", ""},
-		{"E22", "Access to the evidence", ""},
+		{"E22", "Access to the evidence", "pop/" + readsTable},
 	}
 }
 
@@ -122,6 +122,11 @@ func Controls() []Control {
 			Tests: []string{"authn.credential", "access.revoked"},
 			Left:  "keeping of private keys where agents run"},
 
+		{ID: "EX-202", Artifact: "E2", About: "Keys are replaced in time, so that none is used for years",
+			Criteria: []string{"CC6.1"}, NIST: []string{"IA-5"}, ISO: []string{"5.17"},
+			Tests: []string{"credential.age"},
+			Left:  "shorter lives that the entity promises"},
+
 		{ID: "EX-301", Artifact: "E3", About: "Nobody is let in who hasn't proved an identity, and failed attempts are on record too",
 			Criteria: []string{"CC6.1", "CC6.6"}, NIST: []string{"AU-2", "IA-9"}, ISO: []string{"8.5"},
 			Tests: []string{"authn.cited", "authn.credential"},
@@ -129,7 +134,7 @@ func Controls() []Control {
 
 		{ID: "EX-401", Artifact: "E4", About: "Every session says which person answers for it, as of its start, and on whose behalf it acts",
 			Criteria: []string{"CC6.1", "PI1.2"}, NIST: []string{"AC-2", "AU-3"}, ISO: []string{"5.16", "8.15"},
-			Tests: []string{"agent.owner", "session.attribution"},
+			Tests: []string{"session.principal", "agent.owner"},
 			Left:  "what orchestrators say of further actors behind an agent"},
 
 		{ID: "EX-501", Artifact: "E5", About: "Access is asked for by one person and approved by another who may, before it counts and no wider than asked",
@@ -153,7 +158,11 @@ func Controls() []Control {
 		{ID: "EX-701", Artifact: "E7", About: "Every use of a right is counted to the grant that gave it, and rights that aren't used show",
 			Criteria: []string{"CC6.3"}, NIST: []string{"AC-6(7)", "AC-6(9)"}, ISO: []string{"5.18", "8.2"},
 			Tests: []string{"decision.grants"},
-			Left:  "the decision to keep or remove what isn't used"},
+			Left:  "whether what is used is needed"},
+		{ID: "EX-702", Artifact: "E7", About: "Rights that aren't used are taken away",
+			Criteria: []string{"CC6.3"}, NIST: []string{"AC-6(7)"}, ISO: []string{"5.18", "8.2"},
+			Tests: []string{"grant.unused"},
+			Left:  "reasons to keep a right that isn't used"},
 
 		{ID: "EX-801", Artifact: "E8", About: "Rights are reviewed at intervals, all of them, and what the review takes away is gone in time",
 			Criteria: []string{"CC4.1", "CC6.2", "CC6.3"}, NIST: []string{"AC-2", "AC-6(7)"}, ISO: []string{"5.18"},
@@ -185,6 +194,10 @@ func Controls() []Control {
 			Criteria: []string{"CC6.1", "PI1.2"}, NIST: []string{"AU-10", "IA-9"}, ISO: []string{"8.15"},
 			Tests: []string{"session.attribution", "session.upstream"},
 			Left:  "poolers between the gateway and a system"},
+		{ID: "EX-1203", Artifact: "E12", About: "What agents send and receive is encrypted wherever it crosses a network",
+			Criteria: []string{"CC6.1", "CC6.6", "CC6.7"}, NIST: []string{"SC-8"}, ISO: []string{"8.20", "8.24"},
+			Tests: []string{"session.encrypted"},
+			Left:  "certificates and their authorities"},
 		{ID: "EX-1301", Artifact: "E13", About: "Every command is decided and recorded before it is passed on, and ends with one outcome",
 			Criteria: []string{"CC6.1", "CC7.2", "PI1.3"}, NIST: []string{"AU-3", "AU-10", "AU-12", "AU-14"}, ISO: []string{"8.15"},
 			Tests: []string{"command.pairing", "command.order"}, Checks: []string{"decision.facts"},
@@ -254,7 +267,7 @@ func Controls() []Control {
 			Left:  "choice of what else to watch for"},
 		{ID: "EX-1902", Artifact: "E19", About: "People look at alerts and say what they found",
 			Criteria: []string{"CC4.1", "CC7.3"}, NIST: []string{"AU-6", "IR-4"}, ISO: []string{"5.25", "8.16"},
-			Tests: []string{"alert.acknowledged"},
+			Tests: []string{"alert.heard", "alert.acknowledged"},
 			Left:  "judgement of the people who looked"},
 
 		{ID: "EX-2001", Artifact: "E20", About: "Incidents are contained in time, understood and closed",
@@ -268,7 +281,8 @@ func Controls() []Control {
 
 		{ID: "EX-2201", Artifact: "E22", About: "Whoever reads or exports evidence is on record",
 			Criteria: []string{"C1.1", "CC6.1", "P6"}, NIST: []string{"AU-9(4)", "AU-12"}, ISO: []string{"5.33", "8.15"},
-			Absent: notInUse, Left: "copies of packs that were handed out"},
+			Tests: []string{"evidence.readers"},
+			Left:  "copies of packs that were handed out"},
 
 		{ID: "EX-9001", About: "Physical access to the gateway's machines is restricted",
 			Criteria: []string{"CC6.4"}, NIST: []string{"PE-3"}, ISO: []string{"7.2"},
@@ -302,5 +316,7 @@ var populationOf = map[string]string{
 	"change.valid": totalsTable, "change.approved": approvalsTable, "approval.used": approvalsTable,
 	"decision.policy": totalsTable, "decision.grants": usedTable, "decision.limits": commandsTable, "decision.enforced": sessionsTable, "decision.denials": denialsTable,
 	"access.revoked": grantsTable, "access.lag": sessionsTable,
-	"alert.raised": alertsTable, "alert.acknowledged": alertsTable,
+	"alert.raised": alertsTable, "alert.acknowledged": alertsTable, "alert.heard": alertsTable,
+	"session.principal": sessionsTable, "session.encrypted": sessionsTable, "credential.age": credentialsTable, "grant.unused": usedTable,
+	"evidence.readers": readsTable,
 }

@@ -86,6 +86,8 @@ type tests struct {
 	approvals, approvalUse, limits, acks, detected    Test
 	enforce, denials, liveness, gap, digests          Test
 	leavers, privileges, bypass                       Test
+	principal, encrypted, keyAge, unused              Test
+	heard, readers                                    Test
 }
 
 func (t *tests) all() []*Test {
@@ -93,6 +95,7 @@ func (t *tests) all() []*Test {
 		&t.bodies, &t.sequence, &t.scope, &t.boot, &t.pairing, &t.sessionPairing, &t.writeAhead, &t.transactions, &t.resolutions, &t.bytes, &t.attribution, &t.connection,
 		&t.totals, &t.registered, &t.owner, &t.authentication, &t.credential, &t.change, &t.policyCited, &t.grantCited,
 		&t.approvals, &t.approvalUse, &t.limits, &t.afterRevoke, &t.lag, &t.detected, &t.acks, &t.enforce, &t.denials, &t.liveness, &t.gap, &t.digests,
+		&t.principal, &t.encrypted, &t.keyAge, &t.unused, &t.heard, &t.readers,
 		&t.leavers, &t.privileges, &t.bypass,
 	}
 }
@@ -137,6 +140,13 @@ func newTests() *tests {
 		liveness: Test{ID: "gateway.liveness", Of: "records", Title: "While the gateway ran, it was never silent for longer than its heartbeat"},
 		gap:      Test{ID: "gateway.gaps", Of: "boots", Title: "Nothing passed unrecorded (recording.gap)"},
 		digests:  Test{ID: "gateway.digests", Of: "boots", Title: "Policy and configuration that a boot ran with are recorded changes"},
+
+		principal: Test{ID: "session.principal", Of: "sessions", Title: "Every session says on whose behalf its agent acts"},
+		encrypted: Test{ID: "session.encrypted", Of: "connections", Title: "Connections of agents and to systems were encrypted, or did not leave the machine"},
+		keyAge:    Test{ID: "credential.age", Of: "keys that were used", Title: "No key was used for longer than 400 days after it was enrolled"},
+		unused:    Test{ID: "grant.unused", Of: "grants that stood for 90 days of the range, up to its end", Title: "No grant stands that was not used for 90 days"},
+		heard:     Test{ID: "alert.heard", Of: "alerts raised seven days before the end or earlier", Title: "People looked at alerts within seven days"},
+		readers:   Test{ID: "evidence.readers", Of: "reads and exports of evidence", Title: "Every reading of evidence says who read, and what"},
 
 		leavers:    Test{ID: "import.people", Of: "leavers", Title: "Access of people who left was removed in time", State: NotTested, Note: "Leaver population: not provided"},
 		privileges: Test{ID: "import.privileges", Of: "upstream roles", Title: "Privileges upstream are no wider than here", State: NotTested, Note: "Effective privilege: gateway policy only"},
