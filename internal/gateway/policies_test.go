@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/internal/api"
 	"github.com/exhibit-gateway/exhibit/internal/pack/packtest"
 	"github.com/exhibit-gateway/exhibit/internal/policy"
+	"github.com/exhibit-gateway/exhibit/internal/protocol"
 	"github.com/exhibit-gateway/exhibit/ledger"
 )
 
@@ -588,4 +590,42 @@ func TestAPolicyThatTheGatewayDidNotSignIsNotServed(t *testing.T) {
 	if _, err := Open(t.Context(), w.opened, nil, slog.New(slog.DiscardHandler)); !errors.Is(err, ledger.ErrUnsigned) {
 		t.Errorf("it is served: %v", err)
 	}
+}
+
+// BenchmarkBacktest decides a log of a million commands on disk again, as
+// `exhibit policy backtest` has it done.
+func BenchmarkBacktest(b *testing.B) {
+	const commands, shapes = 1_000_000, 200
+	w := newWorld(b, holding, func(s *Settings) {
+		s.Vocabulary = policy.Vocabulary{Actions: packtest.Actions}
+		s.Policy = bundleOf(files("")) // without limits
+		s.Config.Resources[0].Durability = "process"
+	})
+	w.grantAs("reader")
+	s := w.session(w.agentKey())
+	var asked [shapes]*evidence.Command
+	for i := range asked {
+		asked[i] = &evidence.Command{Shape: &evidence.Shape{
+			Path: "simple", Parse: evidence.ParseFull, Verb: evidence.VerbRead, Text: fmt.Sprintf("SELECT a FROM public.t%d WHERE id = ?", i),
+			Checks: []evidence.Check{{Action: "postgres:select", Object: fmt.Sprintf("public.t%d", i)}},
+		}, Raw: fmt.Appendf(nil, "select a from t%d where id = 1", i)}
+	}
+	for i := range commands {
+		w.ask(s, asked[i%shapes])
+	}
+	if err := s.Close(protocol.SessionEnd{Reason: "terminate"}); err != nil {
+		b.Fatal(err)
+	}
+	if _, err := w.Flush(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	proposal := api.NewProposal{Days: 30, Files: []evidence.File{{Name: "roles.cedar", Text: `@id("reader") permit (principal in Role::"writer", action in Action::"connect", resource);`}}}
+	b.ResetTimer()
+	for b.Loop() {
+		report, err := w.Backtest(b.Context(), proposal, packtest.Alice, quiet)
+		if err != nil || report.Commands < commands || report.Differ < commands {
+			b.Fatalf("%+v, %v", report, err)
+		}
+	}
+	b.ReportMetric(float64(commands*b.N)/b.Elapsed().Seconds(), "commands/s")
 }
