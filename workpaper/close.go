@@ -75,6 +75,7 @@ func (f *Fold) Close() (*Summary, error) {
 			f.tests.approvals.State = NotTested
 		}
 	}
+	f.place(nil)
 	for _, t := range s.Tests {
 		t.Conclude()
 	}

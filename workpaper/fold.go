@@ -61,6 +61,7 @@ type Fold struct {
 	opening  *decision.Registry // when the range begins; nil until then
 	openedAt int64
 	tests    *tests
+	excepted uint64 // exceptions of all tests so far
 	bodies   bodyCache
 
 	first    evidence.Position // first record of the range
@@ -110,7 +111,7 @@ type counts struct {
 
 // NewFold returns a fold whose rows go to out.
 func NewFold(out Out) *Fold {
-	return &Fold{
+	f := &Fold{
 		out: out, registry: decision.New(), tests: newTests(), bodies: newBodyCache(),
 		sessions: make(map[evidence.Position]*session),
 		commands: make(map[evidence.Position]*command), doubts: make(map[evidence.Position]doubt), upstreams: make(map[upstreamKey]evidence.Position),
@@ -120,6 +121,10 @@ func NewFold(out Out) *Fold {
 		refusals: make(map[[2]string]uint64), hours: hours{byHour: make(map[int64]map[string]*hourCount)}, alertAt: make(map[evidence.Position]int),
 		watch: watch{detector: NewDetector(false), found: make(map[asked]bool)},
 	}
+	for _, t := range f.tests.all() {
+		t.all = &f.excepted
+	}
+	return f
 }
 
 // Registry is the registry after the last record.
@@ -158,6 +163,39 @@ func (f *Fold) Opening(r *evidence.Record) error {
 
 // Record folds the next record of the range.
 func (f *Fold) Record(r *evidence.Record) error {
+	before := f.excepted
+	err := f.record(r)
+	if f.excepted != before {
+		f.place(&r.Head)
+	}
+	return err
+}
+
+// place gives new exceptions their context: that of the record at hand, or of
+// what is open.
+func (f *Fold) place(h *evidence.Head) {
+	head := func(position string) *evidence.Head {
+		if h != nil && position == h.Pos.String() {
+			return h
+		}
+		p, err := evidence.ParsePosition(position)
+		if err != nil {
+			return nil
+		}
+		if c := f.commands[p]; c != nil {
+			return &c.head
+		}
+		if s := f.sessions[p]; s != nil {
+			return &s.head
+		}
+		return nil
+	}
+	for _, t := range f.tests.all() {
+		t.place(head)
+	}
+}
+
+func (f *Fold) record(r *evidence.Record) error {
 	h := &r.Head
 	if f.opening == nil {
 		f.begin(h)

@@ -17,7 +17,7 @@ func ControlTables() []Table {
 		{Name: matrixTable, Columns: columns("criterion:n", "criterion_about", "control:n", "control_about", "artifact:n", "artifact_about",
 			"test:n", "test_about", "state:n", "population_file", "population_of", "population:#", "exceptions:#", "exceptions_file", "note",
 			"verifier_checks", "nist_800_53", "iso_27001", "left_to_entity")},
-		{Name: exceptionsTable, Columns: columns("test:n", "number:#", "position:n", "text")},
+		{Name: exceptionsTable, Columns: columns("test:n", "number:#", "position:n", "at:t", "type:n", "agent_id:n", "resource:n", "session_id:n", "text")},
 	}
 }
 
@@ -83,10 +83,23 @@ func artifactAbout(id string) string {
 func exceptionRows(tests []*Test) (rows [][]string) {
 	for _, t := range tests {
 		for i, e := range t.Exceptions {
-			rows = append(rows, []string{t.ID, count(uint64(i + 1)), e.Position, e.Text})
+			rows = append(rows, []string{t.ID, count(uint64(i + 1)), e.Position, e.At, e.Type, e.Agent, e.Resource, e.Session, e.Text})
 		}
 	}
 	return rows
+}
+
+// CriteriaOf returns the criteria of the controls that a test, or a verifier's
+// check, stands behind.
+func CriteriaOf(test string) (ids []string) {
+	for _, cr := range Criteria() {
+		if slices.ContainsFunc(Controls(), func(c Control) bool {
+			return slices.Contains(c.Criteria, cr.ID) && (slices.Contains(c.Tests, test) || slices.Contains(c.Checks, test))
+		}) {
+			ids = append(ids, cr.ID)
+		}
+	}
+	return ids
 }
 
 // Standing is what the tests of a criterion's controls came to. There is no one

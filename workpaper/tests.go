@@ -29,11 +29,20 @@ type Test struct {
 	Failed     uint64      `json:"failed"`               // exceptions, all of them
 	Exceptions []Exception `json:"exceptions,omitempty"` // the first MaxExceptions, in log order
 	Note       string      `json:"note,omitempty"`
+
+	all    *uint64 // exceptions of all tests of a fold
+	placed int     // exceptions that have their context, if it is known
 }
 
-// Exception is a record that a test stumbled over.
+// Exception is a record that a test stumbled over, with what its head says
+// where that is at hand.
 type Exception struct {
 	Position string `json:"position,omitempty"`
+	At       string `json:"at,omitempty"`
+	Type     string `json:"type,omitempty"`
+	Agent    string `json:"agent,omitempty"`
+	Resource string `json:"resource,omitempty"`
+	Session  string `json:"session,omitempty"`
 	Text     string `json:"text"`
 }
 
@@ -43,8 +52,22 @@ const MaxExceptions = 1000
 // Except adds an exception.
 func (t *Test) Except(at evidence.Position, format string, args ...any) {
 	t.Failed++
+	if t.all != nil {
+		*t.all++
+	}
 	if len(t.Exceptions) < MaxExceptions {
-		t.Exceptions = append(t.Exceptions, Exception{at.String(), fmt.Sprintf(format, args...)})
+		t.Exceptions = append(t.Exceptions, Exception{Position: at.String(), Text: fmt.Sprintf(format, args...)})
+	}
+}
+
+// place gives new exceptions the context of their records. What is no record of
+// head has it as stated.
+func (t *Test) place(head func(position string) *evidence.Head) {
+	for ; t.placed < len(t.Exceptions); t.placed++ {
+		e := &t.Exceptions[t.placed]
+		if h := head(e.Position); h != nil {
+			e.At, e.Type, e.Agent, e.Resource, e.Session = FormatTime(h.Time), string(h.Type), h.Agent, h.Resource, h.Session.String()
+		}
 	}
 }
 
