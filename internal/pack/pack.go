@@ -477,6 +477,11 @@ func (m *maker) tables(s *workpaper.Summary) error {
 			return err
 		}
 	}
+	for i := range s.Controls {
+		if err := m.spools.table(verify.ControlPath(s.Controls[i].Name), &s.Controls[i]); err != nil {
+			return err
+		}
+	}
 	spooled, err := m.spools.finish()
 	if err != nil {
 		return err
