@@ -87,6 +87,9 @@ type verifier struct {
 	keys     keyring
 
 	encoded, signature []byte // the manifest and what signs it
+
+	samples []*Sampled
+	drawn   Check
 }
 
 // link is what is kept of a block of the context: its place in the chain of
@@ -98,14 +101,18 @@ type link struct {
 }
 
 // Pack checks a pack. The error is for what leaves nothing to report: trust
-// that can't be used. Whatever is wrong with the pack is in the report.
-func Pack(pack fs.FS, t Trust) (*Report, error) { return verifyPack(pack, t, true) }
+// that can't be used. Whatever is wrong with the pack is in the report, and with
+// the samples that were drawn of it.
+func Pack(pack fs.FS, t Trust, samples ...*Sampled) (*Report, error) {
+	return verifyPack(pack, t, true, samples)
+}
 
-func verifyPack(pack fs.FS, t Trust, remember bool) (*Report, error) {
+func verifyPack(pack fs.FS, t Trust, remember bool, samples []*Sampled) (*Report, error) {
 	if err := t.check(); err != nil {
 		return nil, err
 	}
 	v := &verifier{trust: t, c: newChecks(), texts: make(map[string]bool), memo: newMemo(remember), leavesAt: 1}
+	v.sampling(samples)
 	v.files = &files{fs: pack, taken: make(map[string]bool), check: &v.c.digests}
 	v.run()
 	return v.report(), nil
@@ -124,6 +131,7 @@ func (v *verifier) run() {
 	if whole {
 		v.conclude()
 		v.concludeKeys()
+		v.concludeSamples()
 	}
 	v.files.rest(&v.c.files, whole)
 }
@@ -585,6 +593,7 @@ func (v *verifier) report() *Report {
 			r.Checks = append(r.Checks, &Check{Kind: Control, Test: *t, made: true})
 		}
 	}
+	r.Checks = append(r.Checks, v.sampleChecks()...)
 	if v.m != nil && v.cp != nil {
 		r.Pack = &PackInfo{v.m.Organisation, v.m.Origin, v.m.Gateway, v.m.Generator, v.m.Params, v.m.Range, v.m.Range.LastBlock - v.m.Range.FirstBlock + 1, v.cp.Size}
 		r.Remember = v.cp.Text()
