@@ -367,7 +367,7 @@ var lies = []lie{
 		there := evidence.PolicyBody{Digest: decision.Digest(files, before.Actions), Before: before.Digest, Files: files, Actions: before.Actions, By: packtest.Alice}
 		g.Own(evidence.PolicyChange, there)
 		back := before
-		back.Before, back.By = there.Digest, packtest.Alice
+		back.Before, back.By, back.Signature = there.Digest, packtest.Alice, ""
 		g.Own(evidence.PolicyChange, back)
 		return finish(g, nil)
 	}},
@@ -780,6 +780,22 @@ func spoilt(change func(*evidence.LogKeyBody)) func() *packtest.Gateway {
 
 func revoked(g *packtest.Gateway) { g.Revoke(firstKey) }
 
+// anotherPolicy puts a policy in force that a key signed; "" is the one in force.
+func anotherPolicy(signer string) func(*packtest.Gateway) {
+	return func(g *packtest.Gateway) {
+		before, _ := g.Registry.Bundle()
+		files := []evidence.File{{Name: "roles.cedar", Text: packtest.Policy + "// and no more\n"}}
+		b := evidence.PolicyBody{Digest: decision.Digest(files, before.Actions), Before: before.Digest, Files: files, Actions: before.Actions, By: packtest.Alice}
+		if signer != "" {
+			key, _ := packtest.LogKey(signer)
+			if err := ledger.SignPolicy(packtest.Origin, &b, key); err != nil {
+				panic(err)
+			}
+		}
+		g.Own(evidence.PolicyChange, b)
+	}
+}
+
 // newest is what an auditor keeps who was there after all of it.
 func newest(g *packtest.Gateway) ledger.Checkpoint { return g.Checkpoint() }
 
@@ -842,6 +858,9 @@ var keyedLogs = []keyed{
 	{"log.keys", "forged-signature-of-the-old", []string{secondKey}, spoilt(func(b *evidence.LogKeyBody) { b.Signatures[0] = b.Signatures[1] }), nil, 0, 0, nil},
 	{"log.keys", "forged-signature-of-the-new", []string{firstKey, secondKey}, spoilt(func(b *evidence.LogKeyBody) { b.Signatures[1] = b.Signatures[0] }), nil, 0, 0, nil},
 	{"pack.manifest", "forged-signature-of-the-old", []string{firstKey}, spoilt(func(b *evidence.LogKeyBody) { b.Signatures[0] = b.Signatures[1] }), nil, 0, 0, nil},
+	{"", "policy-signed-before-and-after", []string{firstKey}, rotated(anotherPolicy("")), nil, 0, 0, nil},
+	{"log.keys", "policy-not-signed", []string{firstKey}, rotated(anotherPolicy("nobody")), nil, 0, 0, nil},
+	{"log.keys", "policy-signed-by-a-replaced-key", []string{firstKey}, rotated(anotherPolicy(firstKey)), nil, 0, 0, nil},
 	{"log.keys", "another-history-signed", []string{firstKey}, spoilt(func(b *evidence.LogKeyBody) {
 		b.Root[0] ^= 1
 		old, _ := packtest.LogKey(firstKey)

@@ -188,6 +188,10 @@ func (g *Gateway) Beat() evidence.Position {
 
 // Own records something outside sessions and returns its position.
 func (g *Gateway) Own(t evidence.Type, body any) evidence.Position {
+	if b, ok := body.(evidence.PolicyBody); ok && b.Signature == "" {
+		must(ledger.SignPolicy(Origin, &b, g.signer))
+		body = b
+	}
 	d := &evidence.Draft{Head: evidence.Head{Type: t}, Body: evidence.EncodeBody(body)}
 	switch b := body.(type) {
 	case evidence.AgentBody:
