@@ -9,7 +9,8 @@ import (
 	"os"
 )
 
-const usage = `usage: %s PACK --trust FILE | --log-key KEY [--tsa-ca FILE] [--sample FILE]... [--json] [--remember]
+const usage = `usage: %s PACK --trust FILE | --log-key KEY [--tsa-ca FILE] [--sample FILE [--answer FILE]]...
+       [--json] [--remember]
 
 Checks an evidence pack (a zip file or a folder) offline.
 
@@ -19,6 +20,8 @@ Checks an evidence pack (a zip file or a folder) offline.
   --tsa-ca FILE roots, as PEM, of the time stamp authorities that you believe;
                 one of them must have stamped the log
   --sample FILE a sample of the pack, to be drawn again
+  --answer FILE what the gateway opened for the sample before it, decrypted
+                (age --decrypt --identity KEY ANSWER > FILE)
   --json        the report as JSON
   --remember    after a pass, keep the log's checkpoint in the trust file
 
@@ -36,8 +39,15 @@ func Main(name string, args []string, stdout, stderr io.Writer) int {
 	tsaCA := flags.String("tsa-ca", "", "")
 	var logKeys []string
 	flags.Func("log-key", "", func(key string) error { logKeys = append(logKeys, key); return nil })
-	var samples []string
-	flags.Func("sample", "", func(path string) error { samples = append(samples, path); return nil })
+	var samples []sampleFiles
+	flags.Func("sample", "", func(path string) error { samples = append(samples, sampleFiles{sample: path}); return nil })
+	flags.Func("answer", "", func(path string) error {
+		if len(samples) == 0 || samples[len(samples)-1].answer != "" {
+			return errors.New("an answer comes after its sample")
+		}
+		samples[len(samples)-1].answer = path
+		return nil
+	})
 	asJSON := flags.Bool("json", false, "")
 	remember := flags.Bool("remember", false, "")
 	paths, err := parseArgs(flags, args)
@@ -83,7 +93,7 @@ func parseArgs(flags *flag.FlagSet, args []string) (paths []string, err error) {
 	}
 }
 
-func verifyFile(path, trustPath, tsaPath string, logKeys, samplePaths []string, remember bool) (*Report, error) {
+func verifyFile(path, trustPath, tsaPath string, logKeys []string, sampled []sampleFiles, remember bool) (*Report, error) {
 	believed, err := readTrust(trustPath)
 	if err != nil {
 		return nil, err
@@ -100,12 +110,12 @@ func verifyFile(path, trustPath, tsaPath string, logKeys, samplePaths []string, 
 		}
 	}
 	var samples []*Sampled
-	for _, path := range samplePaths {
-		s, err := readSample(path)
+	for _, f := range sampled {
+		s, err := f.read()
 		if err != nil {
 			return nil, err
 		}
-		samples = append(samples, &Sampled{Sample: s})
+		samples = append(samples, s)
 	}
 	pack, closer, err := Open(path)
 	if err != nil {

@@ -104,25 +104,30 @@ func (p *SampleParams) check() error {
 // DrawSample draws rows of a population of a pack. It checks that the population
 // is the one in the manifest, and nothing else of the pack: that is for Pack.
 func DrawSample(pack fs.FS, p SampleParams) (*Sample, error) {
+	s, _, err := drawSample(pack, p)
+	return s, err
+}
+
+func drawSample(pack fs.FS, p SampleParams) (*Sample, *Manifest, error) {
 	if err := p.check(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	table, err := workpaper.Population(p.Population)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrSample, err)
+		return nil, nil, fmt.Errorf("%w: %w", ErrSample, err)
 	}
 	encoded, err := readSmall(pack, ManifestFile, maxManifest)
 	if err != nil {
-		return nil, fmt.Errorf("reading the pack's manifest: %w", err)
+		return nil, nil, fmt.Errorf("reading the pack's manifest: %w", err)
 	}
 	m, err := parseManifest(encoded)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	path := TablePath(table.Name) + ".jsonl"
 	i := slices.IndexFunc(m.Files, func(f File) bool { return f.Path == path })
 	if i < 0 {
-		return nil, fmt.Errorf("the pack has no %s", path)
+		return nil, nil, fmt.Errorf("the pack has no %s", path)
 	}
 	s := &Sample{
 		Version: 1, Algorithm: SampleAlgorithm, Seed: p.Seed, N: p.N, Strata: p.Strata, Judgmental: slices.Sorted(slices.Values(p.Picked)), Recipient: p.Recipient,
@@ -136,11 +141,11 @@ func DrawSample(pack fs.FS, p SampleParams) (*Sample, error) {
 		s.Strata = []string{}
 	}
 	if err := s.draw(pack, table); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	digest := s.Digest()
 	s.ID = fmt.Sprintf("%s-%x", table.Name, digest[:6])
-	return s, nil
+	return s, m, nil
 }
 
 func hexSum(b []byte) string {
@@ -291,19 +296,27 @@ func ParseSample(b []byte) (*Sample, error) {
 	return &s, nil
 }
 
-// CheckSample draws the rows again, and compares.
-func CheckSample(pack fs.FS, s *Sample) error {
-	again, err := DrawSample(pack, SampleParams{s.Population.Name, s.Seed, s.N, s.Strata, s.Judgmental, s.Recipient})
+// CheckSample draws the rows again, and compares. It returns the manifest of the
+// pack, unverified.
+func CheckSample(pack fs.FS, s *Sample) (*Manifest, error) {
+	encoded, err := readSmall(pack, ManifestFile, maxManifest)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("reading the pack's manifest: %w", err)
+	}
+	if hexSum(encoded) != s.Pack.Manifest {
+		return nil, fmt.Errorf("%w: it is of another pack, with the manifest %.80s", ErrSample, s.Pack.Manifest)
+	}
+	again, m, err := drawSample(pack, SampleParams{s.Population.Name, s.Seed, s.N, s.Strata, s.Judgmental, s.Recipient})
+	if err != nil {
+		return nil, err
 	}
 	switch {
 	case again.Pack != s.Pack:
-		return fmt.Errorf("%w: it is of another pack, with the manifest %.80s", ErrSample, s.Pack.Manifest)
+		return nil, fmt.Errorf("%w: what it says of its pack is not so", ErrSample)
 	case again.Population != s.Population:
-		return fmt.Errorf("%w: its population is not the pack's", ErrSample)
+		return nil, fmt.Errorf("%w: its population is not the pack's", ErrSample)
 	case again.Digest() != s.Digest() || again.ID != s.ID:
-		return fmt.Errorf("%w: its rows are not those that its seed draws and it picks", ErrSample)
+		return nil, fmt.Errorf("%w: its rows are not those that its seed draws and it picks", ErrSample)
 	}
-	return nil
+	return m, nil
 }

@@ -133,3 +133,23 @@ func readSample(path string) (*Sample, error) {
 	}
 	return s, nil
 }
+
+// sampleFiles are the files of a sample and of the answer to it.
+type sampleFiles struct{ sample, answer string }
+
+func (f *sampleFiles) read() (*Sampled, error) {
+	s, err := readSample(f.sample)
+	if err != nil || f.answer == "" {
+		return &Sampled{Sample: s}, err
+	}
+	r, err := os.Open(f.answer)
+	if err != nil {
+		return nil, fmt.Errorf("reading the answer: %w", err)
+	}
+	defer r.Close()
+	a, err := ReadAnswer(r)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", f.answer, err)
+	}
+	return &Sampled{Sample: s, Answer: a}, nil
+}

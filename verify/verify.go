@@ -88,8 +88,8 @@ type verifier struct {
 
 	encoded, signature []byte // the manifest and what signs it
 
-	samples []*Sampled
-	drawn   Check
+	samples                     []*Sampled
+	drawn, sealedParts, ordered Check
 }
 
 // link is what is kept of a block of the context: its place in the chain of
@@ -504,6 +504,7 @@ func (v *verifier) folded(err error) bool {
 // commitment checks a record's body against its head. Records of the context
 // may be of scopes that the pack discloses nothing of.
 func (v *verifier) commitment(r *evidence.Record, context bool) bool {
+	v.opened(r)
 	if !r.Head.HasBody && !r.Head.HasSealed {
 		return true
 	}

@@ -106,6 +106,7 @@ type counts struct {
 	transactions, resolutions                                           uint64
 	approvalsAsked, approvalsDecided, approvalsUsed                     uint64
 	violations, unseparated, kills, acks                                uint64
+	reads, unsealed, packs                                              uint64
 }
 
 // NewFold returns a fold whose rows go to out.
@@ -269,7 +270,9 @@ func (f *Fold) decode(r *evidence.Record, v any) bool {
 func (f *Fold) other(r *evidence.Record) error {
 	switch r.Head.Type {
 	case evidence.PackExport, evidence.EvidenceRead:
-		f.counts.exports++
+		return f.evidenceRead(r)
+	case evidence.PackMade:
+		return f.packMade(r)
 	case evidence.LogBackup:
 		f.counts.backups++
 	case evidence.LogRestore:

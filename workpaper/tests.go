@@ -85,6 +85,7 @@ type tests struct {
 	change, policyCited, grantCited, afterRevoke, lag Test
 	approvals, approvalUse, limits, acks, detected    Test
 	enforce, denials, liveness, gap, digests          Test
+	opened                                            Test
 	leavers, privileges, bypass                       Test
 }
 
@@ -92,7 +93,7 @@ func (t *tests) all() []*Test {
 	return []*Test{
 		&t.bodies, &t.sequence, &t.scope, &t.boot, &t.pairing, &t.sessionPairing, &t.writeAhead, &t.transactions, &t.resolutions, &t.bytes, &t.attribution, &t.connection,
 		&t.totals, &t.registered, &t.owner, &t.authentication, &t.credential, &t.change, &t.policyCited, &t.grantCited,
-		&t.approvals, &t.approvalUse, &t.limits, &t.afterRevoke, &t.lag, &t.detected, &t.acks, &t.enforce, &t.denials, &t.liveness, &t.gap, &t.digests,
+		&t.approvals, &t.approvalUse, &t.limits, &t.afterRevoke, &t.lag, &t.detected, &t.acks, &t.enforce, &t.denials, &t.liveness, &t.gap, &t.digests, &t.opened,
 		&t.leavers, &t.privileges, &t.bypass,
 	}
 }
@@ -137,6 +138,7 @@ func newTests() *tests {
 		liveness: Test{ID: "gateway.liveness", Of: "records", Title: "While the gateway ran, it was never silent for longer than its heartbeat"},
 		gap:      Test{ID: "gateway.gaps", Of: "boots", Title: "Nothing passed unrecorded (recording.gap)"},
 		digests:  Test{ID: "gateway.digests", Of: "boots", Title: "Policy and configuration that a boot ran with are recorded changes"},
+		opened:   Test{ID: "evidence.purpose", Of: "openings of sealed parts", Title: "What was sealed was opened for a named reader and a purpose"},
 
 		leavers:    Test{ID: "import.people", Of: "leavers", Title: "Access of people who left was removed in time", State: NotTested, Note: "Leaver population: not provided"},
 		privileges: Test{ID: "import.privileges", Of: "upstream roles", Title: "Privileges upstream are no wider than here", State: NotTested, Note: "Effective privilege: gateway policy only"},
