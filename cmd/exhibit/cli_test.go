@@ -549,6 +549,17 @@ func (g *memory) CreatePack(_ context.Context, r api.PackRequest, _ evidence.By,
 	return api.Pack{From: "gw1.1.0", To: "gw1.1.9", Records: 10, Blocks: 1, Bytes: 6, Digest: "d"}, nil
 }
 
+func (g *memory) ExportOCSF(_ context.Context, r api.Range, _ evidence.By, w io.Writer, _ func(api.Progress)) (api.Export, error) {
+	if !r.To.IsZero() {
+		if _, err := io.WriteString(w, `{"class_uid":60`); err != nil {
+			return api.Export{}, err
+		}
+		return api.Export{}, errors.New("the archive cannot be read")
+	}
+	_, err := io.WriteString(w, "{\"class_uid\":6002}\n{\"class_uid\":0}\n")
+	return api.Export{Events: 2, From: "gw1.1.0", To: "gw1.1.1"}, err
+}
+
 func (g *memory) Sessions(context.Context) ([]api.Session, error) {
 	return []api.Session{{ID: "gw1.1.30", Agent: "reporter", Resource: "orders", Client: "127.0.0.1:50000", Since: noon, Commands: 5}}, nil
 }

@@ -168,6 +168,14 @@ func (g *gateway) Policy(context.Context) (Document, error) { return ask[Documen
 func (g *gateway) Reload(_ context.Context, dry bool, by evidence.By) (Reload, error) {
 	return ask[Reload](g, dry, by)
 }
+func (g *gateway) ExportOCSF(_ context.Context, r Range, by evidence.By, w io.Writer, progress func(Progress)) (Export, error) {
+	progress(Progress{Stage: "exporting", Done: 1})
+	if _, err := io.WriteString(w, "{\"class_uid\":0}\n"); err != nil {
+		return Export{}, err
+	}
+	return ask[Export](g, r, by)
+}
+
 func (g *gateway) CreatePack(_ context.Context, r PackRequest, by evidence.By, w io.Writer, progress func(Progress)) (Pack, error) {
 	progress(Progress{Stage: "select", Done: 1})
 	if _, err := w.Write(g.pack); err != nil {

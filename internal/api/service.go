@@ -749,11 +749,21 @@ type Diff struct {
 	Diff   string `json:"diff,omitempty" doc:"unified"`
 }
 
-// Packs makes evidence packs.
+// Packs makes evidence packs, and hands out evidence in the forms of others.
 type Packs interface {
 	// CreatePack writes a pack to w, and says how far it is. The export is
 	// recorded before the first byte leaves.
 	CreatePack(ctx context.Context, r PackRequest, by evidence.By, w io.Writer, progress func(Progress)) (Pack, error)
+	// ExportOCSF writes the records of a range to w as events, one a line. The
+	// read is recorded before the first byte leaves.
+	ExportOCSF(ctx context.Context, r Range, by evidence.By, w io.Writer, progress func(Progress)) (Export, error)
+}
+
+// Export is what was written.
+type Export struct {
+	Events uint64 `json:"events"`
+	From   string `json:"from,omitempty" doc:"position of the first record"`
+	To     string `json:"to,omitempty" doc:"position of the last record"`
 }
 
 // PackRequest says what a pack holds.
