@@ -477,7 +477,12 @@ func (g *memory) RollbackPolicy(_ context.Context, change, reason string, _ evid
 }
 
 func (g *memory) LogStatus(context.Context) (api.LogStatus, error) {
-	return api.LogStatus{Origin: "example.com/gw1", Blocks: 7, Published: noon, Position: "gw1.1.9", UnsealedBytes: 120, UnsealedAge: 0.5,
+	return api.LogStatus{
+		Sinks: []api.Sink{
+			{Name: "siem", To: "siem.example.com", Delivered: "gw1.1.9"},
+			{Name: "lines", To: "/var/log/events.jsonl", Records: 9, Seconds: 61.2, Problem: "no space left on device", Since: noon},
+		},
+		Origin: "example.com/gw1", Blocks: 7, Published: noon, Position: "gw1.1.9", UnsealedBytes: 120, UnsealedAge: 0.5,
 		Quorum: 1, Witnessed: 7, Witnesses: []api.Witness{
 			{Name: "one.example", Blocks: 7, Cosigned: noon},
 			{Name: "two.example", Blocks: 1, Behind: 6, Problem: "it answers with 500", Since: noon},

@@ -417,6 +417,7 @@ func TestReading(t *testing.T) {
 	wantProblem(t, err, 404, `no agent "x"`, "agent list")
 
 	status := LogStatus{Origin: "example.com/gw1", Blocks: 7, Published: now, Quorum: 1, Witnesses: []Witness{{Name: "witness.example.org", Blocks: 6, Behind: 1, Since: now}},
+		Sinks:   []Sink{{Name: "siem", To: "siem.example.com", Delivered: "gw1.1.9", Records: 3, Seconds: 2.5, Problem: "it answers 503", Since: now}},
 		Stamped: 6, StampedAt: now, Authorities: []Authority{{URL: "http://tsa.example.org", Blocks: 6, Behind: 1, Stamped: now}}}
 	g.answer = status
 	if got, err := c.LogStatus(t.Context()); err != nil || !reflect.DeepEqual(got, status) {

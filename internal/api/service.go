@@ -666,6 +666,19 @@ type LogStatus struct {
 	Stamped     uint64      `json:"stamped,omitempty" doc:"blocks of the newest checkpoint with a time stamp"`
 	StampedAt   time.Time   `json:"stamped_at,omitzero" doc:"that it existed not later than"`
 	Authorities []Authority `json:"timestamp_authorities,omitempty"`
+
+	Sinks []Sink `json:"sinks,omitempty"`
+}
+
+// Sink is how far the log has been delivered.
+type Sink struct {
+	Name      string    `json:"name"`
+	To        string    `json:"to"`
+	Delivered string    `json:"delivered,omitempty" doc:"position up to which it has everything"`
+	Records   uint64    `json:"behind_records" doc:"sealed ones that it has not taken"`
+	Seconds   float64   `json:"behind_seconds" doc:"age of the oldest record that is being delivered"`
+	Problem   string    `json:"problem,omitempty" doc:"why it takes none"`
+	Since     time.Time `json:"since,omitzero" doc:"when that began"`
 }
 
 // Witness is how far a witness has followed the log.
