@@ -489,6 +489,9 @@ type PolicyBody struct {
 	Back    string              `json:"rollback,omitempty"` // the change that it goes back to: position of its record
 	Reason  string              `json:"reason,omitempty"`   // why it goes back: nobody asked for that before
 	By      By                  `json:"by"`
+	// Signature is a line of a signed note, by the key of the log in force: this
+	// gateway put the bundle in force (ledger.PolicyStatement).
+	Signature string `json:"signature"`
 }
 
 // Resource is a system that agents reach through the gateway.

@@ -314,6 +314,9 @@ func (g *Gateway) fold(ctx context.Context) (*recorder.Past, *decision.Registry,
 	if err := g.openKeys(f.from, f.keys); err != nil {
 		return nil, nil, 0, err
 	}
+	if err := g.signedPolicy(f.registry); err != nil {
+		return nil, nil, 0, err
+	}
 	past := &recorder.Past{}
 	from, err := g.sealer.LastBoot(ctx)
 	if err != nil {
