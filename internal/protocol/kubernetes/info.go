@@ -51,6 +51,9 @@ func infoOf(method, path, query string) *info {
 		i.unclear = i.unclear || !pathName.MatchString(plain)
 		return i
 	}
+	if i.Resource == "" {
+		i.Verb, i.unclear = "", true
+	}
 	for _, n := range []string{i.APIGroup, i.APIVersion, i.Resource, i.Subresource, i.Namespace, i.Name} {
 		i.unclear = i.unclear || n != "" && !name.MatchString(n)
 	}

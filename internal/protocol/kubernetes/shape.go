@@ -121,6 +121,9 @@ func (i *info) resource(s *evidence.Shape, a *asked) command {
 	}
 	f["verb"] = verbOf(i.Verb)
 	object := i.object(actions[0])
+	if object == "" {
+		return i.decided(s, actions, "")
+	}
 	s.Text = i.said(actions[0]) + " " + object
 	for _, p := range []struct{ name, value string }{{"labelSelector", label}, {"fieldSelector", field}} {
 		if p.value != "" {
