@@ -17,7 +17,8 @@ type Switch struct {
 	Protocol string // as the upstream is asked for it
 	// Carry passes on what flows once both sides have switched, until one of them
 	// closes or ctx is done, and says how that ended: its outcome is recorded
-	// then. Nil copies and observes all of it, and understands nothing.
+	// then, unless it has called Tunnel.End. Nil copies and observes all of it,
+	// and understands nothing.
 	Carry func(ctx context.Context, t *Tunnel) evidence.Outcome
 }
 
@@ -30,6 +31,22 @@ type Tunnel struct {
 	Response        *http.Response // with which the upstream switched
 	Exchange        protocol.Exchange
 	Session         *Session // to Count with
+
+	ended bool
+}
+
+// End records how the command ended before the tunnel does: whoever sees the end
+// in what flows has to record it first. Exactly once, if at all.
+func (t *Tunnel) End(ctx context.Context, o evidence.Outcome) error {
+	t.ended = true
+	if cause := t.Session.Cause(); cause != nil {
+		o.Class, o.Detail = evidence.Cancelled, cause.Error()
+	}
+	err := t.Exchange.End(context.WithoutCancel(ctx), o)
+	if err != nil {
+		t.Session.server.log.Error("the outcome of a command cannot be recorded", "command", t.Exchange.Position().String(), "error", err)
+	}
+	return err
 }
 
 // asked is the switch that a request asks for of those that are carried without
@@ -78,11 +95,8 @@ func (s *Session) tunnel(ctx context.Context, w http.ResponseWriter, r *Request,
 	}
 	agent.Close()
 	t.Upstream.Close()
-	if cause := s.Cause(); cause != nil {
-		o.Class, o.Detail = evidence.Cancelled, cause.Error()
-	}
-	if err := ex.End(context.WithoutCancel(ctx), o); err != nil {
-		s.server.log.Error("the outcome of a command cannot be recorded", "command", ex.Position().String(), "error", err)
+	if !t.ended {
+		_ = t.End(ctx, o) // said in the log
 	}
 }
 

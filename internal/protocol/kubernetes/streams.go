@@ -6,6 +6,7 @@ import (
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/httpgate"
+	"github.com/exhibit-gateway/exhibit/internal/protocol/kubernetes/remotecommand"
 )
 
 // streams are the actions that lead to another protocol, or to another server.
@@ -17,7 +18,9 @@ var protocols = map[string]string{"websocket": "websocket", "spdy/3.1": "SPDY/3.
 
 // carriers say what flows in streams, by action. Without one the bytes are
 // digested and counted both ways, and understood by nobody.
-var carriers = map[string]func(context.Context, *httpgate.Tunnel) evidence.Outcome{}
+var carriers = map[string]func(context.Context, *httpgate.Tunnel) evidence.Outcome{
+	Name + ":exec": remotecommand.Carry, Name + ":attach": remotecommand.Carry,
+}
 
 // stream passes on a request that leads to another protocol or server: it is
 // decided as it begins.
@@ -29,6 +32,10 @@ func (p *Protocol) stream(w http.ResponseWriter, r *httpgate.Request, s *httpgat
 	case to == "" || r.ContentLength != 0:
 		s.Skip(w, r.Request, c.Shape, &httpgate.Failure{
 			Status: http.StatusBadRequest, Reason: "connections switch to WebSocket or SPDY/3.1, by a request without content", Hint: "Use kubectl or another client of the API.",
+		})
+	case carriers[c.action] != nil && !remotecommand.Offered(r.Header):
+		s.Skip(w, r.Request, c.Shape, &httpgate.Failure{
+			Status: http.StatusBadRequest, Reason: "a subprotocol is asked for that isn't one of exec and attach", Hint: "Use kubectl or another client of the API.",
 		})
 	default:
 		s.ForwardTo(w, r, cmd, httpgate.Switch{Protocol: to, Carry: carriers[c.action]})
