@@ -136,7 +136,7 @@ func settingsOf(c *config.Config, live *atomic.Pointer[inForce]) (gateway.Settin
 			MaxUnsealedAge: c.Sealing.MaxUnsealedAge, MaxUnsealedBytes: int64(c.Sealing.MaxUnsealedBytes),
 		},
 		Listening: []string{c.Admin.Socket, c.Admin.HTTPS.Address, c.Metrics.Address},
-		InForce:   func() { live.Store(&inForce{c, services, serversOf(c), endpointsOf(c)}) },
+		InForce:   func() { live.Store(&inForce{c, services, serversOf(c), endpointsOf(c), clustersOf(c)}) },
 	}
 	if s.Witnesses, err = witnessesOf(c.Log); err != nil {
 		return gateway.Settings{}, err
