@@ -24,7 +24,7 @@ func Readme(m *Manifest, s *workpaper.Summary) []byte {
 	line("| Period asked for | %s to %s |", text(m.Params.From), text(m.Params.To))
 	line("| Records | %d, from `%s` (%s) to `%s` (%s) |", s.Records, s.First, workpaper.FormatTime(s.OpenedAt), s.Last, workpaper.FormatTime(s.EndedAt))
 	line("| Blocks | %d to %d of a log of %d |", m.Range.FirstBlock, m.Range.LastBlock, m.Tree.Size)
-	line("| Level | %s: heads and bodies; statements and their parameters are sealed |", m.Params.Level)
+	line("| Level | %s: %s |", m.Params.Level, LevelText(m.Params.Level))
 	line("| Made by | %s, with exhibit %s |\n", text(m.Params.By.Person.ID), text(m.Generator.Version))
 
 	line("## How to verify\n")
@@ -43,7 +43,11 @@ func Readme(m *Manifest, s *workpaper.Summary) []byte {
 		}
 	}
 	line("- Text is not effect: triggers, functions with their owner's rights and foreign tables act beyond what a statement names.")
-	line("- %d commands were allowed though not understood (opaque); their content is uncovered.", s.Uncovered)
+	if m.Params.Level == Heads {
+		line("- Which commands were allowed though not understood (opaque) is withheld.")
+	} else {
+		line("- %d commands were allowed though not understood (opaque); their content is uncovered.", s.Uncovered)
+	}
 	line("- Complementary controls that are not shown here: physical access, vulnerability management, screening of staff, governance of prompts and models.\n")
 
 	line("## Control tests\n")
@@ -55,8 +59,10 @@ func Readme(m *Manifest, s *workpaper.Summary) []byte {
 
 	line("## Files\n")
 	line("- `pop/`: populations, as CSV for people and spreadsheets and as JSON lines without loss. `pop/totals.csv` ties them together.")
-	line("- `listings/`: who could do what at the first and at the last record of the range.")
-	line("- `policies/`, `config/`: every text that was in force.")
-	line("- `raw/`, `log/`, `seeds.jsonl`: the records and their proof.")
+	if m.Params.Level != Heads {
+		line("- `listings/`: who could do what at the first and at the last record of the range.")
+		line("- `policies/`, `config/`: every text that was in force.")
+	}
+	line("- `raw/`, `log/`, `seeds.jsonl`: the records and their proof. `sealed.jsonl`: what was sealed of them, at level L3.")
 	return b.Bytes()
 }

@@ -14,9 +14,9 @@ type tables struct {
 	comparers []*comparer
 }
 
-func (t *tables) begin(f *files, c *Check) {
+func (t *tables) begin(f *files, c *Check, populations []workpaper.Table) {
 	t.encoders = make(map[string][2]workpaper.Encoder)
-	for _, p := range workpaper.Populations() {
+	for _, p := range populations {
 		csv, jsonl := f.compare(TablePath(p.Name)+".csv", c), f.compare(TablePath(p.Name)+".jsonl", c)
 		t.comparers = append(t.comparers, csv, jsonl)
 		toCSV, err := workpaper.NewCSV(csv, p.Columns)
@@ -49,11 +49,11 @@ func (t *tables) close() {
 	}
 }
 
-// CutSize is the size of a block in a pack: its header line and every section
-// but the sealed one.
-func CutSize(h *ledger.Header) uint64 {
+// CutSize is the size of a block in a pack of a level: its header line and the
+// sections that the level discloses.
+func CutSize(h *ledger.Header, level string) uint64 {
 	size := uint64(len(h.Encode()) + 1)
-	for _, s := range h.Sections[:ledger.Hashes+1] {
+	for _, s := range h.Sections[:Sections(level)] {
 		size += s.Size
 	}
 	return size

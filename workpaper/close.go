@@ -74,7 +74,13 @@ func (f *Fold) Close() (*Summary, error) {
 		}
 	}
 	for _, t := range s.Tests {
+		if f.told != nil {
+			headTest(t)
+		}
 		t.Conclude()
+	}
+	if f.told != nil {
+		return s, nil
 	}
 	s.Listings = Listings()
 	s.Listings[0].Rows = accessRows(f.opening, f.openedAt)

@@ -55,6 +55,7 @@ type Fold struct {
 	Decided func(*Decided) error
 
 	out      Out
+	told     map[string][]string // of a fold of heads, by table; nil where bodies are there
 	clock    clock
 	registry *decision.Registry
 	version  uint64
@@ -142,8 +143,12 @@ func (f *Fold) Opening(r *evidence.Record) error {
 		f.boot.carried = true
 	case h.Type == evidence.SessionStart && h.Effect == evidence.Allow:
 		var b evidence.SessionStartBody
-		if f.decode(r, &b) {
-			s := f.newSession(r, &b)
+		readable := &b
+		if !f.decode(r, &b) {
+			readable = nil
+		}
+		if readable != nil || f.told != nil {
+			s := f.newSession(r, readable)
 			s.carried = true
 			return f.addSession(s)
 		}
@@ -349,6 +354,9 @@ func (f *Fold) control(r *evidence.Record) {
 }
 
 func (f *Fold) row(table string, cells ...string) error {
+	if f.told != nil && !f.headCells(table, cells) {
+		return nil
+	}
 	if err := f.out.Row(table, cells); err != nil {
 		return fmt.Errorf("writing a row of %s: %w", table, err)
 	}

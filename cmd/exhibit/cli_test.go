@@ -542,6 +542,10 @@ func (g *memory) CreatePack(_ context.Context, r api.PackRequest, _ evidence.By,
 		return api.Pack{}, api.NotFound("there is no record "+r.From.String(), "")
 	}
 	progress(api.Progress{Stage: "packing blocks", Done: 1, Total: 2})
+	if r.Recipient != "" {
+		_, err := fmt.Fprintf(w, "a pack of %s for %s", r.Level, r.Recipient)
+		return api.Pack{}, err
+	}
 	if _, err := w.Write([]byte("a pack")); err != nil {
 		return api.Pack{}, err
 	}

@@ -701,6 +701,9 @@ type newPack struct {
 	From    string `json:"from" doc:"date, time (RFC 3339) or position; part of the pack"`
 	To      string `json:"to" doc:"date, time (RFC 3339) or position; just past the pack"`
 	Purpose string `json:"purpose,omitempty" maxLength:"1000" doc:"stands in the record of the export"`
+
+	Level     string `json:"level,omitempty" enum:"L0,L1,L3" doc:"of disclosure: heads, and bodies (default), and sealed parts"`
+	Recipient string `json:"recipient,omitempty" maxLength:"4000" doc:"age recipient that the pack is encrypted to; L3 needs one, and a purpose"`
 }
 
 func (a *routes) registerPacks() {
@@ -714,7 +717,7 @@ func (a *routes) registerPacks() {
 			if err != nil {
 				return err
 			}
-			r := PackRequest{From: from, To: to, Purpose: in.Body.Purpose}
+			r := PackRequest{From: from, To: to, Purpose: in.Body.Purpose, Level: in.Body.Level, Recipient: in.Body.Recipient}
 			pack, err := a.Services.Packs.CreatePack(ctx, r, by(ctx), s, s.progress)
 			s.event = Event{Pack: &pack}
 			return err

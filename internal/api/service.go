@@ -761,9 +761,11 @@ type Packs interface {
 
 // PackRequest says what a pack holds.
 type PackRequest struct {
-	From    Moment
-	To      Moment
-	Purpose string
+	From      Moment
+	To        Moment
+	Purpose   string
+	Level     string // "L0", "L1" or "L3"; "" is L1
+	Recipient string // age recipient that the pack is encrypted to; L3 needs one
 }
 
 // Progress is how far something long is. Total is 0 while it isn't known.

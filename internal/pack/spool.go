@@ -22,6 +22,7 @@ import (
 // after the other. They wait in a folder.
 type spools struct {
 	dir    string
+	pops   []workpaper.Table
 	files  map[string]*spool // by path in the pack
 	tables map[string]*tableSpool
 }
@@ -39,8 +40,8 @@ type tableSpool struct {
 	toCSV, toRow workpaper.Encoder
 }
 
-func newSpools(dir string) *spools {
-	return &spools{dir: dir, files: make(map[string]*spool), tables: make(map[string]*tableSpool)}
+func newSpools(dir string, populations []workpaper.Table) *spools {
+	return &spools{dir: dir, pops: populations, files: make(map[string]*spool), tables: make(map[string]*tableSpool)}
 }
 
 func (s *spools) open(path string) (*spool, error) {
@@ -72,7 +73,7 @@ func (s *spools) append(path string, b []byte, rows int64) error {
 // Row implements workpaper.Out.
 func (s *spools) Row(table string, cells []string) error {
 	if len(s.tables) == 0 {
-		for _, t := range workpaper.Populations() {
+		for _, t := range s.pops {
 			if err := s.begin(verify.TablePath(t.Name), &t); err != nil {
 				return err
 			}

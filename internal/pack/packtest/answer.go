@@ -63,7 +63,11 @@ func (g *Gateway) Opened(pos evidence.Position) verify.Opened {
 	if !h.HasSealed {
 		return verify.Opened{Pos: pos, Absent: verify.AbsentNone}
 	}
-	return verify.NewOpened(pos, g.salts(h, evidence.LabelSealed).Salt(h.N), []byte(asked))
+	line := verify.NewOpened(pos, g.salts(h, evidence.LabelSealed).Salt(h.N), []byte(asked))
+	if h.HasBody {
+		line.Body = evidence.BodyHash(g.salts(h, evidence.LabelBody).Salt(h.N), b.Records[i].Body)
+	}
+	return line
 }
 
 // find returns a record's block and its index there.
