@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/pack"
 	"github.com/exhibit-gateway/exhibit/internal/pack/packtest"
 	"github.com/exhibit-gateway/exhibit/verify"
@@ -112,23 +111,16 @@ func TestPacksOfHeadsAreSampled(t *testing.T) {
 	expect(t, a.verify(t, trust(t, g)), "sample.sealed")
 }
 
-// full turns a pack of level L1 into one of level L3.
+// full is a pack of level L3.
 func full(t testing.TB, g *packtest.Gateway) unpacked {
 	t.Helper()
-	u := unpack(t, create(t, g, at(0), at(3600)))
-	u[verify.ReadmeFile] = bytes.Replace(u[verify.ReadmeFile], []byte("L1: "+verify.LevelText(verify.Bodies)), []byte("L3: "+verify.LevelText(verify.Full)), 1)
-	if err := g.Records(func(r *evidence.Record) error {
-		if r.Head.HasSealed {
-			line := g.Opened(r.Head.Pos)
-			line.Body = evidence.Hash{}
-			u[verify.SealedFile] = append(u[verify.SealedFile], line.Encode()...)
-		}
-		return nil
-	}); err != nil {
+	var b bytes.Buffer
+	_, err := pack.Create(context.Background(), g.Source(), pack.Params{From: at(0), To: at(3600), By: packtest.Alice, Level: verify.Full,
+		Purpose: "audit", Recipient: "age1auditor", Temp: t.TempDir()}, &b)
+	if err != nil {
 		t.Fatal(err)
 	}
-	u.resign(t, g, func(m *verify.Manifest) { m.Params.Level = verify.Full })
-	return u
+	return unpack(t, b.Bytes())
 }
 
 // Every sealed part of a whole pack is held against its head.

@@ -60,7 +60,9 @@ func Main(name string, args []string, stdout, stderr io.Writer) int {
 		flags.Usage()
 		return ExitUnusable
 	}
-	report, err := verifyFile(paths[0], *trust, *tsaCA, logKeys, samples, *remember)
+	shown := newProgress(stderr)
+	report, err := verifyFile(paths[0], *trust, *tsaCA, logKeys, samples, *remember, shown.tell)
+	shown.clear()
 	if err != nil {
 		fmt.Fprintln(stderr, "error:", err)
 		if errors.Is(err, ErrTrust) {
@@ -93,7 +95,7 @@ func parseArgs(flags *flag.FlagSet, args []string) (paths []string, err error) {
 	}
 }
 
-func verifyFile(path, trustPath, tsaPath string, logKeys []string, sampled []sampleFiles, remember bool) (*Report, error) {
+func verifyFile(path, trustPath, tsaPath string, logKeys []string, sampled []sampleFiles, remember bool, tell func(done, total uint64)) (*Report, error) {
 	believed, err := readTrust(trustPath)
 	if err != nil {
 		return nil, err
@@ -121,7 +123,7 @@ func verifyFile(path, trustPath, tsaPath string, logKeys []string, sampled []sam
 	if err != nil {
 		return nil, err
 	}
-	report, err := Pack(pack, trust, samples...)
+	report, err := PackWith(tell, pack, trust, samples...)
 	if err := errors.Join(err, closer.Close()); err != nil {
 		return nil, err
 	}

@@ -66,6 +66,8 @@ func newChecks() *checks {
 
 // verifier is the checking of one pack.
 type verifier struct {
+	progress func(done, total uint64) // of records; nil tells nobody
+
 	trust Trust
 	c     *checks
 	files *files
@@ -107,14 +109,19 @@ type link struct {
 // that can't be used. Whatever is wrong with the pack is in the report, and with
 // the samples that were drawn of it.
 func Pack(pack fs.FS, t Trust, samples ...*Sampled) (*Report, error) {
-	return verifyPack(pack, t, true, samples)
+	return verifyPack(pack, t, true, nil, samples)
 }
 
-func verifyPack(pack fs.FS, t Trust, remember bool, samples []*Sampled) (*Report, error) {
+// PackWith is Pack, and tells how many of the range's records have been read.
+func PackWith(progress func(done, total uint64), pack fs.FS, t Trust, samples ...*Sampled) (*Report, error) {
+	return verifyPack(pack, t, true, progress, samples)
+}
+
+func verifyPack(pack fs.FS, t Trust, remember bool, progress func(done, total uint64), samples []*Sampled) (*Report, error) {
 	if err := t.check(); err != nil {
 		return nil, err
 	}
-	v := &verifier{trust: t, c: newChecks(), texts: make(map[string]bool), memo: newMemo(remember), leavesAt: 1}
+	v := &verifier{progress: progress, trust: t, c: newChecks(), texts: make(map[string]bool), memo: newMemo(remember), leavesAt: 1}
 	v.sampling(samples)
 	v.files = &files{fs: pack, taken: make(map[string]bool), check: &v.c.digests}
 	v.run()
@@ -136,6 +143,7 @@ func (v *verifier) run() {
 		v.concludeKeys()
 		v.concludeSamples()
 	}
+	v.out.release()
 	v.files.rest(&v.c.files, whole)
 }
 
@@ -308,6 +316,9 @@ func (v *verifier) readContext() bool {
 	v.out.begin(v.files, &v.c.tables, Populations(v.m.Params.Level))
 	v.fold = newFold(v.m.Params.Level, &v.out)
 	v.fold.Decided = v.decided
+	if v.m.Params.Level != Heads {
+		v.fold.Told = v.out.transcript
+	}
 	if _, there := v.files.manifest[ContextFile]; !there {
 		return true // block 0 begins the range
 	}
@@ -401,6 +412,9 @@ func (v *verifier) readRange() bool {
 			v.stamped.block(&h)
 			prev, next = &h, next+1
 			records += b.Count
+			if v.progress != nil {
+				v.progress(records, v.m.Range.Records)
+			}
 			for i := range b.Records {
 				v.key(b.Block, &b.Records[i])
 				if !v.commitment(&b.Records[i], false) || !v.part(&b.Records[i]) || !v.text(&b.Records[i]) || !v.folded(v.fold.Record(&b.Records[i])) {
@@ -566,28 +580,36 @@ func (v *verifier) conclude() {
 		return
 	}
 	v.sum = sum
-	v.out.close()
 	for i := range sum.Listings {
-		t := &sum.Listings[i]
-		for _, form := range []struct {
-			path  string
-			write func(io.Writer) error
-		}{{ListingPath(t.Name) + ".csv", t.WriteCSV}, {ListingPath(t.Name) + ".jsonl", t.WriteJSONL}} {
-			w := v.files.compare(form.path, c)
-			if err := form.write(w); err != nil {
-				c.except("%s: %.200s", form.path, err)
-			}
-			w.close()
-		}
+		v.out.whole(ListingPath(sum.Listings[i].Name), &sum.Listings[i])
 	}
+	for i := range sum.Controls {
+		v.out.whole(ControlPath(sum.Controls[i].Name), &sum.Controls[i])
+	}
+	v.out.close(v.m, sum)
 	w := v.files.compare(TestsFile, c)
 	if err := workpaper.WriteTests(w, sum.Tests); err != nil {
 		c.except("%s: %.200s", TestsFile, err)
 	}
 	w.close()
 	w = v.files.compare(ReadmeFile, c)
-	_, _ = w.Write(Readme(v.m, sum)) // a comparer doesn't fail
+	_ = Readme(v.m, sum).WriteHTML(w) // a comparer doesn't fail
 	w.close()
+	v.derived(PrintFile)
+}
+
+// derived takes a file whose content proves nothing: if there is one it is that
+// of the manifest, and a rendering of what was compared in another form.
+func (v *verifier) derived(path string) {
+	if _, there := v.files.manifest[path]; !there {
+		return
+	}
+	f, err := v.files.open(path)
+	if err != nil {
+		v.c.files.except("%.200s", err)
+		return
+	}
+	v.files.finish(f)
 }
 
 // report says how it went.

@@ -33,7 +33,12 @@ func (g *Gateway) LogStatus(context.Context) (api.LogStatus, error) {
 		Position: g.recorder.Last().String(), Sealed: st.Last.String(),
 		UnsealedBytes: st.UnsealedBytes, UnsealedAge: st.UnsealedAge.Seconds(),
 	}
-	if st.Err != nil {
+	switch failed, full := g.journal.Err(), g.journal.Full(); {
+	case failed != nil:
+		s.Problem = failed.Error() + "; nothing is recorded, and so nothing let through: mend the disk, and start the gateway again"
+	case full != nil:
+		s.Problem = full.Error()
+	case st.Err != nil:
 		s.Problem = st.Err.Error()
 	}
 	s.Quorum, s.Witnessed = st.Witnessed.Quorum, st.Witnessed.Size
@@ -134,7 +139,7 @@ func (g *Gateway) CreatePack(ctx context.Context, r api.PackRequest, by evidence
 	exporter := &exporter{Signer: g.sealer.Signer(0), g: g}
 	res, err := pack.Create(ctx, pack.Source{
 		Archive: g.archive, Log: os.DirFS(filepath.Join(g.opened.Data, logDir)),
-		Seeds: g.keys, Scopes: g.keys, Signer: exporter, Gateway: exporter, Stamps: g.openStamps,
+		Seeds: g.keys, Sealed: pack.SealedBy(g.keys), Signer: exporter, Gateway: exporter, Stamps: g.openStamps,
 	}, pack.Params{
 		From: from, To: to, By: by, Purpose: r.Purpose, Level: r.Level, Recipient: r.Recipient, Organisation: g.live.Load().Organisation,
 		Generator: verify.Generator{Version: g.opened.Version, Binary: g.opened.Binary},

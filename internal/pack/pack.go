@@ -50,7 +50,7 @@ type Source struct {
 	Archive Archive
 	Log     fs.FS // of tlog-tiles: checkpoint, hash tiles, entries
 	Seeds   Seeds
-	Scopes  Scopes      // for level L3
+	Sealed  Sealed      // for level L3
 	Signer  note.Signer // of the log
 	Gateway Gateway     // nil packs what is sealed already, and leaves no record
 	// Stamps opens the checkpoints that were stamped, as ledger.ReadStamps reads
@@ -67,6 +67,7 @@ type Params struct {
 	Recipient    string // of a pack of level L3: the age recipient that who writes it encrypts to
 	Organisation string
 	Generator    verify.Generator
+	Plain        bool                     // without README.pdf, which nothing rests on
 	Temp         string                   // folder for spooling; "" is the system's
 	Progress     func(done, total uint64) // blocks; may be nil
 }
@@ -159,8 +160,11 @@ func (m *maker) make(ctx context.Context, cp ledger.Checkpoint, checkpoint []byt
 	if m.first, m.last, err = m.headers.period(m.params.From.UnixMicro(), m.params.To.UnixMicro()); err != nil {
 		return nil, err
 	}
-	if m.fold = workpaper.NewFold(m.spools); m.params.Level == verify.Heads {
+	if m.params.Level == verify.Heads {
 		m.fold = workpaper.NewHeadFold(m.spools)
+	} else {
+		m.fold = workpaper.NewFold(m.spools)
+		m.fold.Told = m.spools.transcript
 	}
 	if err := m.blocks(ctx); err != nil {
 		return nil, err
@@ -178,9 +182,6 @@ func (m *maker) make(ctx context.Context, cp ledger.Checkpoint, checkpoint []byt
 	if err := m.stamps(cp.Size); err != nil {
 		return nil, err
 	}
-	if err := m.tables(summary); err != nil {
-		return nil, err
-	}
 	first, err := m.headers.get(m.first)
 	if err != nil {
 		return nil, err
@@ -195,7 +196,10 @@ func (m *maker) make(ctx context.Context, cp ledger.Checkpoint, checkpoint []byt
 		Range:  verify.Range{FirstBlock: m.first, LastBlock: m.last, First: first.FirstPosition(), Last: last.LastPosition(), Records: summary.Records},
 		Tree:   verify.Size{Size: cp.Size, Root: cp.Root[:]},
 	}
-	if err := m.add(verify.ReadmeFile, zip.Deflate, verify.Readme(manifest, summary)); err != nil {
+	if err := m.tables(summary); err != nil {
+		return nil, err
+	}
+	if err := m.summary(manifest, summary); err != nil {
 		return nil, err
 	}
 	slices.SortFunc(m.files, func(a, b verify.File) int { return cmp.Compare(a.Path, b.Path) })
@@ -505,6 +509,11 @@ func (m *maker) tables(s *workpaper.Summary) error {
 			return err
 		}
 	}
+	for i := range s.Controls {
+		if err := m.spools.table(verify.ControlPath(s.Controls[i].Name), &s.Controls[i]); err != nil {
+			return err
+		}
+	}
 	spooled, err := m.spools.finish()
 	if err != nil {
 		return err
@@ -515,7 +524,34 @@ func (m *maker) tables(s *workpaper.Summary) error {
 		}
 		m.files[len(m.files)-1].Rows = f.rows
 	}
+	err = m.spools.eachTranscript(func(path string, copyTo func(io.Writer) error) error { return m.stream(path, zip.Deflate, copyTo) })
+	if err != nil {
+		return err
+	}
 	return m.stream(verify.TestsFile, zip.Deflate, func(w io.Writer) error { return workpaper.WriteTests(w, s.Tests) })
+}
+
+// summary writes what an auditor opens first: the page that says what the pack
+// is, on screen and on paper, and the workbook.
+func (m *maker) summary(manifest *verify.Manifest, s *workpaper.Summary) error {
+	readme := verify.Readme(manifest, s)
+	if err := m.stream(verify.ReadmeFile, zip.Deflate, readme.WriteHTML); err != nil {
+		return err
+	}
+	if !m.params.Plain {
+		paper := func(w io.Writer) error { return writePDF(w, readme, time.UnixMicro(s.EndedAt).UTC()) }
+		if err := m.stream(verify.PrintFile, zip.Store, paper); err != nil {
+			return err
+		}
+	}
+	digests := make(map[string]string, len(m.files))
+	for _, f := range m.files {
+		digests[f.Path] = f.SHA256
+	}
+	if err := m.spools.book.Close(manifest, s, func(path string) string { return digests[path] }); err != nil {
+		return fmt.Errorf("writing %s: %w", verify.SummaryFile, err)
+	}
+	return m.stream(verify.SummaryFile, zip.Store, m.spools.writeBook)
 }
 
 func (m *maker) add(path string, method uint16, data []byte) error {

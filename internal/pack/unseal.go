@@ -169,39 +169,63 @@ func openChunk(scopes Scopes, b *ledger.Block, c *ledger.Chunk) ([][]byte, *keys
 	return parts, s, err
 }
 
-// sealed writes the sealed parts of a block of the range, each checked against
-// its record.
-func (m *maker) sealed(b *ledger.Block) error {
+// Sealed opens the sealed parts of a whole block, each by its record's index.
+// Those that are left out were erased.
+type Sealed interface {
+	Open(b *ledger.Block) (map[int]Part, error)
+}
+
+// Part is a sealed part with its salt.
+type Part struct {
+	Bytes []byte
+	Salt  evidence.Salt
+}
+
+// SealedBy opens sealed parts by the key scopes that sealed them.
+func SealedBy(s Scopes) Sealed { return sealedBy{s} }
+
+type sealedBy struct{ Scopes }
+
+// Open implements Sealed.
+func (s sealedBy) Open(b *ledger.Block) (map[int]Part, error) {
 	chunks, err := b.Chunks()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	lines := make(map[int]verify.Opened)
+	all := make(map[int]Part)
 	for j := range chunks {
-		parts, s, err := openChunk(m.src.Scopes, b, &chunks[j])
+		parts, scope, err := openChunk(s, b, &chunks[j])
 		if errors.Is(err, keys.ErrShredded) {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("opening block %d: %w", b.Header.Block, err)
+			return nil, err
 		}
 		for k, i := range chunks[j].Records {
-			r := &b.Records[i]
-			salt := s.Sealed().Salt(r.Head.N)
-			if err := r.CheckSealed(salt, parts[k]); err != nil {
-				return fmt.Errorf("opening record %s: %w", r.Head.Pos, err)
-			}
-			lines[i] = verify.NewOpened(r.Head.Pos, salt, parts[k])
+			all[i] = Part{parts[k], scope.Sealed().Salt(b.Records[i].Head.N)}
 		}
+	}
+	return all, nil
+}
+
+// sealed writes the sealed parts of a block of the range, each checked against
+// its record.
+func (m *maker) sealed(b *ledger.Block) error {
+	parts, err := m.src.Sealed.Open(b)
+	if err != nil {
+		return fmt.Errorf("opening block %d: %w", b.Header.Block, err)
 	}
 	for i := range b.Records {
 		r := &b.Records[i]
 		if !r.Head.HasSealed {
 			continue
 		}
-		line, ok := lines[i]
-		if !ok {
-			line = verify.Opened{Pos: r.Head.Pos, Absent: verify.AbsentErased}
+		line := verify.Opened{Pos: r.Head.Pos, Absent: verify.AbsentErased}
+		if p, ok := parts[i]; ok {
+			if err := r.CheckSealed(p.Salt, p.Bytes); err != nil {
+				return fmt.Errorf("opening record %s: %w", r.Head.Pos, err)
+			}
+			line = verify.NewOpened(r.Head.Pos, p.Salt, p.Bytes)
 		}
 		if err := m.spools.append(verify.SealedFile, line.Encode(), 1); err != nil {
 			return err

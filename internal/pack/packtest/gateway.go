@@ -203,6 +203,12 @@ func (g *Gateway) Own(t evidence.Type, body any) evidence.Position {
 	return d.Head.Pos
 }
 
+// OwnRecord records a draft outside sessions, for heads that say more.
+func (g *Gateway) OwnRecord(d *evidence.Draft) evidence.Position {
+	g.Record(g.own, d)
+	return d.Head.Pos
+}
+
 func policyFiles() []evidence.File { return []evidence.File{{Name: "roles.cedar", Text: Policy}} }
 
 // Organise brings configuration, policy, one agent with a key, and a grant on
@@ -319,7 +325,7 @@ func (g *Gateway) Open(agent, resource string) *Session {
 	d.Head.Key = g.slots
 	g.Record(s.scope, d)
 	s.Record(&evidence.Draft{Head: evidence.Head{Type: evidence.SessionUpstream, Agent: agent, Resource: resource}, Body: evidence.EncodeBody(evidence.SessionUpstreamBody{
-		Local: fmt.Sprintf("198.51.100.1:%d", 1024+g.slots%60000), Remote: "198.51.100.9:5432", Server: "15.20", System: "7000000000000000001", PID: uint32(g.slots),
+		Local: fmt.Sprintf("198.51.100.1:%d", 1024+g.slots%60000), Remote: "198.51.100.9:5432", Server: "15.20", TLS: "TLS 1.3", System: "7000000000000000001", PID: uint32(g.slots),
 	})})
 	return s
 }
@@ -589,7 +595,7 @@ func (g *Gateway) Source(witnesses ...note.Signer) pack.Source {
 	signed, err := note.Sign(&note.Note{Text: cp.Text()}, append([]note.Signer{g.signer}, witnesses...)...)
 	must(err)
 	g.tiles[ledger.CheckpointPath] = &fstest.MapFile{Data: signed}
-	return pack.Source{Archive: archive{g.blocks}, Log: g.tiles, Seeds: g, Signer: g.signer, Stamps: g.stamps}
+	return pack.Source{Archive: archive{g.blocks}, Log: g.tiles, Seeds: g, Sealed: sealed{g}, Signer: g.signer, Stamps: g.stamps}
 }
 
 // BodySeed implements pack.Seeds.
