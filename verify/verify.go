@@ -109,15 +109,15 @@ type link struct {
 // that can't be used. Whatever is wrong with the pack is in the report, and with
 // the samples that were drawn of it.
 func Pack(pack fs.FS, t Trust, samples ...*Sampled) (*Report, error) {
-	return verifyPack(pack, t, true, nil, samples)
+	return verifyPack(pack, t, true, samples, nil)
 }
 
 // PackWith is Pack, and tells how many of the range's records have been read.
 func PackWith(progress func(done, total uint64), pack fs.FS, t Trust, samples ...*Sampled) (*Report, error) {
-	return verifyPack(pack, t, true, progress, samples)
+	return verifyPack(pack, t, true, samples, progress)
 }
 
-func verifyPack(pack fs.FS, t Trust, remember bool, progress func(done, total uint64), samples []*Sampled) (*Report, error) {
+func verifyPack(pack fs.FS, t Trust, remember bool, samples []*Sampled, progress func(done, total uint64)) (*Report, error) {
 	if err := t.check(); err != nil {
 		return nil, err
 	}

@@ -115,7 +115,7 @@ type counts struct {
 	transactions, resolutions                                           uint64
 	approvalsAsked, approvalsDecided, approvalsUsed                     uint64
 	violations, unseparated, kills, acks, down                          uint64
-	unsealed, packs                                                     uint64
+	reads, unsealed, packs                                              uint64
 }
 
 // NewFold returns a fold whose rows go to out.
@@ -236,6 +236,8 @@ func (f *Fold) record(r *evidence.Record) error {
 		return f.gatewayStart(r)
 	case evidence.SessionStart:
 		return f.sessionStart(r)
+	case evidence.CommandContent:
+		return f.content(r)
 	case evidence.SessionUpstream, evidence.SessionNote, evidence.SessionEnd, evidence.TxEnd:
 		return f.ofSession(r)
 	case evidence.Authn:

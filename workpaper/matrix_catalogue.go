@@ -100,7 +100,7 @@ func Artifacts() []Artifact {
 		{"E19", "Monitoring and alerts", "pop/" + alertsTable},
 		{"E20", "Incidents", ""},
 		{"E21", "Bypass of the gateway", ""},
-		{"E22", "Access to the evidence", "pop/" + readsTable},
+		{"E22", "Access to the evidence", "pop/" + readersTable},
 	}
 }
 
@@ -318,6 +318,5 @@ var populationOf = map[string]string{
 	"access.revoked": grantsTable, "access.lag": sessionsTable,
 	"alert.raised": alertsTable, "alert.acknowledged": alertsTable, "alert.heard": alertsTable,
 	"session.principal": sessionsTable, "session.encrypted": sessionsTable, "credential.age": credentialsTable, "grant.unused": usedTable,
-	"evidence.readers": readsTable,
-	"evidence.purpose": readsTable,
+	"evidence.readers": readersTable, "evidence.purpose": readersTable,
 }

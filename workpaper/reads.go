@@ -1,32 +1,37 @@
 package workpaper
 
 import (
-	"cmp"
 	"strings"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 )
 
-// readsPopulation is who read evidence, exported it, or had sealed parts opened.
-func readsPopulation() Table {
-	return Table{Name: readsTable, Columns: columns("pos:n", "at:t", "kind:n", "level:n", "reader", "read_by", "read_via", "purpose", "object",
+// readersPopulation is the population of who read evidence, exported it, or had sealed
+// parts opened.
+func readersPopulation() Table {
+	return Table{Name: readersTable, Columns: columns("pos:n", "at:t", "kind:n", "level:n", "reader", "read_by", "read_via", "purpose", "object",
 		"from", "to", "manifest", "sample", "recipient", "records:#", "unsealed")}
 }
 
-// evidenceRead writes the row of a reading or an export of evidence, and checks
-// that what was opened went to somebody for something.
+// evidenceRead writes the row of a reading or an export, and checks that what
+// was opened went to somebody for something.
 func (f *Fold) evidenceRead(r *evidence.Record) error {
 	h := &r.Head
-	f.counts.exports++
-	f.tests.readers.Population++
 	var b evidence.ReadBody
-	if !f.decode(r, &b) {
-		return nil
+	f.decode(r, &b)
+	if h.Type == evidence.PackExport {
+		f.counts.exports++
+	} else {
+		f.counts.reads++
 	}
+	f.tests.readers.Population++
 	if b.By.Person.ID == "" || b.Object == "" {
 		f.tests.readers.Except(h.Pos, "does not say who read what: by %.80q, of %.80q", b.By.Person.ID, b.Object)
 	}
-	reader, records := cmp.Or(b.Reader, b.By.Person.ID), ""
+	reader, records := b.Reader, ""
+	if reader == "" {
+		reader = b.By.Person.ID
+	}
 	if b.Level == "L2" || b.Level == "L3" {
 		f.tests.opened.Population++
 		if strings.TrimSpace(b.Purpose) == "" || strings.TrimSpace(reader) == "" {
@@ -41,7 +46,7 @@ func (f *Fold) evidenceRead(r *evidence.Record) error {
 	for i, p := range b.Records {
 		names[i] = pos(p)
 	}
-	return f.row(readsTable, pos(h.Pos), f.clock.format(h.Time), string(h.Type), b.Level, reader, b.By.Person.ID, b.By.Via, b.Purpose, b.Object,
+	return f.row(readersTable, pos(h.Pos), f.clock.format(h.Time), string(h.Type), b.Level, reader, b.By.Person.ID, b.By.Via, b.Purpose, b.Object,
 		b.From, b.To, b.Manifest, b.Sample, b.Recipient, records, strings.Join(names, " "))
 }
 
@@ -50,6 +55,6 @@ func (f *Fold) packMade(r *evidence.Record) error {
 	var b evidence.PackMadeBody
 	f.decode(r, &b)
 	f.counts.packs++
-	return f.row(readsTable, pos(r.Head.Pos), f.clock.format(r.Head.Time), string(r.Head.Type), b.Level, "", b.By.Person.ID, b.By.Via, "", pos(r.Head.Of),
+	return f.row(readersTable, pos(r.Head.Pos), f.clock.format(r.Head.Time), string(r.Head.Type), b.Level, "", b.By.Person.ID, b.By.Via, "", pos(r.Head.Of),
 		"", "", b.Manifest, "", "", "", "")
 }

@@ -136,7 +136,7 @@ func settingsOf(c *config.Config, live *atomic.Pointer[inForce]) (gateway.Settin
 			MaxUnsealedAge: c.Sealing.MaxUnsealedAge, MaxUnsealedBytes: int64(c.Sealing.MaxUnsealedBytes),
 		},
 		Listening: []string{c.Admin.Socket, c.Admin.HTTPS.Address, c.Metrics.Address},
-		InForce:   func() { live.Store(&inForce{c, services, serversOf(c), endpointsOf(c)}) },
+		InForce:   func() { live.Store(&inForce{c, services, serversOf(c), endpointsOf(c), clustersOf(c)}) },
 	}
 	if s.Witnesses, err = witnessesOf(c.Log); err != nil {
 		return gateway.Settings{}, err
@@ -149,6 +149,10 @@ func settingsOf(c *config.Config, live *atomic.Pointer[inForce]) (gateway.Settin
 		return gateway.Settings{}, err
 	}
 	s.Telling = fmt.Sprintf("%+v", c.Alerts)
+	if s.Sinks, err = sinksOf(c.Sinks); err != nil {
+		return gateway.Settings{}, err
+	}
+	s.Sinking = fmt.Sprintf("%+v", c.Sinks)
 	for _, p := range c.People {
 		s.People = append(s.People, p.Evidence())
 	}

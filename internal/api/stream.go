@@ -22,6 +22,7 @@ type Event struct {
 
 	Pack       *Pack       `json:"pack,omitempty" doc:"result of create-pack"`
 	Unsealed   *Unsealed   `json:"unsealed,omitempty" doc:"result of unseal-sample"`
+	Export     *Export     `json:"export,omitempty" doc:"result of export-ocsf"`
 	Fsck       *FsckReport `json:"fsck,omitempty" doc:"result of log-fsck"`
 	Transcript *Transcript `json:"transcript,omitempty" doc:"result of transcript"`
 	Problem    *Problem    `json:"problem,omitempty"`

@@ -40,6 +40,7 @@ type Config struct {
 	Limits       Limits     `yaml:"limits"`
 	Sealing      Sealing    `yaml:"sealing"`
 	Alerts       Alerts     `yaml:"alerts"`
+	Sinks        []Sink     `yaml:"sinks"` // that are delivered the log as it grows
 
 	file string
 	text []byte
@@ -145,6 +146,7 @@ type Resource struct {
 	Upstream   Upstream          `yaml:"upstream"`
 	HTTP       HTTP              `yaml:"http"`
 	MCP        MCP               `yaml:"mcp"`
+	Kubernetes Kubernetes        `yaml:"kubernetes"`
 	Durability string            `yaml:"durability"` // of reads: DurabilityPower or DurabilityProcess
 	Labels     map[string]string `yaml:"labels"`
 
@@ -184,6 +186,17 @@ type MCP struct {
 	TrustAnnotations bool              `yaml:"trust_annotations"` // a tool that says it only reads is a read
 	Match            []string          `yaml:"match"`             // JSON pointers into arguments; policy sees the values
 	MessageBytes     Size              `yaml:"message_bytes"`     // largest message, either way
+}
+
+// Kubernetes says which requests are meant for a cluster, and as whom agents
+// come to it.
+type Kubernetes struct {
+	Hosts      []string `yaml:"hosts"`       // that requests name; none is any that no other cluster has
+	Prefix     string   `yaml:"prefix"`      // of the path; taken off before the request goes on
+	Host       string   `yaml:"host"`        // that the API server is asked for; default: its address
+	UserPrefix string   `yaml:"user_prefix"` // put before an agent's id to make the user
+	Groups     []string `yaml:"groups"`      // that all agents are in
+	Extra      bool     `yaml:"extra"`       // the cluster is also told session, principal and ticket
 }
 
 // Endpoint is several resources of the protocol mcp that agents see as one

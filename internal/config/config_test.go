@@ -126,6 +126,17 @@ func TestFull(t *testing.T) {
 				MCP:        MCP{Prefix: "/search", Endpoint: "/api/mcp", Host: "search.example.com", Identity: true, Accept: AcceptAll, MessageBytes: 8 << 20},
 				Durability: DurabilityPower,
 			},
+			{
+				Name: "prod", Protocol: "kubernetes", Upstream: Upstream{
+					Address: "kube.example.com:6443", TLS: UpstreamTLS{Mode: TLSVerifyFull, CA: dir + "/kube-ca.pem"},
+					Header: UpstreamHeader{Name: "Authorization", Prefix: "Bearer ", Value: Secret{File: dir + "/secrets/kube"}},
+				},
+				Kubernetes: Kubernetes{
+					Hosts: []string{"kube.gw.example.com"}, Prefix: "/prod", Host: "kube.example.com",
+					UserPrefix: "agent:", Groups: []string{"agents"}, Extra: true,
+				},
+				Durability: DurabilityPower,
+			},
 		},
 		Endpoints: []Endpoint{{
 			Hosts: []string{"tools.gw.example.com"}, Prefix: "/all", Members: map[string]string{"files": "files", "web-search": "search"},
@@ -133,6 +144,14 @@ func TestFull(t *testing.T) {
 		Issuer:   "https://gateway.example.com:8443",
 		Policies: dir + "/policies",
 		Limits:   Limits{Sessions: 10, SessionsPerAgent: 2, TokenTTL: 5 * time.Minute, Handshake: 3 * time.Second, SessionIdle: time.Minute, MessageBytes: 1 << 20},
+		Sinks: []Sink{
+			{
+				Name: "siem", URL: "https://siem.example.com/in", CA: dir + "/siem.pem", From: "2026-11-01",
+				Header: UpstreamHeader{Name: "Authorization", Prefix: "Bearer ", Value: Secret{File: dir + "/secrets/siem"}},
+			},
+			{Name: "collector", Syslog: "tls://logs.example.com:6514"},
+			{Name: "lines", File: dir + "/events.jsonl"},
+		},
 		Alerts: Alerts{
 			Webhooks: []Webhook{{
 				URL: "https://hooks.example.com/exhibit", Least: "medium",

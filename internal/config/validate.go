@@ -40,6 +40,7 @@ func (c *Config) complete(d *decoder, dir string) {
 		r := &c.Resources[i]
 		paths = append(paths, &r.Upstream.Password.File, &r.Upstream.TLS.CA, &r.Upstream.TLS.Cert, &r.Upstream.TLS.Key,
 			&r.Upstream.Header.Value.File, &r.Upstream.OAuth.ClientSecret.File, &r.HTTP.OpenAPI, &r.MCP.Dir)
+		completeKubernetes(d, fmt.Sprintf("resources[%d].kubernetes", i), r)
 		c.completeMCP(d, fmt.Sprintf("resources[%d].mcp", i), r, dir)
 		if !d.has(fmt.Sprintf("resources[%d].durability", i)) {
 			r.Durability = DurabilityPower
@@ -53,6 +54,9 @@ func (c *Config) complete(d *decoder, dir string) {
 	}
 	for i := range c.Alerts.Webhooks {
 		paths = append(paths, &c.Alerts.Webhooks[i].Header.Value.File)
+	}
+	for i := range c.Sinks {
+		paths = append(paths, &c.Sinks[i].File, &c.Sinks[i].CA, &c.Sinks[i].Header.Value.File)
 	}
 	for _, p := range paths {
 		if *p != "" && !filepath.IsAbs(*p) {
@@ -125,6 +129,7 @@ func (c *Config) validate(d *decoder) {
 	c.validateIssuer(d)
 	c.validateNumbers(d)
 	c.validateAlerts(d)
+	c.validateSinks(d)
 }
 
 // required reports a value that is missing or holds what can't be shown.
@@ -384,6 +389,7 @@ func (c *Config) validateResources(d *decoder) {
 		}
 		c.validateHTTP(d, at, r)
 		c.validateMCP(d, at, i)
+		c.validateKubernetes(d, at, i)
 		if u.Password.File != "" && u.Password.Env != "" {
 			d.fail(at+".upstream.password", "password has both file and env", "keep one")
 		}
@@ -400,7 +406,7 @@ func (c *Config) validateResources(d *decoder) {
 }
 
 // overHTTP are the protocols above HTTP.
-var overHTTP = []string{"http", "mcp"}
+var overHTTP = []string{"http", "mcp", "kubernetes"}
 
 func (c *Config) validateHTTP(d *decoder, at string, r Resource) {
 	u, h := r.Upstream, r.HTTP
@@ -580,7 +586,7 @@ func (d *decoder) name(path, what, v string, seen map[string]bool) {
 }
 
 // protocols are those that a listener or a resource may name.
-var protocols = []string{"postgres", "http", "mcp"}
+var protocols = []string{"postgres", "http", "mcp", "kubernetes"}
 
 func (d *decoder) protocol(path, v string) {
 	for _, p := range protocols {

@@ -60,6 +60,7 @@ func (g *Gateway) LogStatus(context.Context) (api.LogStatus, error) {
 		}
 		s.Authorities = append(s.Authorities, out)
 	}
+	s.Sinks = g.apiSinks()
 	if st.Witnessed.Err != nil && s.Problem == "" {
 		s.Problem = "keeping the witnessed checkpoint: " + st.Witnessed.Err.Error()
 	}
