@@ -115,7 +115,7 @@ type counts struct {
 	transactions, resolutions                                           uint64
 	approvalsAsked, approvalsDecided, approvalsUsed                     uint64
 	violations, unseparated, kills, acks, down                          uint64
-	reads, unsealed, packs                                              uint64
+	reads, unsealed, packs, holds, erased                               uint64
 }
 
 // NewFold returns a fold whose rows go to out.
@@ -376,6 +376,8 @@ func (f *Fold) controlInRange(r *evidence.Record) error {
 	switch r.Head.Type {
 	case evidence.PolicyChange, evidence.ConfigChange, evidence.LogKey:
 		return f.change(r)
+	case evidence.LogHold, evidence.Redaction:
+		return f.kept(r)
 	case evidence.AgentDisable:
 		f.retired(r)
 	case evidence.GrantRemove, evidence.CredentialRevoke:

@@ -236,6 +236,7 @@ func (a *routes) register() {
 	a.registerPolicies()
 	a.registerPacks()
 	a.registerSamples()
+	a.registerKeeping()
 	a.registerAlerts()
 	handle(a, operation{id: "list-sessions", method: "GET", path: "/v1/sessions", tag: "sessions", summary: "Live sessions"},
 		func(ctx context.Context, _ *struct{}) (*list[Session], error) {
@@ -352,7 +353,7 @@ func (a *routes) registerApprovals() {
 		ID string `path:"id"`
 	}
 	type query struct {
-		Kind string `query:"kind" enum:"grant,policy,command" doc:"only of this kind"`
+		Kind string `query:"kind" enum:"grant,policy,command,erasure" doc:"only of this kind"`
 		All  bool   `query:"all" doc:"those that have ended too"`
 	}
 	type answering struct {
