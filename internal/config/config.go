@@ -242,6 +242,9 @@ type Upstream struct {
 
 	Header UpstreamHeader `yaml:"header"` // of protocols above HTTP: what proves the account there
 	OAuth  UpstreamOAuth  `yaml:"oauth"`  // or where to get that from
+
+	Kubeconfig string `yaml:"kubeconfig"` // of clusters: the file where all of this stands instead
+	Context    string `yaml:"context"`    // of it; default: its current one
 }
 
 // UpstreamHeader is a field that proves the account to an upstream.

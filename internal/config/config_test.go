@@ -137,6 +137,10 @@ func TestFull(t *testing.T) {
 				},
 				Durability: DurabilityPower,
 			},
+			{
+				Name: "test", Protocol: "kubernetes", Upstream: Upstream{Kubeconfig: dir + "/kube/test.config", Context: "test", TLS: UpstreamTLS{Mode: TLSVerifyFull}},
+				Kubernetes: Kubernetes{Prefix: "/test", UserPrefix: "exhibit:", Groups: []string{"exhibit:agents"}}, Durability: DurabilityPower,
+			},
 		},
 		Endpoints: []Endpoint{{
 			Hosts: []string{"tools.gw.example.com"}, Prefix: "/all", Members: map[string]string{"files": "files", "web-search": "search"},

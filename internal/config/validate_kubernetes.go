@@ -30,6 +30,9 @@ func (c *Config) validateKubernetes(d *decoder, at string, i int) {
 	k, upstream := r.Kubernetes, at+".upstream"
 	at += ".kubernetes"
 	if r.Protocol != "kubernetes" {
+		if d.has(upstream + ".kubeconfig") {
+			d.fail(upstream+".kubeconfig", "kubeconfig is for resources of the protocol kubernetes", "")
+		}
 		if d.has(at) {
 			d.fail(at, "kubernetes is for resources of the protocol kubernetes", "")
 		}
@@ -39,6 +42,14 @@ func (c *Config) validateKubernetes(d *decoder, at string, i int) {
 	d.prefix(at+".prefix", k.Prefix)
 	if r.Upstream.User != "" || !r.Upstream.Password.IsZero() {
 		d.fail(upstream, "API servers know no passwords", "use header: {name: Authorization, prefix: 'Bearer ', value: {file: FILE}} with a service account's token, or tls: {cert: FILE, key: FILE}")
+	}
+	for _, key := range []string{"address", "tls", "header", "oauth"} {
+		if r.Upstream.Kubeconfig != "" && d.has(upstream+"."+key) {
+			d.fail(upstream+"."+key, key+" stands in the kubeconfig already", "keep one")
+		}
+	}
+	if r.Upstream.Context != "" && r.Upstream.Kubeconfig == "" {
+		d.fail(upstream+".context", "context is one of a kubeconfig", "name the file: kubeconfig: FILE")
 	}
 	const own = "the cluster's own users and groups are not an agent's: user_prefix keeps agents apart from them"
 	if !account.MatchString(k.UserPrefix) || strings.HasPrefix(k.UserPrefix, "system:") {
