@@ -374,6 +374,9 @@ func (g *Gateway) boot(ctx context.Context, past *recorder.Past, registry *decis
 	if err != nil {
 		return err
 	}
+	if err := g.erase(); err != nil {
+		return err
+	}
 	if open > 0 {
 		g.log.Warn("the gateway did not stop in good order", "sessions_ended", open, "commands_in_doubt", doubts, "last", past.Last.String())
 	}
