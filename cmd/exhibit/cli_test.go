@@ -56,7 +56,9 @@ func TestScripts(t *testing.T) {
 		},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("UID", strconv.Itoa(os.Getuid()))
-			return nil
+			packs, err := filepath.Abs("../../verify/testdata")
+			e.Setenv("PACKS", packs)
+			return err
 		},
 	})
 }
