@@ -56,7 +56,7 @@ func TestScripts(t *testing.T) {
 		},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("UID", strconv.Itoa(os.Getuid()))
-			packs, err := filepath.Abs("../../verify/testdata")
+			packs, err := filepath.Abs("../../verify/testdata") // published test vectors
 			e.Setenv("PACKS", packs)
 			return err
 		},
@@ -553,7 +553,15 @@ func (g *memory) CreatePack(_ context.Context, r api.PackRequest, _ evidence.By,
 	if r.Purpose == "break" {
 		return api.Pack{}, errors.New("block 3 is damaged")
 	}
-	return api.Pack{From: "gw1.1.0", To: "gw1.1.9", Records: 10, Blocks: 1, Bytes: 6, Digest: "d"}, nil
+	return api.Pack{From: "gw1.1.0", To: "gw1.1.9", Records: 10, Blocks: 1, Bytes: 6, Digest: "d", Made: "gw1.1.11"}, nil
+}
+
+func (g *memory) UnsealSample(_ context.Context, r api.UnsealRequest, _ evidence.By, w io.Writer) (api.Unsealed, error) {
+	if r.Reader == "break" {
+		return api.Unsealed{}, api.Unavailable("the read cannot be recorded, so nothing is opened", "")
+	}
+	_, err := fmt.Fprintln(w, "an answer to", r.Sample, "for", r.Recipient, r.Records)
+	return api.Unsealed{Made: "gw1.2.5", Read: "gw1.2.9", Records: len(r.Records), Blocks: 9}, err
 }
 
 func (g *memory) ExportOCSF(_ context.Context, r api.Range, _ evidence.By, w io.Writer, _ func(api.Progress)) (api.Export, error) {

@@ -183,6 +183,12 @@ func (g *gateway) CreatePack(_ context.Context, r PackRequest, by evidence.By, w
 	}
 	return ask[Pack](g, r, by)
 }
+func (g *gateway) UnsealSample(_ context.Context, r UnsealRequest, by evidence.By, w io.Writer) (Unsealed, error) {
+	if _, err := w.Write(g.pack); err != nil {
+		return Unsealed{}, err
+	}
+	return ask[Unsealed](g, r, by)
+}
 func (g *gateway) Alerts(_ context.Context, r Range, open bool, _ evidence.By) ([]Alert, error) {
 	return ask[[]Alert](g, r, open)
 }

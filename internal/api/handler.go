@@ -235,6 +235,7 @@ func (a *routes) register() {
 	a.registerControl()
 	a.registerPolicies()
 	a.registerPacks()
+	a.registerSamples()
 	a.registerAlerts()
 	handle(a, operation{id: "list-sessions", method: "GET", path: "/v1/sessions", tag: "sessions", summary: "Live sessions"},
 		func(ctx context.Context, _ *struct{}) (*list[Session], error) {

@@ -767,6 +767,9 @@ type Packs interface {
 	// CreatePack writes a pack to w, and says how far it is. The export is
 	// recorded before the first byte leaves.
 	CreatePack(ctx context.Context, r PackRequest, by evidence.By, w io.Writer, progress func(Progress)) (Pack, error)
+	// UnsealSample writes what is sealed of a sample to w, encrypted to the
+	// auditor. That is recorded, and in the log, before anything is opened.
+	UnsealSample(ctx context.Context, r UnsealRequest, by evidence.By, w io.Writer) (Unsealed, error)
 	// ExportOCSF writes the records of a range to w as events, one a line. The
 	// read is recorded before the first byte leaves.
 	ExportOCSF(ctx context.Context, r Range, by evidence.By, w io.Writer, progress func(Progress)) (Export, error)
@@ -801,6 +804,9 @@ type Pack struct {
 	Blocks  uint64 `json:"blocks"`
 	Bytes   uint64 `json:"bytes"`
 	Digest  string `json:"digest" doc:"SHA-256 of its bytes, hex"`
+
+	Manifest string `json:"manifest" doc:"SHA-256 of its manifest, hex"`
+	Made     string `json:"made" doc:"position of the record that has that"`
 
 	Cosignatures int    `json:"cosignatures" doc:"of witnesses, under its checkpoint"`
 	Unwitnessed  string `json:"unwitnessed,omitempty" doc:"why it lacks a quorum of them"`

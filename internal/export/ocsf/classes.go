@@ -97,6 +97,7 @@ var mappings = map[evidence.Type]mapping{
 	evidence.AlertAck:       {detection, activity{3, "Close"}, (*maker).alertAck},
 	evidence.EvidenceRead:   {apiActivity, activity{2, "Read"}, (*maker).evidenceRead},
 	evidence.PackExport:     {apiActivity, activity{2, "Read"}, (*maker).evidenceRead},
+	evidence.PackMade:       {apiActivity, activity{2, "Read"}, (*maker).packMade},
 	evidence.LogBackup:      {apiActivity, activity{2, "Read"}, (*maker).logBackup},
 }
 

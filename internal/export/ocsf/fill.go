@@ -571,6 +571,27 @@ func (k *maker) evidenceRead() error {
 	k.unmapped("level", b.Level)
 	k.unmapped("from", b.From)
 	k.unmapped("to", b.To)
+	k.unmapped("reader", b.Reader)
+	k.unmapped("recipient", b.Recipient)
+	k.unmapped("sample", b.Sample)
+	k.unmapped("manifest", b.Manifest)
+	k.list("records", positions(b.Records))
+	return nil
+}
+
+func positions(list []evidence.Position) (texts []string) {
+	for _, p := range list {
+		texts = append(texts, p.String())
+	}
+	return texts
+}
+
+func (k *maker) packMade() error {
+	b := body[evidence.PackMadeBody](k)
+	k.asks(b.By)
+	k.e.Resources = []resource{{Name: "pack", Type: "evidence"}}
+	k.unmapped("manifest", b.Manifest)
+	k.unmapped("level", b.Level)
 	return nil
 }
 
