@@ -60,7 +60,7 @@ type service struct {
 	submit int
 
 	deleted map[string]any // dates by name
-	broken []string // what a request did wrong
+	broken  []string       // what a request did wrong
 }
 
 const secret = "k3y s3cret"
