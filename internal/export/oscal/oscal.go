@@ -157,7 +157,7 @@ func (m *maker) metadata(title string) map[string]any {
 	return map[string]any{
 		"title": line(title), "last-modified": m.m.Params.To, "version": "1", "oscal-version": Version,
 		"roles":               []any{map[string]any{"id": "management", "title": "Management of the organisation"}},
-		"parties":             []any{map[string]any{"uuid": org, "type": "organization", "name": text(m.m.Organisation)}},
+		"parties":             []any{map[string]any{"uuid": org, "type": "organization", "name": orElse(plain(m.m.Organisation), "none")}},
 		"responsible-parties": []any{map[string]any{"role-id": "management", "party-uuids": []any{org}}},
 		"remarks":             "Management evidence. It was made by the organisation's own gateway and re-performed by its verifier, from the pack alone. It is not an assessor's work and no opinion. " + m.r.Integrity,
 	}
@@ -287,12 +287,11 @@ func (m *maker) agents() (list []any, err error) {
 		if id == "" || len(list) == mostListed {
 			return
 		}
-		user := map[string]any{"uuid": m.id("user/" + id), "title": line(id), "short-name": text(id)}
+		user := map[string]any{"uuid": m.id("user/" + id), "title": line(id), "short-name": orElse(plain(id), "none")}
 		if p := cell(row, "purpose"); p != "" {
 			user["description"] = text(p)
 		}
-		user["props"] = props("status", cell(row, "status"), "owner", cell(row, "owner_id"))
-		list = append(list, user)
+		list = append(list, having(user, props("status", cell(row, "status"), "owner", cell(row, "owner_id"))))
 	})
 	return list, err
 }
@@ -306,10 +305,10 @@ func (m *maker) systems() (list []any, err error) {
 			return
 		}
 		seen[name] = true
-		list = append(list, map[string]any{
+		list = append(list, having(map[string]any{
 			"uuid": m.id("component/resource/" + name), "type": "system", "title": line(name), "status": map[string]any{"state": "operational"},
-			"description": "A system that agents reach through the gateway", "props": props("protocol", cell(row, "protocol")),
-		})
+			"description": "A system that agents reach through the gateway",
+		}, props("protocol", cell(row, "protocol"))))
 	})
 	return list, err
 }
@@ -367,6 +366,14 @@ func props(pairs ...string) (list []any) {
 		}
 	}
 	return list
+}
+
+// having adds properties, if there are any: OSCAL has no empty lists.
+func having(thing map[string]any, props []any) map[string]any {
+	if len(props) > 0 {
+		thing["props"] = props
+	}
+	return thing
 }
 
 // plain is a text without markup: visible, on one line, and without a blank at

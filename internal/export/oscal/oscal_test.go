@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
@@ -318,6 +319,33 @@ func TestAnUnsoundPackIsRefused(t *testing.T) {
 	})
 	if !errors.Is(err, ErrUnsound) || len(text) > 0 {
 		t.Errorf("%v, and %d bytes were written", err, len(text))
+	}
+}
+
+// What a table leaves open is absent, not empty.
+func TestWhatIsNotKnownIsAbsent(t *testing.T) {
+	m := &maker{pack: fstest.MapFS{
+		"pop/agents.jsonl":   {Data: []byte(`{"agent_id":"a_b","purpose":null}` + "\n")},
+		"pop/sessions.jsonl": {Data: []byte(`{"resource":"orders","protocol":null}` + "\n" + `{"resource":"orders"}` + "\n" + `{"resource":null}` + "\n")},
+	}}
+	agents, err := m.agents()
+	if err != nil {
+		t.Fatal(err)
+	}
+	systems, err := m.systems()
+	if err != nil {
+		t.Fatal(err)
+	}
+	exports, err := m.exports() // its table isn't there
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal([]any{agents, systems})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(agents) != 1 || len(systems) != 1 || len(exports) != 0 || bytes.Contains(b, []byte("null")) || bytes.Contains(b, []byte("props")) || !bytes.Contains(b, []byte(`"short-name":"a_b"`)) {
+		t.Errorf("%s", b)
 	}
 }
 
