@@ -129,4 +129,6 @@ func TestASinkLosesNothing(t *testing.T) {
 	}
 	t.Logf("%d records arrived as %d events", len(want), s.taken)
 	w.passes()
+	w.must("export", "oscal", w.packed, "--trust", w.path("trust.json"), "-o", w.path("oscal.json"))
+	w.must("push", "vanta", w.packed, "--document", "access-reviews", "--dry-run")
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -10,10 +11,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/exhibit-gateway/exhibit/internal/api"
+	"github.com/exhibit-gateway/exhibit/internal/export/oscal"
+	"github.com/exhibit-gateway/exhibit/verify"
 )
 
 func newExport(a *app) *cobra.Command {
-	return group(groupEvidence, "export", "Evidence in the forms of others", newExportOCSF(a))
+	return group(groupEvidence, "export", "Evidence in the forms of others", newExportOCSF(a), newExportOSCAL(a))
 }
 
 func newExportOCSF(a *app) *cobra.Command {
@@ -81,4 +84,76 @@ func newFile(name string, write func(io.Writer) error) error {
 		return errors.Join(err, os.Remove(part))
 	}
 	return os.Rename(part, name)
+}
+
+func newExportOSCAL(a *app) *cobra.Command {
+	var trustFile, tsaCA, output string
+	c := &cobra.Command{
+		Use: "oscal PACK --trust FILE [--tsa-ca FILE] [-o FILE]", Short: "What a pack shows, as OSCAL assessment results", Args: exactly("PACK"),
+		Long: `Verifies a pack as exhibit verify does, and writes what was found as assessment
+results of OSCAL 1.2: an observation of each check and control test, a finding of
+each that had something to test. It is management's evidence, never an opinion. A
+pack whose integrity fails is refused. docs/spec/oscal.md says what stands where.
+
+It needs no gateway. The same pack and the same trust give the same bytes.`,
+		Example: `  exhibit export oscal h1.zip --trust trust.json -o h1-oscal.json`,
+		RunE: func(_ *cobra.Command, args []string) error {
+			if trustFile == "" {
+				return usagef("exhibit export oscal needs --trust: what you believe, as exhibit verify has it")
+			}
+			if output == "" {
+				return a.oscal(args[0], trustFile, tsaCA, a.out)
+			}
+			return newFile(output, func(f io.Writer) error { return a.oscal(args[0], trustFile, tsaCA, f) })
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&trustFile, "trust", "", "file of the log's key, witnesses and checkpoints that you believe")
+	f.StringVar(&tsaCA, "tsa-ca", "", "PEM file of the roots of the time stamp authorities that you believe")
+	f.StringVarP(&output, "output", "o", "", "file to write; must not exist (default: standard output)")
+	return c
+}
+
+func (a *app) oscal(path, trustFile, tsaCA string, w io.Writer) error {
+	trust, err := trustOf(trustFile, tsaCA)
+	if err != nil {
+		return err
+	}
+	p, closer, err := verify.Open(path)
+	if err != nil {
+		return err
+	}
+	progress, done := a.tracker()
+	r, err := verify.PackWith(func(n, total uint64) { progress(api.Progress{Stage: "verifying the pack", Done: n, Total: total}) }, p, trust)
+	done()
+	if err == nil {
+		err = oscal.Results(w, p, r)
+	}
+	if errors.Is(err, oscal.ErrUnsound) {
+		err = hinted{err, "exhibit verify " + path + " --trust " + trustFile + " says what is wrong with it"}
+	}
+	return errors.Join(err, closer.Close())
+}
+
+// trustOf reads what a verifier believes.
+func trustOf(file, tsaCA string) (t verify.Trust, err error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return t, fmt.Errorf("reading the trust file: %w", err)
+	}
+	f, err := verify.ParseTrustFile(text)
+	if err != nil {
+		return t, err
+	}
+	if t, err = f.Trust(); err != nil || tsaCA == "" {
+		return t, err
+	}
+	pem, err := os.ReadFile(tsaCA)
+	if err != nil {
+		return t, fmt.Errorf("reading the time stamp authorities' roots: %w", err)
+	}
+	if t.TSA = x509.NewCertPool(); !t.TSA.AppendCertsFromPEM(pem) {
+		return t, fmt.Errorf("%s holds no certificate in PEM", tsaCA)
+	}
+	return t, nil
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -301,26 +300,17 @@ age recipient. L2 is L1 with what is sealed of a sample: see exhibit unseal.`,
 	return group(groupEvidence, "pack", "Make evidence packs", create)
 }
 
-// createPack writes to a file beside the output and renames it at the end, so
-// that a pack that was cut off is never taken for one.
-func (a *app) createPack(cmd *cobra.Command, c *api.Client, r api.PackRequest, output string) (err error) {
-	if _, err := os.Lstat(output); err == nil {
-		return hinted{fmt.Errorf("%s exists", output), "a pack is never overwritten: choose another name"}
-	}
-	part := output + ".part"
-	w, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+// createPack writes a pack to a new file.
+func (a *app) createPack(cmd *cobra.Command, c *api.Client, r api.PackRequest, output string) error {
+	var p api.Pack
+	err := newFile(output, func(w io.Writer) (err error) {
+		progress, done := a.tracker()
+		defer done()
+		p, err = c.CreatePack(cmd.Context(), r, w, progress)
+		return err
+	})
 	if err != nil {
-		return fmt.Errorf("creating the pack's file: %w", err)
-	}
-	progress, done := a.tracker()
-	p, err := c.CreatePack(cmd.Context(), r, w, progress)
-	done()
-	err = errors.Join(err, w.Sync(), w.Close())
-	if err == nil {
-		err = os.Rename(part, output)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(part))
+		return err
 	}
 	a.say("Wrote %s: %s to %s, %d records in %d blocks, %d bytes", output, p.From, p.To, p.Records, p.Blocks, p.Bytes)
 	a.say("SHA-256 %s", p.Digest)

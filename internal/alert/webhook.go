@@ -27,7 +27,7 @@ type Refused struct {
 }
 
 // Error says what the answer was.
-func (r *Refused) Error() string { return fmt.Sprintf("the webhook answered %d", r.Status) }
+func (r *Refused) Error() string { return fmt.Sprintf("the other side answered %d", r.Status) }
 
 // NewPoster returns one that follows no redirects. Header, unless nil, proves
 // who the gateway is; config, unless nil, says whom to believe.

@@ -442,6 +442,7 @@ func (g *Gateway) Run(ctx context.Context, others ...func(context.Context) error
 		s.Wait()
 	}
 	stop := g.stop(background, open, cause)
+	g.deliverLast(background)
 	cancel()
 	tasks.Wait()
 	return errors.Join(cause, stop, g.close())
@@ -484,9 +485,6 @@ func (g *Gateway) stop(ctx context.Context, open int, cause error) error {
 	stamping, cancel := context.WithTimeout(ctx, stopStamping)
 	defer cancel()
 	g.sealer.Stamp(stamping, false)
-	delivering, cancel := context.WithTimeout(ctx, lastDelivery)
-	defer cancel()
-	g.sinks.Drain(delivering)
 	return nil
 }
 

@@ -53,6 +53,12 @@ func (g *Gateway) newSinks() *sink.Runner {
 // records. What they haven't taken they get after the next start.
 const lastDelivery = 3 * time.Second
 
+func (g *Gateway) deliverLast(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, lastDelivery)
+	defer cancel()
+	g.sinks.Drain(ctx)
+}
+
 // apiSinks says how it goes with the sinks.
 func (g *Gateway) apiSinks() (list []api.Sink) {
 	for _, s := range g.sinks.Status() {

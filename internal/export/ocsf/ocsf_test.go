@@ -365,3 +365,27 @@ func TestMemoryIsBounded(t *testing.T) {
 		t.Errorf("%d sessions and %d commands are remembered", len(m.sessions), len(m.commands))
 	}
 }
+
+func BenchmarkAppend(b *testing.B) {
+	l := &log{}
+	sess := l.add(evidence.Head{Type: evidence.SessionStart, Agent: "reporter", Resource: "orders"}, evidence.SessionStartBody{Protocol: "postgres", Client: "192.0.2.7:5000"})
+	of := l.add(evidence.Head{Type: evidence.CommandIntent, Session: sess, Agent: "reporter", Resource: "orders", Verb: evidence.VerbRead, Effect: evidence.Allow, Bytes: 80}, evidence.IntentBody{
+		Path: "extended", Parse: evidence.ParseFull, Text: "SELECT abalance FROM pgbench_accounts WHERE aid = $1", Checks: []evidence.Check{{Action: "postgres:select", Object: "public.pgbench_accounts"}},
+		Decision: evidence.Decision{Effect: evidence.Allow, Rules: []string{"reader.0"}, Grants: []string{"gw1.1.4"}, Policy: strings.Repeat("a", 64)},
+	})
+	l.add(evidence.Head{Type: evidence.CommandResult, Session: sess, Of: of, Outcome: evidence.OK, Rows: 1, Reply: 88, Micros: 543}, nil)
+	m := New("example.com/gw1", "1.2.3", l.lookup)
+	var line []byte
+	n := 0
+	for b.Loop() {
+		for _, r := range l.records[1:] {
+			var err error
+			if line, err = m.Append(context.Background(), line[:0], r); err != nil {
+				b.Fatal(err)
+			}
+			n += len(line)
+		}
+	}
+	b.SetBytes(int64(n / b.N))
+	b.ReportMetric(float64(2*b.N)/b.Elapsed().Seconds(), "events/s")
+}
