@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -250,24 +249,4 @@ func TestCancelledPack(t *testing.T) {
 	if _, err := pack.Create(ctx, g.Source(), params(t), io.Discard); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
-}
-
-func BenchmarkCreate(b *testing.B) {
-	g := packtest.New()
-	g.PerBlock = 4000
-	g.Boot()
-	g.Organise("billing-bot", "reader")
-	s := g.Open("billing-bot", "orders")
-	for i := range 25_000 {
-		s.Do(fmt.Sprintf("SELECT %d", i%20), "postgres:select", "public.orders")
-	}
-	s.Close()
-	src := g.Source()
-	b.ResetTimer()
-	for range b.N {
-		if _, err := pack.Create(b.Context(), src, pack.Params{From: at(0), To: at(36000), Temp: b.TempDir()}, io.Discard); err != nil {
-			b.Fatal(err)
-		}
-	}
-	b.ReportMetric(50_000*float64(b.N)/b.Elapsed().Seconds(), "records/s")
 }
