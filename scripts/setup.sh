@@ -52,6 +52,7 @@ if [ "$what" = test ]; then
 	have npm || missing+=(npm)
 	have nginx || missing+=(nginx-light)
 	have sqlite3 || missing+=(sqlite3)            # to tell a witness which logs to follow
+	have mkfs.ext4 || missing+=(e2fsprogs)        # a disk that fails
 	have openssl || missing+=(openssl)            # a time stamp authority
 	have ssh-agent || missing+=(openssh-client)   # which holds the witness's key
 	have soffice || missing+=(libreoffice-calc)   # opens the workbook of a pack

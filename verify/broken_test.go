@@ -499,6 +499,69 @@ var lies = []lie{
 		return finish(g, s)
 	}},
 	{"gateway.digests", "hot-edit", edit(evidence.GatewayStart, func(_ *evidence.Head, b *evidence.GatewayStartBody) { b.Config = "config-2" })},
+	{"session.principal", "for-nobody", edit(evidence.SessionStart, func(_ *evidence.Head, b *evidence.SessionStartBody) { b.PType = "human" })},
+	{"session.encrypted", "agent-in-the-clear", edit(evidence.SessionStart, func(_ *evidence.Head, b *evidence.SessionStartBody) { b.TLS = "" })},
+	{"session.encrypted", "system-in-the-clear", edit(evidence.SessionUpstream, func(_ *evidence.Head, b *evidence.SessionUpstreamBody) { b.TLS = "" })},
+	{"credential.age", "never-replaced", func() *packtest.Gateway {
+		g, s := lasting()
+		s.Close()
+		later(g, 401)
+		return finish(g, g.Open("billing-bot", "orders"))
+	}},
+	{"grant.unused", "for-a-quarter", func() *packtest.Gateway {
+		g, s := lasting()
+		s.Close()
+		later(g, 91)
+		return finish(g, nil)
+	}},
+	{"alert.heard", "nobody-looked", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.Own(evidence.Alert, evidence.AlertBody{Rule: "grammar-killed", Severity: "medium", Trigger: s.ID(), Text: "a statement was not understood in time"})
+		s.Close()
+		later(g, 8)
+		return finish(g, nil)
+	}},
+	{"evidence.readers", "nobody-in-particular", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.Own(evidence.EvidenceRead, evidence.ReadBody{Purpose: "question", Object: "who orders", Level: "L1"})
+		return finish(g, s)
+	}},
+}
+
+// lasting is a shop whose rights last for years.
+func lasting() (*packtest.Gateway, *packtest.Session) {
+	g := packtest.New()
+	g.Change = func(d *evidence.Draft) {
+		var end map[string]any
+		switch d.Head.Type {
+		case evidence.CredentialEnroll:
+			end = map[string]any{"not_after": packtest.Noon + 20_000*packtest.Hour}
+		case evidence.GrantCreate:
+			end = map[string]any{"expires": packtest.Noon + 20_000*packtest.Hour}
+		default:
+			return
+		}
+		var body map[string]any
+		decoder := json.NewDecoder(bytes.NewReader(d.Body))
+		decoder.UseNumber()
+		if err := decoder.Decode(&body); err != nil {
+			panic(err)
+		}
+		maps.Copy(body, end)
+		d.Body = evidence.EncodeBody(body)
+	}
+	g.Boot()
+	g.Organise("billing-bot", "reader")
+	s := g.Open("billing-bot", "orders")
+	s.Do("SELECT ?", "postgres:select", "public.orders")
+	return g, s
+}
+
+// later stops the gateway and starts it again after some days.
+func later(g *packtest.Gateway, days int64) {
+	g.Stop()
+	g.Now += 24 * days * packtest.Hour
+	g.Boot()
 }
 
 // forgery is a good pack that someone changed.
@@ -994,7 +1057,7 @@ func vectors(t testing.TB) (list []vector, packs map[string][]byte) {
 	add("good.zip", "", nil, whole)
 	add("good-part.zip", "", nil, part)
 	for _, l := range lies {
-		add(l.finding+"-"+l.name+".zip", l.finding, nil, create(t, l.log(), at(0), at(36000)))
+		add(l.finding+"-"+l.name+".zip", l.finding, nil, create(t, l.log(), at(0), at(40_000_000)))
 	}
 	for _, set := range []struct {
 		g         *packtest.Gateway

@@ -47,7 +47,9 @@ func Main(name string, args []string, stdout, stderr io.Writer) int {
 		flags.Usage()
 		return ExitUnusable
 	}
-	report, err := verifyFile(paths[0], *trust, *tsaCA, logKeys, *remember)
+	shown := newProgress(stderr)
+	report, err := verifyFile(paths[0], *trust, *tsaCA, logKeys, *remember, shown.tell)
+	shown.clear()
 	if err != nil {
 		fmt.Fprintln(stderr, "error:", err)
 		if errors.Is(err, ErrTrust) {
@@ -80,7 +82,7 @@ func parseArgs(flags *flag.FlagSet, args []string) (paths []string, err error) {
 	}
 }
 
-func verifyFile(path, trustPath, tsaPath string, logKeys []string, remember bool) (*Report, error) {
+func verifyFile(path, trustPath, tsaPath string, logKeys []string, remember bool, tell func(done, total uint64)) (*Report, error) {
 	believed, err := readTrust(trustPath)
 	if err != nil {
 		return nil, err
@@ -100,7 +102,7 @@ func verifyFile(path, trustPath, tsaPath string, logKeys []string, remember bool
 	if err != nil {
 		return nil, err
 	}
-	report, err := Pack(pack, trust)
+	report, err := PackWith(tell, pack, trust)
 	if err := errors.Join(err, closer.Close()); err != nil {
 		return nil, err
 	}

@@ -47,6 +47,9 @@ func ListingPath(name string) string { return "listings/" + name }
 // TranscriptPath is the path of a transcript.
 func TranscriptPath(name string) string { return "transcripts/" + name }
 
+// ControlPath is the path of a table about controls, without its extension.
+func ControlPath(name string) string { return "controls/" + name }
+
 // BlocksPath is the path of the file of blocks first to last of the range.
 func BlocksPath(first, last uint64) string { return fmt.Sprintf("raw/%d-%d.blocks", first, last) }
 

@@ -47,6 +47,7 @@ func Readme(m *Manifest, s *workpaper.Summary) *workpaper.Document {
 	list("summary.xlsx: the populations, listings and tests as tabs of one workbook, with an index.",
 		"pop/: the populations, as CSV for people and spreadsheets and as JSON lines without loss. pop/totals.csv ties them together.",
 		"listings/: who could do what at the first and at the last record of the range.",
+		"controls/: the matrix, which tests stand behind which criterion and what they came to; and each of their exceptions.",
 		"transcripts/: what a session did, in order, as a page, as text and as JSON lines. ▮ sealed marks what is withheld.",
 		"tests.jsonl: the control tests and their exceptions.",
 		"policies/, config/: every text that was in force.",

@@ -61,9 +61,9 @@ func (t *tables) Row(table string, cells []string) error {
 	return nil
 }
 
-// listing compares a whole table.
-func (t *tables) listing(p *workpaper.Table) {
-	t.table(ListingPath(p.Name), p)
+// whole compares a table that has its rows.
+func (t *tables) whole(path string, p *workpaper.Table) {
+	t.table(path, p)
 	for _, r := range p.Rows {
 		if err := t.Row(p.Name, r); err != nil {
 			t.failed(p, err)

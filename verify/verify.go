@@ -65,6 +65,8 @@ func newChecks() *checks {
 
 // verifier is the checking of one pack.
 type verifier struct {
+	progress func(done, total uint64) // of records; nil tells nobody
+
 	trust Trust
 	c     *checks
 	files *files
@@ -99,13 +101,18 @@ type link struct {
 
 // Pack checks a pack. The error is for what leaves nothing to report: trust
 // that can't be used. Whatever is wrong with the pack is in the report.
-func Pack(pack fs.FS, t Trust) (*Report, error) { return verifyPack(pack, t, true) }
+func Pack(pack fs.FS, t Trust) (*Report, error) { return verifyPack(pack, t, true, nil) }
 
-func verifyPack(pack fs.FS, t Trust, remember bool) (*Report, error) {
+// PackWith is Pack, and tells how many of the range's records have been read.
+func PackWith(progress func(done, total uint64), pack fs.FS, t Trust) (*Report, error) {
+	return verifyPack(pack, t, true, progress)
+}
+
+func verifyPack(pack fs.FS, t Trust, remember bool, progress func(done, total uint64)) (*Report, error) {
 	if err := t.check(); err != nil {
 		return nil, err
 	}
-	v := &verifier{trust: t, c: newChecks(), texts: make(map[string]bool), memo: newMemo(remember), leavesAt: 1}
+	v := &verifier{progress: progress, trust: t, c: newChecks(), texts: make(map[string]bool), memo: newMemo(remember), leavesAt: 1}
 	v.files = &files{fs: pack, taken: make(map[string]bool), check: &v.c.digests}
 	v.run()
 	return v.report(), nil
@@ -387,6 +394,9 @@ func (v *verifier) readRange() bool {
 			v.stamped.block(&h)
 			prev, next = &h, next+1
 			records += b.Count
+			if v.progress != nil {
+				v.progress(records, v.m.Range.Records)
+			}
 			for i := range b.Records {
 				v.key(b.Block, &b.Records[i])
 				if !v.commitment(&b.Records[i], false) || !v.text(&b.Records[i]) || !v.folded(v.fold.Record(&b.Records[i])) {
@@ -548,7 +558,10 @@ func (v *verifier) conclude() {
 	}
 	v.sum = sum
 	for i := range sum.Listings {
-		v.out.listing(&sum.Listings[i])
+		v.out.whole(ListingPath(sum.Listings[i].Name), &sum.Listings[i])
+	}
+	for i := range sum.Controls {
+		v.out.whole(ControlPath(sum.Controls[i].Name), &sum.Controls[i])
 	}
 	v.out.close(v.m, sum)
 	w := v.files.compare(TestsFile, c)

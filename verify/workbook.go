@@ -14,7 +14,7 @@ import (
 
 // Workbook writes the parts of summary.xlsx, for who makes a pack and for who
 // checks one: a tab per population and listing, and before them what the pack is
-// of, an index, the tests and their exceptions.
+// of, an index and the tests.
 type Workbook struct {
 	book *workpaper.Book
 	tabs []tab
@@ -51,7 +51,7 @@ func (w *Workbook) Close(m *Manifest, s *workpaper.Summary, digest func(path str
 		all[t.table] = file + ", SHA-256 " + digest(file)
 	}
 	readme := Readme(m, s)
-	lead := []workpaper.Table{readme.Flat("about"), index, workpaper.TestTable(s.Tests), workpaper.ExceptionTable(s.Tests)}
+	lead := []workpaper.Table{readme.Flat("about"), index, workpaper.TestTable(s.Tests)}
 	return w.book.Close(readme.Title+": "+readme.Subtitle, lead, func(table string) string { return all[table] })
 }
 

@@ -64,6 +64,7 @@ type Fold struct {
 	opening  *decision.Registry // when the range begins; nil until then
 	openedAt int64
 	tests    *tests
+	excepted uint64 // exceptions of all tests so far
 	bodies   bodyCache
 
 	first    evidence.Position // first record of the range
@@ -112,12 +113,12 @@ type counts struct {
 	keyChanges, backups, restores                                       uint64
 	transactions, resolutions                                           uint64
 	approvalsAsked, approvalsDecided, approvalsUsed                     uint64
-	violations, unseparated, kills, acks                                uint64
+	violations, unseparated, kills, acks, down                          uint64
 }
 
 // NewFold returns a fold whose rows go to out.
 func NewFold(out Out) *Fold {
-	return &Fold{
+	f := &Fold{
 		out: out, registry: decision.New(), tests: newTests(), bodies: newBodyCache(),
 		sessions: make(map[evidence.Position]*session),
 		commands: make(map[evidence.Position]*command), doubts: make(map[evidence.Position]doubt), upstreams: make(map[upstreamKey]evidence.Position),
@@ -128,6 +129,10 @@ func NewFold(out Out) *Fold {
 		sessionColumns: columnsOf(sessionsTable), transcriptColumns: transcriptColumns(), commandCells: commandCells(),
 		watch: watch{detector: NewDetector(false), found: make(map[asked]bool)},
 	}
+	for _, t := range f.tests.all() {
+		t.all = &f.excepted
+	}
+	return f
 }
 
 // Registry is the registry after the last record.
@@ -166,6 +171,39 @@ func (f *Fold) Opening(r *evidence.Record) error {
 
 // Record folds the next record of the range.
 func (f *Fold) Record(r *evidence.Record) error {
+	before := f.excepted
+	err := f.record(r)
+	if f.excepted != before {
+		f.place(&r.Head)
+	}
+	return err
+}
+
+// place gives new exceptions their context: that of the record at hand, or of
+// what is open.
+func (f *Fold) place(h *evidence.Head) {
+	head := func(position string) *evidence.Head {
+		if h != nil && position == h.Pos.String() {
+			return h
+		}
+		p, err := evidence.ParsePosition(position)
+		if err != nil {
+			return nil
+		}
+		if c := f.commands[p]; c != nil {
+			return &c.head
+		}
+		if s := f.sessions[p]; s != nil {
+			return &s.head
+		}
+		return nil
+	}
+	for _, t := range f.tests.all() {
+		t.place(head)
+	}
+}
+
+func (f *Fold) record(r *evidence.Record) error {
 	h := &r.Head
 	if f.opening == nil {
 		f.begin(h)
@@ -278,7 +316,7 @@ func (f *Fold) decode(r *evidence.Record, v any) bool {
 func (f *Fold) other(r *evidence.Record) error {
 	switch r.Head.Type {
 	case evidence.PackExport, evidence.EvidenceRead:
-		f.counts.exports++
+		return f.evidenceRead(r)
 	case evidence.LogBackup:
 		f.counts.backups++
 	case evidence.LogRestore:

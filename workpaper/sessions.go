@@ -150,6 +150,8 @@ func (f *Fold) admitted(h *evidence.Head, s *session, b *evidence.SessionStartBo
 	f.tests.owner.Population++
 	f.tests.authentication.Population++
 	f.tests.enforce.Population++
+	f.tests.principal.Population++
+	f.tests.encrypted.Population++
 	a, ok := f.registry.Agent(h.Agent)
 	switch {
 	case !ok:
@@ -161,6 +163,12 @@ func (f *Fold) admitted(h *evidence.Head, s *session, b *evidence.SessionStartBo
 	}
 	if b.Agent != h.Agent {
 		f.tests.attribution.Except(h.Pos, "its head names agent %s, its body %.80q", h.Agent, b.Agent)
+	}
+	if self := b.PType == "self"; !self && b.PType != "human" && b.PType != "system" || self != (b.Principal == "") {
+		f.tests.principal.Except(h.Pos, "acts for %.80q, which is %.40q", b.Principal, b.PType)
+	}
+	if b.TLS == "" && !local(b.Client) {
+		f.tests.encrypted.Except(h.Pos, "its agent connected from %.80q in the clear", b.Client)
 	}
 	proof, ok := f.authns.take(b.Authn)
 	switch at, err := evidence.ParsePosition(b.Authn); {
@@ -274,6 +282,10 @@ func (f *Fold) connected(r *evidence.Record, s *session) {
 		f.tests.connection.Except(r.Head.Pos, "is the second upstream connection of session %s", s.start)
 		return
 	}
+	f.tests.encrypted.Population++
+	if b.TLS == "" && !local(b.Local) && !local(b.Remote) {
+		f.tests.encrypted.Except(r.Head.Pos, "session %s went to %.80q in the clear", s.start, b.Remote)
+	}
 	s.upstream, s.connKey = &b, upstreamKey{b.Local, b.Remote}
 	if b.Local == "" {
 		return // a unix socket has no address of its own
@@ -354,7 +366,7 @@ func (f *Fold) sessionRow(s *session, state string, end *evidence.Head, eb *evid
 	}
 	cells := []string{pos(s.start), state, s.agent, b.Owner.ID, b.Owner.Email, b.Principal, b.PType, b.Ticket,
 		b.Credential, b.Authn, s.resource, b.Protocol, b.Client, b.Listener, b.TLS, b.Upstream, b.User, b.Database,
-		u.Local, u.Remote, pid, u.System, u.Server, b.Durability, b.Mode,
+		u.Local, u.Remote, pid, u.Start, u.TLS, u.Peer, u.System, u.Server, b.Durability, b.Mode,
 		string(s.head.Effect), join(b.Rules), join(b.Grants), b.Policy, b.Reason,
 		f.clock.format(s.at), ended, endPos, reason, yes(s.carried),
 		count(s.commands), count(s.denied), count(s.skipped), count(s.errors), count(s.doubts), count(s.opaque),

@@ -33,7 +33,12 @@ func (g *Gateway) LogStatus(context.Context) (api.LogStatus, error) {
 		Position: g.recorder.Last().String(), Sealed: st.Last.String(),
 		UnsealedBytes: st.UnsealedBytes, UnsealedAge: st.UnsealedAge.Seconds(),
 	}
-	if st.Err != nil {
+	switch failed, full := g.journal.Err(), g.journal.Full(); {
+	case failed != nil:
+		s.Problem = failed.Error() + "; nothing is recorded, and so nothing let through: mend the disk, and start the gateway again"
+	case full != nil:
+		s.Problem = full.Error()
+	case st.Err != nil:
 		s.Problem = st.Err.Error()
 	}
 	s.Quorum, s.Witnessed = st.Witnessed.Quorum, st.Witnessed.Size

@@ -502,6 +502,11 @@ func (m *maker) tables(s *workpaper.Summary) error {
 			return err
 		}
 	}
+	for i := range s.Controls {
+		if err := m.spools.table(verify.ControlPath(s.Controls[i].Name), &s.Controls[i]); err != nil {
+			return err
+		}
+	}
 	var done, total int64
 	spooled := m.spools.sorted()
 	for _, f := range spooled {

@@ -204,6 +204,12 @@ func (g *Gateway) Own(t evidence.Type, body any) evidence.Position {
 	return d.Head.Pos
 }
 
+// OwnRecord records a draft outside sessions, for heads that say more.
+func (g *Gateway) OwnRecord(d *evidence.Draft) evidence.Position {
+	g.Record(g.own, d)
+	return d.Head.Pos
+}
+
 func policyFiles() []evidence.File { return []evidence.File{{Name: "roles.cedar", Text: Policy}} }
 
 // Organise brings configuration, policy, one agent with a key, and a grant on
@@ -320,7 +326,7 @@ func (g *Gateway) Open(agent, resource string) *Session {
 	d.Head.Key = g.slots
 	g.Record(s.scope, d)
 	s.Record(&evidence.Draft{Head: evidence.Head{Type: evidence.SessionUpstream, Agent: agent, Resource: resource}, Body: evidence.EncodeBody(evidence.SessionUpstreamBody{
-		Local: fmt.Sprintf("198.51.100.1:%d", 1024+g.slots%60000), Remote: "198.51.100.9:5432", Server: "15.20", System: "7000000000000000001", PID: uint32(g.slots),
+		Local: fmt.Sprintf("198.51.100.1:%d", 1024+g.slots%60000), Remote: "198.51.100.9:5432", Server: "15.20", TLS: "TLS 1.3", System: "7000000000000000001", PID: uint32(g.slots),
 	})})
 	return s
 }
