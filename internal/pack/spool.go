@@ -59,13 +59,15 @@ func newSpools(dir string) *spools {
 	return s
 }
 
-// create makes a file in the folder.
+// create makes a file in the folder. It has no name from here on, where a system
+// allows that: whatever becomes of the process, what it spooled is gone with it.
 func (s *spools) create() (*os.File, error) {
 	s.opened++
 	f, err := os.OpenFile(filepath.Join(s.dir, strconv.Itoa(s.opened)), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("spooling: %w", err)
 	}
+	_ = os.Remove(f.Name()) // where it isn't allowed, the folder is removed at the end
 	return f, nil
 }
 
