@@ -238,6 +238,11 @@ func open(g *packtest.Gateway, role string) *packtest.Session {
 }
 
 var lies = []lie{
+	{"evidence.purpose", "opened-for-nothing", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.Own(evidence.EvidenceRead, evidence.ReadBody{Object: "sample commands-000000000000", Level: "L2", By: packtest.Alice, Reader: "Audit LLP"})
+		return finish(g, s)
+	}},
 	{"record.body", "unknown-field", changing(func(d *evidence.Draft) {
 		if d.Head.Type == evidence.SessionEnd {
 			d.Body = []byte(`{"reason":"terminate","commands":2,"denied":1,"mood":"good"}`)

@@ -89,6 +89,9 @@ type verifier struct {
 	keys     keyring
 
 	encoded, signature []byte // the manifest and what signs it
+
+	samples                     []*Sampled
+	drawn, sealedParts, ordered Check
 }
 
 // link is what is kept of a block of the context: its place in the chain of
@@ -100,19 +103,23 @@ type link struct {
 }
 
 // Pack checks a pack. The error is for what leaves nothing to report: trust
-// that can't be used. Whatever is wrong with the pack is in the report.
-func Pack(pack fs.FS, t Trust) (*Report, error) { return verifyPack(pack, t, true, nil) }
-
-// PackWith is Pack, and tells how many of the range's records have been read.
-func PackWith(progress func(done, total uint64), pack fs.FS, t Trust) (*Report, error) {
-	return verifyPack(pack, t, true, progress)
+// that can't be used. Whatever is wrong with the pack is in the report, and with
+// the samples that were drawn of it.
+func Pack(pack fs.FS, t Trust, samples ...*Sampled) (*Report, error) {
+	return verifyPack(pack, t, true, samples, nil)
 }
 
-func verifyPack(pack fs.FS, t Trust, remember bool, progress func(done, total uint64)) (*Report, error) {
+// PackWith is Pack, and tells how many of the range's records have been read.
+func PackWith(progress func(done, total uint64), pack fs.FS, t Trust, samples ...*Sampled) (*Report, error) {
+	return verifyPack(pack, t, true, samples, progress)
+}
+
+func verifyPack(pack fs.FS, t Trust, remember bool, samples []*Sampled, progress func(done, total uint64)) (*Report, error) {
 	if err := t.check(); err != nil {
 		return nil, err
 	}
 	v := &verifier{progress: progress, trust: t, c: newChecks(), texts: make(map[string]bool), memo: newMemo(remember), leavesAt: 1}
+	v.sampling(samples)
 	v.files = &files{fs: pack, taken: make(map[string]bool), check: &v.c.digests}
 	v.run()
 	return v.report(), nil
@@ -131,6 +138,7 @@ func (v *verifier) run() {
 	if whole {
 		v.conclude()
 		v.concludeKeys()
+		v.concludeSamples()
 	}
 	v.out.release()
 	v.files.rest(&v.c.files, whole)
@@ -507,6 +515,7 @@ func (v *verifier) folded(err error) bool {
 // commitment checks a record's body against its head. Records of the context
 // may be of scopes that the pack discloses nothing of.
 func (v *verifier) commitment(r *evidence.Record, context bool) bool {
+	v.opened(r)
 	if !r.Head.HasBody && !r.Head.HasSealed {
 		return true
 	}
@@ -604,6 +613,7 @@ func (v *verifier) report() *Report {
 			r.Checks = append(r.Checks, &Check{Kind: Control, Test: *t, made: true})
 		}
 	}
+	r.Checks = append(r.Checks, v.sampleChecks()...)
 	if v.m != nil && v.cp != nil {
 		r.Pack = &PackInfo{v.m.Organisation, v.m.Origin, v.m.Gateway, v.m.Generator, v.m.Params, v.m.Range, v.m.Range.LastBlock - v.m.Range.FirstBlock + 1, v.cp.Size}
 		r.Remember = v.cp.Text()

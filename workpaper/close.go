@@ -221,7 +221,8 @@ func (f *Fold) totalRows(agents, keys, grants rollForward, openSessions, openCom
 		{"decisions", "allow", c.allowed}, {"decisions", "deny", c.denied}, {"decisions", "error", c.failed},
 		{changesTable, "policy", c.policyChanges}, {changesTable, "configuration", c.configChanges}, {changesTable, "keys of the log", c.keyChanges},
 		{uptimeTable, "boots begun", c.boots}, {uptimeTable, "recording gaps", c.gaps}, {uptimeTable, "microseconds between boots", c.down},
-		{alertsTable, "raised", c.alerts}, {alertsTable, "acknowledgements", c.acks}, {readsTable, "reads and exports", c.exports},
+		{alertsTable, "raised", c.alerts}, {alertsTable, "acknowledgements", c.acks},
+		{readersTable, "reads", c.reads}, {readersTable, "records opened", c.unsealed}, {readersTable, "exports", c.exports}, {readersTable, "packs made", c.packs},
 		{"records", "backups", c.backups}, {"records", "restores", c.restores},
 	} {
 		if err := f.row(totalsTable, t.table, t.measure, count(t.value)); err != nil {

@@ -114,6 +114,7 @@ type counts struct {
 	transactions, resolutions                                           uint64
 	approvalsAsked, approvalsDecided, approvalsUsed                     uint64
 	violations, unseparated, kills, acks, down                          uint64
+	reads, unsealed, packs                                              uint64
 }
 
 // NewFold returns a fold whose rows go to out.
@@ -317,6 +318,8 @@ func (f *Fold) other(r *evidence.Record) error {
 	switch r.Head.Type {
 	case evidence.PackExport, evidence.EvidenceRead:
 		return f.evidenceRead(r)
+	case evidence.PackMade:
+		return f.packMade(r)
 	case evidence.LogBackup:
 		f.counts.backups++
 	case evidence.LogRestore:

@@ -4,6 +4,7 @@ import (
 	"archive/zip"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -89,7 +90,8 @@ const level = "L1"
 type Result struct {
 	Manifest *verify.Manifest
 	Tests    []*workpaper.Test
-	Stamps   int // stamped checkpoints in it
+	Digest   string // of the manifest: SHA-256, hex
+	Stamps   int    // stamped checkpoints in it
 }
 
 // maker is a pack in the making.
@@ -209,30 +211,32 @@ func (m *maker) make(ctx context.Context, cp ledger.Checkpoint, checkpoint []byt
 	}
 	slices.SortFunc(m.files, func(a, b verify.File) int { return cmp.Compare(a.Path, b.Path) })
 	manifest.Files = m.files
-	if err := m.sign(manifest); err != nil {
+	digest, err := m.sign(manifest)
+	if err != nil {
 		return nil, err
 	}
 	if err := m.zip.Close(); err != nil {
 		return nil, fmt.Errorf("writing the pack: %w", err)
 	}
 	m.written(1, 1)
-	return &Result{manifest, summary.Tests, m.stamped}, nil
+	return &Result{manifest, summary.Tests, digest, m.stamped}, nil
 }
 
-// sign writes the manifest and its signature.
-func (m *maker) sign(manifest *verify.Manifest) error {
+// sign writes the manifest and its signature, and returns its digest.
+func (m *maker) sign(manifest *verify.Manifest) (digest string, err error) {
 	encoded, err := manifest.Encode()
 	if err != nil {
-		return fmt.Errorf("encoding the manifest: %w", err)
+		return "", fmt.Errorf("encoding the manifest: %w", err)
 	}
 	signed, err := note.Sign(&note.Note{Text: verify.SignedText(manifest.Origin, encoded)}, m.src.Signer)
 	if err != nil {
-		return fmt.Errorf("signing the manifest: %w", err)
+		return "", fmt.Errorf("signing the manifest: %w", err)
 	}
 	if err := m.add(verify.ManifestFile, zip.Deflate, encoded); err != nil {
-		return err
+		return "", err
 	}
-	return m.add(verify.SignatureFile, zip.Deflate, signed)
+	sum := sha256.Sum256(encoded)
+	return hex.EncodeToString(sum[:]), m.add(verify.SignatureFile, zip.Deflate, signed)
 }
 
 // blocks writes the blocks and folds their records.
