@@ -3,6 +3,7 @@ package workpaper_test
 import (
 	"bytes"
 	"encoding/xml"
+	"errors"
 	"io"
 	"regexp"
 	"strconv"
@@ -39,9 +40,11 @@ func book(t *testing.T, table workpaper.Table, lead ...workpaper.Table) parts {
 	}
 	for name, part := range p {
 		for d := xml.NewDecoder(bytes.NewReader(part.Bytes())); ; {
-			if _, err := d.Token(); err == io.EOF {
+			_, err := d.Token()
+			if errors.Is(err, io.EOF) {
 				break
-			} else if err != nil {
+			}
+			if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
 		}
