@@ -33,7 +33,9 @@ func writeLog(folder packtest.Folder, commands int) error {
 			if s != nil {
 				s.Close()
 			}
-			g.Organise("bot-"+strconv.Itoa(i/100_000), "reader") // an agent now and then
+			if i%100_000 == 0 {
+				g.Organise("bot-"+strconv.Itoa(i), "reader") // an agent now and then
+			}
 			s = g.Open("billing-bot", "orders")
 		}
 		switch {
