@@ -97,7 +97,8 @@ func (b *Block) parse(sections *[NumSections][]byte) error {
 }
 
 func (b *Block) parseHeads(raw []byte) error {
-	text := string(raw) // one string for all that heads hold
+	text := string(raw) // one string for all that heads hold, while they are parsed
+	kept := make(headNames)
 	var tree TreeHasher
 	var sealed uint64
 	control := false
@@ -113,6 +114,7 @@ func (b *Block) parseHeads(raw []byte) error {
 		if r.Head, err = evidence.ParseHead(text[at : at+n]); err != nil {
 			return fmt.Errorf("record %d: %w", i, err)
 		}
+		kept.own(&r.Head)
 		at += n + 1
 		if p := r.Head.Pos; p.Gateway != b.Gateway || p.Boot != b.Boot || p.Seq != b.First+uint64(i) {
 			return fmt.Errorf("record %d is %s, want %s.%d.%d", i, p, b.Gateway, b.Boot, b.First+uint64(i))
@@ -136,6 +138,31 @@ func (b *Block) parseHeads(raw []byte) error {
 		return fmt.Errorf("%d records have a sealed part, section hashes has %d bytes", sealed, b.Sections[Hashes].Size)
 	}
 	return nil
+}
+
+// headNames are the strings of a block's heads, few as they are. A reader that keeps
+// a head, or no more than a position of it, would otherwise keep the text of all
+// heads of its block: over a year, of every block in which rights changed.
+type headNames map[string]string
+
+func (n headNames) own(h *evidence.Head) {
+	for _, p := range []*evidence.Position{&h.Pos, &h.Session, &h.Of} {
+		p.Gateway = n.of(p.Gateway)
+	}
+	h.Agent, h.Resource, h.Verb, h.Code = n.of(h.Agent), n.of(h.Resource), n.of(h.Verb), n.of(h.Code)
+	h.Type, h.Effect, h.Outcome = evidence.Type(n.of(string(h.Type))), evidence.Effect(n.of(string(h.Effect))), evidence.OutcomeClass(n.of(string(h.Outcome)))
+}
+
+func (n headNames) of(s string) string {
+	if s == "" {
+		return ""
+	}
+	known, ok := n[s]
+	if !ok {
+		known = strings.Clone(s)
+		n[known] = known
+	}
+	return known
 }
 
 func (b *Block) parseBodies(raw []byte) error {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"runtime"
@@ -368,6 +369,29 @@ func TestCompressedWorkbookIsAskedForAsItIs(t *testing.T) {
 		t.Fatal(err)
 	}
 	if want := "summary.xlsx is compressed within the pack"; !strings.Contains(text.String(), want) {
+		t.Errorf("the report doesn't say %q:\n%s", want, &text)
+	}
+}
+
+// A workbook of very many parts costs the verifier nothing.
+func TestWorkbookOfManyParts(t *testing.T) {
+	g := finish(packtest.Shop())
+	u := unpack(t, create(t, g, at(0), at(3600)))
+	parts := make([]entry, 30_000)
+	for i := range parts {
+		parts[i].name = fmt.Sprintf("xl/worksheets/sheet%d.xml", i)
+	}
+	u[verify.SummaryFile] = unpacked{}.zip(t, parts...)
+	u.resign(t, g, nil)
+	r, err := verify.Pack(u.fs(), trust(t, g))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text bytes.Buffer
+	if err := r.WriteText(&text); err != nil {
+		t.Fatal(err)
+	}
+	if want := "summary.xlsx: not a zip file that can be read: its directory is larger than 1 MiB"; !strings.Contains(text.String(), want) {
 		t.Errorf("the report doesn't say %q:\n%s", want, &text)
 	}
 }

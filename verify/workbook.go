@@ -84,7 +84,7 @@ func openBook(f *files, c *Check) *book {
 		return b
 	}
 	b.close = closer.Close
-	z, err := OpenZip(r, file.Bytes)
+	z, err := openZip(r, file.Bytes, maxBookDirectory)
 	if err == nil {
 		err = plainZip(r, file.Bytes, z)
 	}

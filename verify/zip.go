@@ -15,11 +15,14 @@ const maxDirectory = maxFiles * 128
 
 var errZip = errors.New("not a zip file that can be read")
 
+// maxBookDirectory bounds that of a workbook, which has some dozens of parts.
+const maxBookDirectory = 1 << 20
+
 // checkDirectory refuses a zip file whose directory is too large to be that of
-// a pack. It goes by the end record (APPNOTE 4.3.14 to 4.3.16), as archive/zip
+// a pack, or of what else it is. It goes by the end record (APPNOTE 4.3.14 to 4.3.16), as archive/zip
 // does: the directory lies between where the record says that it begins, or as
 // far before the record as it says that it is long, and the record.
-func checkDirectory(r io.ReaderAt, size int64) error {
+func checkDirectory(r io.ReaderAt, size, limit int64) error {
 	tail := make([]byte, min(size, 1<<16+22))
 	if _, err := r.ReadAt(tail, size-int64(len(tail))); err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("%w: %w", errZip, err)
@@ -36,8 +39,8 @@ func checkDirectory(r io.ReaderAt, size int64) error {
 			return err
 		}
 	}
-	if length < 0 || offset < 0 || end-min(offset, end-length) > maxDirectory {
-		return fmt.Errorf("%w: its directory is larger than %d MiB", errZip, maxDirectory>>20)
+	if length < 0 || offset < 0 || end-min(offset, end-length) > limit {
+		return fmt.Errorf("%w: its directory is larger than %d MiB", errZip, limit>>20)
 	}
 	return nil
 }
@@ -59,8 +62,10 @@ func zip64End(r io.ReaderAt, before []byte, length, offset int64) (int64, int64,
 }
 
 // OpenZip opens a zip file as a pack.
-func OpenZip(r io.ReaderAt, size int64) (*zip.Reader, error) {
-	if err := checkDirectory(r, size); err != nil {
+func OpenZip(r io.ReaderAt, size int64) (*zip.Reader, error) { return openZip(r, size, maxDirectory) }
+
+func openZip(r io.ReaderAt, size, limit int64) (*zip.Reader, error) {
+	if err := checkDirectory(r, size, limit); err != nil {
 		return nil, err
 	}
 	z, err := zip.NewReader(r, size)

@@ -127,21 +127,6 @@ func (a *app) say(format string, args ...any) {
 	}
 }
 
-// tracker shows progress on one line of a terminal, and nothing elsewhere.
-func (a *app) tracker() (progress func(api.Progress), done func()) {
-	if !a.progress {
-		return func(api.Progress) {}, func() {}
-	}
-	progress = func(p api.Progress) {
-		of := ""
-		if p.Total > 0 {
-			of = fmt.Sprintf(" of %d (%d%%)", p.Total, 100*p.Done/p.Total)
-		}
-		fmt.Fprintf(a.err, "\r\x1b[K%s: %d%s", workpaper.Visible(p.Stage), p.Done, of)
-	}
-	return progress, func() { fmt.Fprint(a.err, "\r\x1b[K") }
-}
-
 func columns(names ...string) []workpaper.Column {
 	list := make([]workpaper.Column, len(names))
 	for i, n := range names {

@@ -817,6 +817,8 @@ type Progress struct {
 	Stage string `json:"stage"`
 	Done  uint64 `json:"done"`
 	Total uint64 `json:"total,omitempty"`
+
+	Records uint64 `json:"records,omitempty" doc:"read so far"`
 }
 
 // Pack is a pack that was written.

@@ -144,8 +144,8 @@ func (g *Gateway) CreatePack(ctx context.Context, r api.PackRequest, by evidence
 	}, pack.Params{
 		From: from, To: to, By: by, Purpose: r.Purpose, Level: r.Level, Recipient: r.Recipient, Organisation: g.live.Load().Organisation,
 		Generator: verify.Generator{Version: g.opened.Version, Binary: g.opened.Binary},
-		Progress: func(done, total uint64) {
-			progress(api.Progress{Stage: "packing blocks", Done: done, Total: total})
+		Progress: func(p pack.Progress) {
+			progress(api.Progress{Stage: p.Stage, Done: p.Done, Total: p.Total, Records: p.Records})
 		},
 	}, sealed)
 	if err == nil {

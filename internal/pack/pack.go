@@ -67,10 +67,24 @@ type Params struct {
 	Recipient    string // of a pack of level L3: the age recipient that who writes it encrypts to
 	Organisation string
 	Generator    verify.Generator
-	Plain        bool                     // without README.pdf, which nothing rests on
-	Temp         string                   // folder for spooling; "" is the system's
-	Progress     func(done, total uint64) // blocks; may be nil
+	Plain        bool           // without README.pdf, which nothing rests on
+	Temp         string         // folder for spooling; "" is the system's
+	Progress     func(Progress) // may be nil
 }
+
+// Progress is how far a pack is.
+type Progress struct {
+	Stage       string
+	Done, Total uint64 // of the whole, in parts that take about as long
+	Records     uint64 // folded
+}
+
+// What a block costs in each stage, in parts.
+const (
+	selecting = 1
+	packing   = 6
+	writing   = 3
+)
 
 // Result is what was packed.
 type Result struct {
@@ -89,6 +103,7 @@ type maker struct {
 	zip         *zip.Writer
 	spools      *spools
 	fold        *workpaper.Fold
+	records     uint64 // folded
 	files       []verify.File
 	seen        map[string]bool // texts and boots that were written already
 	stamped     int             // checkpoints
@@ -211,6 +226,7 @@ func (m *maker) make(ctx context.Context, cp ledger.Checkpoint, checkpoint []byt
 	if err := m.zip.Close(); err != nil {
 		return nil, fmt.Errorf("writing the pack: %w", err)
 	}
+	m.written(1, 1)
 	return &Result{manifest, summary.Tests, digest, m.stamped}, nil
 }
 
@@ -297,16 +313,24 @@ func (m *maker) blocksFile(ctx context.Context, n uint64) (uint64, error) {
 			if err := m.copyBlock(ctx, w, i, m.fold.Record); err != nil {
 				return err
 			}
-			m.progress(m.last - m.first + 1 + i - m.first + 1)
+			m.progress("packing records", selecting*m.blocksOf()+packing*(i-m.first+1))
 		}
 		return nil
 	})
 }
 
-func (m *maker) progress(done uint64) {
+func (m *maker) blocksOf() uint64 { return m.last - m.first + 1 }
+
+func (m *maker) progress(stage string, done uint64) {
 	if m.params.Progress != nil {
-		m.params.Progress(done, 2*(m.last-m.first+1))
+		m.params.Progress(Progress{stage, done, (selecting + packing + writing) * m.blocksOf(), m.records})
 	}
+}
+
+// written tells of progress with what was spooled.
+func (m *maker) written(done, total int64) {
+	n := writing * m.blocksOf()
+	m.progress("writing tables", (selecting+packing)*m.blocksOf()+uint64(float64(n)*float64(done)/float64(max(total, 1))))
 }
 
 // copyBlock writes of a block what the level discloses and folds its records.
@@ -345,6 +369,7 @@ func (m *maker) copyBlock(ctx context.Context, w io.Writer, n uint64, fold func(
 		if err := fold(r); err != nil {
 			return fmt.Errorf("folding %s: %w", r.Head.Pos, err)
 		}
+		m.records++
 	}
 	return nil
 }
@@ -386,7 +411,7 @@ func (m *maker) texts(r *evidence.Record) error {
 			continue
 		}
 		m.seen[f.Name] = true
-		if err := m.spools.append(f.Name, []byte(f.Text), 0); err != nil {
+		if err := m.spools.add(f.Name, func(w io.Writer) error { _, err := io.WriteString(w, f.Text); return err }); err != nil {
 			return err
 		}
 	}
@@ -514,19 +539,28 @@ func (m *maker) tables(s *workpaper.Summary) error {
 			return err
 		}
 	}
-	spooled, err := m.spools.finish()
-	if err != nil {
-		return err
+	var done, total int64
+	spooled := m.spools.sorted()
+	for _, f := range spooled {
+		total += f.weight()
 	}
 	for _, f := range spooled {
-		if err := m.stream(f.path, zip.Deflate, f.copyTo); err != nil {
+		file, err := f.writeTo(m.zip)
+		if err != nil {
+			return fmt.Errorf("writing %s: %w", f.path, err)
+		}
+		m.files = append(m.files, file)
+		done += f.weight()
+		m.written(min(done, total), total)
+	}
+	for _, p := range m.spools.piece {
+		err := m.stream(p.path, zip.Deflate, func(w io.Writer) error {
+			_, err := io.Copy(w, io.NewSectionReader(m.spools.pieces, p.from, p.to-p.from))
+			return err
+		})
+		if err != nil {
 			return err
 		}
-		m.files[len(m.files)-1].Rows = f.rows
-	}
-	err = m.spools.eachTranscript(func(path string, copyTo func(io.Writer) error) error { return m.stream(path, zip.Deflate, copyTo) })
-	if err != nil {
-		return err
 	}
 	return m.stream(verify.TestsFile, zip.Deflate, func(w io.Writer) error { return workpaper.WriteTests(w, s.Tests) })
 }

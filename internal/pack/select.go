@@ -149,7 +149,7 @@ func (m *maker) references(ctx context.Context, first evidence.Position) (map[ev
 				refs[h.Of] = true
 			}
 		}
-		m.progress(n - m.first + 1)
+		m.progress("selecting blocks", selecting*(n-m.first+1))
 	}
 	return refs, nil
 }

@@ -5,9 +5,11 @@ import (
 	"bufio"
 	"cmp"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash"
+	"hash/crc32"
 	"io"
 	"maps"
 	"os"
@@ -15,36 +17,31 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/klauspost/compress/flate"
+
 	"github.com/exhibit-gateway/exhibit/verify"
 	"github.com/exhibit-gateway/exhibit/workpaper"
 )
 
 // spools are the files of a pack that grow side by side, while a zip takes one
-// after the other. They wait in a folder.
+// after the other. They wait in a folder, compressed as they will be packed.
 type spools struct {
 	dir    string
 	pops   []workpaper.Table
+	opened int
 	files  map[string]*spool // by path in the pack
 	tables map[string]*tableSpool
 	parts  []*spool // of summary.xlsx
 	book   *verify.Workbook
-
-	transcripts *spool // one after the other
-	sections    []section
+	pieces *os.File // whole files, one after the other: too many for a spool of each
+	end    int64    // of the pieces
+	piece  []piece
 }
 
-// section is a file of the pack within a spool.
-type section struct {
+// piece is a file of the pack among others.
+type piece struct {
 	path     string
 	from, to int64
-}
-
-type spool struct {
-	path string
-	rows int64
-	size int64 // of what came through Write
-	file *os.File
-	w    *bufio.Writer
 }
 
 // tableSpool is every form of a table.
@@ -55,50 +52,78 @@ type tableSpool struct {
 
 func newSpools(dir string, populations []workpaper.Table) *spools {
 	s := &spools{dir: dir, pops: populations, files: make(map[string]*spool), tables: make(map[string]*tableSpool)}
-	s.book = verify.NewWorkbook(s.part)
+	s.book = verify.NewWorkbook(func(part string) (io.Writer, error) {
+		f := &spool{of: s, path: part}
+		s.parts = append(s.parts, f)
+		return f, nil
+	})
 	return s
 }
 
-// part begins a part of summary.xlsx.
-func (s *spools) part(name string) (io.Writer, error) {
-	f, err := s.create(name, "part"+strconv.Itoa(len(s.parts)))
-	if err != nil {
-		return nil, err
-	}
-	s.parts = append(s.parts, f)
-	return f.w, nil
-}
-
-func (s *spools) open(path string) (*spool, error) {
-	if f, ok := s.files[path]; ok {
-		return f, nil
-	}
-	f, err := s.create(path, strconv.Itoa(len(s.files)))
-	if err == nil {
-		s.files[path] = f
-	}
-	return f, err
-}
-
-func (s *spools) create(path, name string) (*spool, error) {
-	file, err := os.OpenFile(filepath.Join(s.dir, name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+// create makes a file in the folder. It has no name from here on, where a system
+// allows that: whatever becomes of the process, what it spooled is gone with it.
+func (s *spools) create() (*os.File, error) {
+	s.opened++
+	f, err := os.OpenFile(filepath.Join(s.dir, strconv.Itoa(s.opened)), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("spooling: %w", err)
 	}
-	return &spool{path: path, file: file, w: bufio.NewWriterSize(file, 64<<10)}, nil
+	_ = os.Remove(f.Name()) // where it isn't allowed, the folder is removed at the end
+	return f, nil
+}
+
+func (s *spools) open(path string) *spool {
+	f := s.files[path]
+	if f == nil {
+		f = &spool{of: s, path: path}
+		s.files[path] = f
+	}
+	return f
 }
 
 // append appends bytes, which are so many rows, to the file of a path.
 func (s *spools) append(path string, b []byte, rows int64) error {
-	f, err := s.open(path)
-	if err != nil {
-		return err
-	}
+	f := s.open(path)
 	f.rows += rows
-	if _, err := f.w.Write(b); err != nil {
+	_, err := f.Write(b)
+	return err
+}
+
+// add takes a file of a path that is whole.
+func (s *spools) add(path string, write func(io.Writer) error) error {
+	if s.pieces == nil {
+		f, err := s.create()
+		if err != nil {
+			return err
+		}
+		s.pieces = f
+	}
+	d := &offsetWriter{w: s.pieces, n: s.end}
+	w := bufio.NewWriter(d)
+	if err := errors.Join(write(w), w.Flush()); err != nil {
 		return fmt.Errorf("spooling: %w", err)
 	}
+	s.piece = append(s.piece, piece{path, s.end, d.n})
+	s.end = d.n
 	return nil
+}
+
+type offsetWriter struct {
+	w io.Writer
+	n int64
+}
+
+func (o *offsetWriter) Write(b []byte) (int, error) {
+	n, err := o.w.Write(b)
+	o.n += int64(n)
+	return n, err
+}
+
+// transcript spools the transcript of a session.
+func (s *spools) transcript(t *workpaper.Transcript) error {
+	return t.Each(func(name string, write func(io.Writer) error) error {
+		return s.add(verify.TranscriptPath(name), write)
+	})
 }
 
 // Row implements workpaper.Out.
@@ -118,19 +143,12 @@ func (s *spools) Row(table string, cells []string) error {
 }
 
 func (s *spools) begin(path string, t *workpaper.Table) error {
-	csv, err := s.open(path + ".csv")
+	csv, jsonl := s.open(path+".csv"), s.open(path+".jsonl")
+	toCSV, err := workpaper.NewCSV(csv, t.Columns)
 	if err != nil {
 		return err
 	}
-	jsonl, err := s.open(path + ".jsonl")
-	if err != nil {
-		return err
-	}
-	toCSV, err := workpaper.NewCSV(csv.w, t.Columns)
-	if err != nil {
-		return err
-	}
-	toRow, err := workpaper.NewJSONL(jsonl.w, t.Columns)
+	toRow, err := workpaper.NewJSONL(jsonl, t.Columns)
 	if err != nil {
 		return err
 	}
@@ -166,68 +184,9 @@ func (s *spools) table(path string, t *workpaper.Table) error {
 	return nil
 }
 
-// transcript spools the transcript of a session. There are too many for a file
-// of each.
-func (s *spools) transcript(t *workpaper.Transcript) error {
-	if s.transcripts == nil {
-		f, err := s.create("", "transcripts")
-		if err != nil {
-			return err
-		}
-		s.transcripts = f
-	}
-	return t.Each(func(name string, write func(io.Writer) error) error {
-		from := s.transcripts.size
-		err := write(s.transcripts)
-		s.sections = append(s.sections, section{verify.TranscriptPath(name), from, s.transcripts.size})
-		return err
-	})
-}
-
-// eachTranscript gives the files of transcripts.
-func (s *spools) eachTranscript(fn func(path string, copyTo func(io.Writer) error) error) error {
-	if s.transcripts == nil {
-		return nil
-	}
-	if err := s.transcripts.w.Flush(); err != nil {
-		return fmt.Errorf("spooling: %w", err)
-	}
-	for _, part := range s.sections {
-		err := fn(part.path, func(w io.Writer) error {
-			_, err := io.Copy(w, io.NewSectionReader(s.transcripts.file, part.from, part.to-part.from))
-			return err
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Write implements io.Writer.
-func (f *spool) Write(b []byte) (int, error) {
-	n, err := f.w.Write(b)
-	f.size += int64(n)
-	return n, err
-}
-
-// finish returns the spooled files in order of their paths.
-func (s *spools) finish() ([]*spool, error) {
-	all := slices.SortedFunc(maps.Values(s.files), func(a, b *spool) int { return cmp.Compare(a.path, b.path) })
-	for _, f := range all {
-		if err := f.w.Flush(); err != nil {
-			return nil, fmt.Errorf("spooling: %w", err)
-		}
-	}
-	return all, nil
-}
-
-func (f *spool) copyTo(w io.Writer) error {
-	if _, err := f.file.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	_, err := io.Copy(w, f.file)
-	return err
+// sorted returns the spooled files in order of their paths.
+func (s *spools) sorted() []*spool {
+	return slices.SortedFunc(maps.Values(s.files), func(a, b *spool) int { return cmp.Compare(a.path, b.path) })
 }
 
 // writeBook writes summary.xlsx, of which everything was spooled. What programs
@@ -235,14 +194,7 @@ func (f *spool) copyTo(w io.Writer) error {
 func (s *spools) writeBook(w io.Writer) error {
 	z := zip.NewWriter(w)
 	for _, f := range slices.Backward(s.parts) {
-		if err := f.w.Flush(); err != nil {
-			return fmt.Errorf("spooling: %w", err)
-		}
-		part, err := z.CreateHeader(&zip.FileHeader{Name: f.path, Method: zip.Deflate})
-		if err != nil {
-			return err
-		}
-		if err := f.copyTo(part); err != nil {
+		if _, err := f.writeTo(z); err != nil {
 			return err
 		}
 	}
@@ -251,16 +203,125 @@ func (s *spools) writeBook(w io.Writer) error {
 
 func (s *spools) close() error {
 	var errs []error
-	for _, f := range s.files {
-		errs = append(errs, f.file.Close())
+	for _, f := range slices.Concat(slices.Collect(maps.Values(s.files)), s.parts) {
+		if f.packed != nil {
+			errs = append(errs, f.packed.file.Close())
+		}
 	}
-	for _, f := range s.parts {
-		errs = append(errs, f.file.Close())
-	}
-	if s.transcripts != nil {
-		errs = append(errs, s.transcripts.file.Close())
+	if s.pieces != nil {
+		errs = append(errs, s.pieces.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// spool is a file that grows. It waits in memory while it is small, and then on
+// disk, deflated.
+type spool struct {
+	of     *spools
+	path   string
+	rows   int64
+	buf    []byte
+	packed *packed
+}
+
+const spoolBuffer = 64 << 10
+
+// packed is the part of a spool that was deflated.
+type packed struct {
+	file *os.File
+	out  *bufio.Writer
+	z    *flate.Writer
+	size int64 // deflated
+	n    int64 // before
+	crc  hash.Hash32
+	sum  hash.Hash
+}
+
+// deflateLevel costs half of what archive/zip's own does, for files as large.
+const deflateLevel = 5
+
+// Write implements io.Writer.
+func (f *spool) Write(b []byte) (int, error) {
+	if len(f.buf)+len(b) > spoolBuffer {
+		if err := f.deflate(); err != nil {
+			return 0, err
+		}
+	}
+	f.buf = append(f.buf, b...)
+	return len(b), nil
+}
+
+// deflate moves what is in memory to disk.
+func (f *spool) deflate() error {
+	if f.packed == nil {
+		file, err := f.of.create()
+		if err != nil {
+			return err
+		}
+		p := &packed{file: file, crc: crc32.NewIEEE(), sum: sha256.New()}
+		f.packed = p
+		p.out = bufio.NewWriterSize(&countingWriter{file, &p.size}, 32<<10)
+		if p.z, err = flate.NewWriter(p.out, deflateLevel); err != nil {
+			return fmt.Errorf("spooling: %w", err)
+		}
+	}
+	p := f.packed
+	p.n += int64(len(f.buf))
+	p.crc.Write(f.buf)
+	p.sum.Write(f.buf)
+	_, err := p.z.Write(f.buf)
+	f.buf = f.buf[:0]
+	if err != nil {
+		return fmt.Errorf("spooling: %w", err)
+	}
+	return nil
+}
+
+type countingWriter struct {
+	w io.Writer
+	n *int64
+}
+
+func (c *countingWriter) Write(b []byte) (int, error) {
+	n, err := c.w.Write(b)
+	*c.n += int64(n)
+	return n, err
+}
+
+// weight is about how many bytes are to be written yet.
+func (f *spool) weight() int64 {
+	if f.packed == nil {
+		return int64(len(f.buf))
+	}
+	return f.packed.size
+}
+
+// writeTo writes the file as the next of a zip file. It ends the spool.
+func (f *spool) writeTo(z *zip.Writer) (verify.File, error) {
+	h := &zip.FileHeader{Name: f.path, Method: zip.Deflate}
+	if f.packed == nil {
+		w, err := z.CreateHeader(h)
+		if err == nil {
+			_, err = w.Write(f.buf)
+		}
+		sum := sha256.Sum256(f.buf)
+		return verify.File{Path: f.path, Bytes: int64(len(f.buf)), SHA256: hex.EncodeToString(sum[:]), Rows: f.rows}, err
+	}
+	if err := f.deflate(); err != nil {
+		return verify.File{}, err
+	}
+	p := f.packed
+	if err := errors.Join(p.z.Close(), p.out.Flush()); err != nil {
+		return verify.File{}, fmt.Errorf("spooling: %w", err)
+	}
+	// What archive/zip would write, had it deflated the file itself.
+	h.CreatorVersion, h.ReaderVersion, h.Flags = 20, 20, 8
+	h.CRC32, h.CompressedSize64, h.UncompressedSize64 = p.crc.Sum32(), uint64(p.size), uint64(p.n)
+	w, err := z.CreateRaw(h)
+	if err == nil {
+		_, err = io.Copy(w, io.NewSectionReader(p.file, 0, p.size))
+	}
+	return verify.File{Path: f.path, Bytes: p.n, SHA256: hex.EncodeToString(p.sum.Sum(nil)), Rows: f.rows}, err
 }
 
 // digester passes bytes on, and counts and digests them.
