@@ -37,7 +37,7 @@ var verbs = []func(*app) *cobra.Command{
 	newInit, newServe, newDoctor, newReload, newDemo,
 	newAgent, newEnroll, newCredential, newGrant, newPolicy, newApproval, newKill,
 	newConnect, newRun, newToken, newKube, newCertificate,
-	newWho, newAllowed, newDid, newExplain, newSuggest, newSessions, newAlert,
+	newWho, newAllowed, newDid, newReplay, newExplain, newSuggest, newSessions, newAlert,
 	newLog, newBackup, newRestore, newPack, newExport, newVerify, newSample, newUnseal,
 	newConfig, newMCP, newOpenAPI, newVersion,
 }

@@ -242,6 +242,23 @@ func (k *maker) asked(a *asked) {
 	}
 }
 
+func (k *maker) commandContent() error {
+	b := body[evidence.ContentBody](k)
+	a, err := k.command(k.h.Of)
+	if err != nil {
+		return err
+	}
+	if _, err := k.within(k.h.Session); err != nil {
+		return err
+	}
+	k.asked(a)
+	k.unmapped("to", b.To)
+	k.unmapped("digest", b.Digest)
+	k.put("content_bytes", b.Bytes)
+	k.put("left_out", b.Left)
+	return nil
+}
+
 func (k *maker) commandResult() error {
 	b := body[evidence.ResultBody](k)
 	a, err := k.command(k.h.Of)
