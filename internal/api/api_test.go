@@ -182,6 +182,12 @@ func (g *gateway) ExportOCSF(_ context.Context, r Range, by evidence.By, w io.Wr
 	return ask[Export](g, r, by)
 }
 
+func (g *gateway) Recording(_ context.Context, command evidence.Position, by evidence.By, w io.Writer) (Recording, error) {
+	if _, err := io.WriteString(w, "cast"); err != nil {
+		return Recording{}, err
+	}
+	return ask[Recording](g, command, by)
+}
 func (g *gateway) CreatePack(_ context.Context, r PackRequest, by evidence.By, w io.Writer, progress func(Progress)) (Pack, error) {
 	progress(Progress{Stage: "select", Done: 1})
 	if _, err := w.Write(g.pack); err != nil {

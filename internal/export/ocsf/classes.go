@@ -73,8 +73,8 @@ var mappings = map[evidence.Type]mapping{
 	evidence.SessionUpstream: {datastore, activity{3, "Connect"}, (*maker).sessionUpstream},
 	evidence.SessionNote:     {datastore, activity{other, "Session Note"}, (*maker).sessionNote},
 	evidence.CommandIntent:   {datastore, activity{other, "Command"}, (*maker).commandIntent},
-	evidence.CommandContent:  {datastore, activity{other, "Command Content"}, (*maker).commandContent},
 	evidence.CommandResult:   {datastore, activity{other, "Command"}, (*maker).commandResult},
+	evidence.CommandContent:  {datastore, activity{other, "Command Content"}, (*maker).commandContent},
 	evidence.TxEnd:           {datastore, activity{other, "Transaction End"}, (*maker).txEnd},
 	evidence.Resolution:      {datastore, activity{other, "Resolution"}, (*maker).resolution},
 

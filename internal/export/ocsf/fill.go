@@ -242,23 +242,6 @@ func (k *maker) asked(a *asked) {
 	}
 }
 
-func (k *maker) commandContent() error {
-	b := body[evidence.ContentBody](k)
-	a, err := k.command(k.h.Of)
-	if err != nil {
-		return err
-	}
-	if _, err := k.within(k.h.Session); err != nil {
-		return err
-	}
-	k.asked(a)
-	k.unmapped("to", b.To)
-	k.unmapped("digest", b.Digest)
-	k.put("content_bytes", b.Bytes)
-	k.put("left_out", b.Left)
-	return nil
-}
-
 func (k *maker) commandResult() error {
 	b := body[evidence.ResultBody](k)
 	a, err := k.command(k.h.Of)
@@ -280,6 +263,19 @@ func (k *maker) commandResult() error {
 		k.put("streamed_bytes", b.Streamed)
 	}
 	delete(k.m.commands, k.h.Of)
+	return nil
+}
+
+func (k *maker) commandContent() error {
+	b := body[evidence.ContentBody](k)
+	if _, err := k.within(k.h.Session); err != nil {
+		return err
+	}
+	k.unmapped("of", k.h.Of.String())
+	k.unmapped("to", b.To)
+	k.unmapped("digest", b.Digest)
+	k.put("bytes", b.Bytes)
+	k.put("left_out", b.Left)
 	return nil
 }
 
