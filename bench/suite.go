@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"maps"
 	"os"
@@ -25,7 +26,7 @@ type suite struct {
 }
 
 // suites are the tables, in the order of the report: a line for each.
-func suites() []suite { return []suite{postgresSuite, httpSuite, mcpSuite} }
+func suites() []suite { return []suite{postgresSuite, httpSuite, mcpSuite, kubernetesSuite} }
 
 // bed is what a suite has started.
 type bed struct {
@@ -57,6 +58,7 @@ type target struct {
 	proc    *process // nil for direct
 	version string
 	gateway *gateway // nil for what keeps no evidence
+	past    *target  // the way past all of them, where a load needs it
 }
 
 // conn is how a client reaches the server.
@@ -64,6 +66,7 @@ type conn struct {
 	addr     string
 	user     string
 	password string
+	roots    *x509.CertPool // that its certificate is checked with; nil is no TLS
 }
 
 func (t *target) stop() {

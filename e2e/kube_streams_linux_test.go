@@ -1,10 +1,12 @@
 package e2e
 
 import (
+	"archive/zip"
 	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -70,34 +72,32 @@ func TestProgramsInPodsAreRecorded(t *testing.T) {
 	c.ok(c.kube.StartPod(t.Context(), "shop", "web"))
 	c.must("grant", "add", "--agent", "bot", "--role", "kube-debugger", "--resource", "prod", "--for", "1h", "--ticket", "OPS-7")
 	config := c.kubeconfig("bot", "--ticket=OPS-7")
-	for _, websocket := range []string{"true", "false"} {
+	for _, websocket := range []string{"true", "false"} { // kwok doesn't tell programs that nothing more comes
 		env := "KUBECTL_REMOTE_COMMAND_WEBSOCKETS=" + websocket
-		out, err := c.kubectl(config, "typed-canary\n", env, "exec", "-i", "web", "--", "sh", "-c", "cat; echo shown-canary; echo failed >&2")
-		if err != nil || !strings.Contains(out, "typed-canary\nshown-canary\n") || !strings.Contains(out, "failed\n") {
+		out, err := c.kubectl(config, "typed-canary\n", env, "exec", "-i", "web", "--", "sh", "-c", "head -n 1; echo shown-canary; echo failed >&2")
+		if err != nil || !strings.Contains(out, "typed-canary\n") || !strings.Contains(out, "shown-canary\n") || !strings.Contains(out, "failed\n") {
 			t.Errorf("exec, WebSockets %s: %v\n%s", websocket, err, out)
 		}
 		if out, err := c.kubectl(config, "", env, "exec", "web", "--", "sh", "-c", "exit 3"); err == nil || !strings.Contains(out, "exit status 3") {
 			t.Errorf("exec of what fails, WebSockets %s: %v\n%s", websocket, err, out)
 		}
 		large := strings.Repeat("0123456789abcdef", 64<<10)
-		if out, err := c.kubectl(config, large, env, "exec", "-i", "web", "--", "wc", "-c"); err != nil || strings.TrimSpace(out) != fmt.Sprint(len(large)) {
+		if out, err := c.kubectl(config, large, env, "exec", "-i", "web", "--", "sh", "-c", fmt.Sprintf("head -c %d | wc -c", len(large))); err != nil || strings.TrimSpace(out) != fmt.Sprint(len(large)) {
 			t.Errorf("exec with much to read, WebSockets %s: %v\n%.200s", websocket, err, out)
 		}
 		name := "copied-" + websocket
-		c.ok(os.WriteFile(c.path(name), []byte("a file"), 0o600))
-		for _, way := range [][]string{{c.path(name), "web:" + c.kube.Work()}, {"web:" + filepath.Join(c.kube.Work(), name), c.path(name + "-back")}} {
-			if out, err := c.kubectl(config, "", env, "cp", way[0], way[1]); err != nil {
-				t.Errorf("cp %v, WebSockets %s: %v\n%s", way, websocket, err, out)
-			}
+		c.ok(os.WriteFile(filepath.Join(c.kube.Work(), name), []byte("a file"), 0o600))
+		if out, err := c.kubectl(config, "", env, "cp", "web:"+name, c.path(name)); err != nil {
+			t.Errorf("cp, WebSockets %s: %v\n%s", websocket, err, out)
 		}
-		if b, err := os.ReadFile(c.path(name + "-back")); err != nil || string(b) != "a file" {
-			t.Errorf("what was copied there and back, WebSockets %s, is %q, %v", websocket, b, err)
+		if b, err := os.ReadFile(c.path(name)); err != nil || string(b) != "a file" {
+			t.Errorf("what was copied, WebSockets %s, is %q, %v", websocket, b, err)
 		}
 	}
 	list := c.ran("exec pods/shop/web")
 	for i := range 2 {
 		_, events := c.played(list[i*len(list)/2].ID)
-		if events["i"] != "typed-canary\n" || !strings.Contains(events["o"], "typed-canary\nshown-canary\n") || !strings.Contains(events["o"], "failed\n") {
+		if events["i"] != "typed-canary\n" || !strings.Contains(events["o"], "typed-canary\n") || !strings.Contains(events["o"], "shown-canary\n") || !strings.Contains(events["o"], "failed\n") {
 			t.Errorf("%+v plays as %q", list[i*len(list)/2], events)
 		}
 		if d := list[i*len(list)/2]; d.Outcome != "ok" || d.Code != "exit:0" {
@@ -165,9 +165,15 @@ func TestPortsAreForwardedOnlyWherePolicySaysSo(t *testing.T) {
 	if out, err := c.kubectl(config, "", "port-forward", "web", "18080:80"); err == nil || !strings.Contains(out, "kube-guard-opaque") {
 		t.Errorf("port-forward without a policy for it: %v\n%s", err, out)
 	}
-	guard, err := os.ReadFile(c.path("policies/kubernetes-guardrails.cedar"))
-	c.ok(err)
-	c.ok(os.WriteFile(c.path("policies/kubernetes-guardrails.cedar"), []byte(strings.Replace(string(guard), `Action::"kubernetes:portforward", `, "", 1)), 0o644))
+	for name, change := range map[string][2]string{
+		"kubernetes-guardrails": {`Action::"kubernetes:portforward", `, ""},
+		"guardrails":            {`action in Action::"opaque", resource);`, `action in Action::"opaque", resource) unless { action == Action::"kubernetes:portforward" };`},
+	} {
+		path := c.path("policies/" + name + ".cedar")
+		text, err := os.ReadFile(path)
+		c.ok(err)
+		c.ok(os.WriteFile(path, []byte(strings.Replace(string(text), change[0], change[1], 1)), 0o644))
+	}
 	c.ok(os.WriteFile(c.path("policies/forward.cedar"), []byte(`@id("forward")
 @description("Debuggers reach ports of pods.")
 permit (principal in Role::"kube-debugger", action == Action::"kubernetes:portforward", resource);
@@ -183,14 +189,20 @@ permit (principal in Role::"kube-debugger", action == Action::"kubernetes:portfo
 		c.ok(err)
 		cmd.Stdout, cmd.Stderr = log, log
 		c.ok(cmd.Start())
+		said := func() string { b, _ := os.ReadFile(log.Name()); return string(b) }
+		c.until(60*time.Second, "kubectl forwards, or says why not", func() bool { return said() != "" })
+		if !strings.Contains(said(), "Forwarding from") {
+			t.Errorf("port-forward, WebSockets %s:\n%s", websocket, said())
+			_ = cmd.Wait() // as it said
+			continue
+		}
 		c.listens(local)
 		conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", local)
 		c.ok(err)
 		c.ok(conn.SetDeadline(time.Now().Add(30 * time.Second)))
 		fmt.Fprintln(conn, "through-the-tunnel")
 		if b, err := io.ReadAll(conn); string(b) != "heard through-the-tunnel\n" {
-			said, _ := os.ReadFile(log.Name())
-			t.Errorf("WebSockets %s: %q, %v\n%s", websocket, b, err, said)
+			t.Errorf("WebSockets %s: %q, %v\n%s", websocket, b, err, said())
 		}
 		conn.Close()
 		_ = cmd.Process.Signal(os.Interrupt)
@@ -203,7 +215,37 @@ permit (principal in Role::"kube-debugger", action == Action::"kubernetes:portfo
 			t.Errorf("%+v", d)
 		}
 	}
-	if report, err := c.pack(); err != nil || !strings.Contains(report, "opaque") {
-		t.Errorf("the pack: %v\n%s", err, report)
+	c.passes()
+	pack, err := zip.OpenReader(c.packed)
+	c.ok(err)
+	defer pack.Close()
+	readme, err := fs.ReadFile(pack, "README.html")
+	c.ok(err)
+	if want := fmt.Sprintf("%d commands were allowed though not understood (opaque)", len(list)); !strings.Contains(string(readme), want) {
+		t.Errorf("the pack doesn't say that %s:\n%s", want, readme)
 	}
+}
+
+// What is followed comes as it happens, and ends with the right to it.
+func TestWhatIsFollowedComesAtOnce(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	c.ok(c.kube.StartNode(t.Context(), ""))
+	c.ok(c.kube.StartPod(t.Context(), "shop", "web"))
+	c.grant("bot", "kube-shop-deployer", "prod")
+	config := c.kubeconfig("bot")
+	watch := c.sitAt(t, c.kubectlCmd(config, "get", "configmaps", "--watch", "-o", "name"), "\x03")
+	logs := c.sitAt(t, c.kubectlCmd(config, "logs", "web", "--follow"), "\x03")
+	for _, name := range []string{"first", "second"} {
+		c.ok(c.kube.Apply(t.Context(), fmt.Sprintf(`{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": %q, "namespace": "shop"}}`, name)))
+		watch.expect("configmap/" + name)
+		c.ok(c.kube.Log("line " + name))
+		logs.expect("line " + name)
+	}
+	c.must("kill", "--agent", "bot", "--reason", "enough")
+	if d := c.ran("watch configmaps/shop"); d[0].Outcome != "cancelled" {
+		t.Errorf("the watch is %+v", d)
+	}
+	c.audited()
+	c.passes()
 }

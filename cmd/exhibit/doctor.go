@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -517,15 +518,16 @@ func (d *doctor) program(check string, r config.Resource) {
 // service connects to a resource of a protocol above HTTP, reads its credential
 // and asks nothing.
 func (d *doctor) service(ctx context.Context, check string, r config.Resource) {
+	where := cmp.Or(r.Upstream.Address, r.Upstream.Kubeconfig)
 	target, err := targetOf(r.Upstream)
 	if err == nil {
 		err = reach(ctx, target)
 	}
 	if err != nil {
-		d.fail(check, fmt.Sprintf("%s can't be reached: %v", r.Upstream.Address, err), "check its upstream's address, tls and credential, and whether the server runs")
+		d.fail(check, fmt.Sprintf("%s can't be reached: %v", where, err), "check its upstream's address, tls and credential, and whether the server runs")
 		return
 	}
-	d.ok(check, "%s takes connections", r.Upstream.Address)
+	d.ok(check, "%s takes connections", where)
 }
 
 func reach(ctx context.Context, target *upstream.Target) error {

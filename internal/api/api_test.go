@@ -178,6 +178,12 @@ func (g *gateway) Policy(context.Context) (Document, error) { return ask[Documen
 func (g *gateway) Reload(_ context.Context, dry bool, by evidence.By) (Reload, error) {
 	return ask[Reload](g, dry, by)
 }
+func (g *gateway) Recording(_ context.Context, command evidence.Position, by evidence.By, w io.Writer) (Recording, error) {
+	if _, err := io.WriteString(w, "cast"); err != nil {
+		return Recording{}, err
+	}
+	return ask[Recording](g, command, by)
+}
 func (g *gateway) ExportOCSF(_ context.Context, r Range, by evidence.By, w io.Writer, progress func(Progress)) (Export, error) {
 	progress(Progress{Stage: "exporting", Done: 1})
 	if _, err := io.WriteString(w, "{\"class_uid\":0}\n"); err != nil {

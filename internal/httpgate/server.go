@@ -72,8 +72,8 @@ type Config struct {
 	// Keys is the JWK set (RFC 7517) that such JWTs are checked with.
 	Keys func() []byte
 	// Fields are added to each request of a session, besides the credential. Nil
-	// adds none.
-	Fields func(*Session) []Field
+	// adds none; an error passes nothing on.
+	Fields func(*Session) ([]Field, error)
 	// Mark names a field that is added with the position of each command, so that
 	// the upstream's own log names it. "" adds none.
 	Mark string

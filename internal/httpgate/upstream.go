@@ -517,7 +517,11 @@ func (s *Session) added(ctx context.Context, header func(context.Context) (name,
 		list = append(list, addition{name: IdentityField, value: jwt})
 	}
 	if s.server.cfg.Fields != nil {
-		for _, f := range s.server.cfg.Fields(s) {
+		fields, err := s.server.cfg.Fields(s)
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range fields {
 			if strings.ContainsAny(f.Value, "\r\n\x00") {
 				return nil, fmt.Errorf("the value of %s holds a line break", f.Name)
 			}

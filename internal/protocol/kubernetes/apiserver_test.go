@@ -15,27 +15,31 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
+
 	"github.com/exhibit-gateway/exhibit/internal/kubeserver"
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/kubernetes"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/prototest"
 )
 
-// account is what the gateway's own account needs, and all that it does.
-const account = `
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: exhibit-gateway}
-rules:
-- {apiGroups: [""], resources: [users], verbs: [impersonate], resourceNames: ["exhibit:agent-1"]}
-- {apiGroups: [""], resources: [groups], verbs: [impersonate], resourceNames: ["exhibit:agents"]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: exhibit-gateway}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: exhibit-gateway}
-subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: exhibit}]
-`
+// account is what the guide says that the gateway's own account needs, for the
+// agent and the account of these tests.
+func account(t *testing.T) string {
+	t.Helper()
+	guide, err := os.ReadFile("../../../docs/guides/kubernetes.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(guide), "## What its account needs")
+	_, text, _ = strings.Cut(text, "```yaml\n")
+	text, _, found := strings.Cut(text, "```")
+	if !found {
+		t.Fatal("the guide says nothing of the account's rights")
+	}
+	return strings.NewReplacer(`"exhibit:deployer", "exhibit:triage"`, `"exhibit:agent-1"`,
+		"{kind: ServiceAccount, name: exhibit, namespace: exhibit}", "{apiGroup: rbac.authorization.k8s.io, kind: User, name: exhibit}").Replace(text)
+}
 
 // startCluster starts an API server with a gateway before it.
 func startCluster(t *testing.T) (*kubeserver.Server, *gateway) {
@@ -52,7 +56,7 @@ func startCluster(t *testing.T) (*kubeserver.Server, *gateway) {
 			t.Error(err)
 		}
 	})
-	if err := server.Apply(t.Context(), account); err != nil {
+	if err := server.Apply(t.Context(), account(t)); err != nil {
 		t.Fatal(err)
 	}
 	pem, err := os.ReadFile(server.CA)
@@ -170,6 +174,79 @@ func TestTheAPIServerReadsItTheSame(t *testing.T) {
 		theirs := fmt.Sprintf("%s %s/%s %s/%s/%s %s", e.Verb, o.APIGroup, o.APIVersion, o.Namespace, o.Resource, o.Name, o.Subresource)
 		if opaque := x.Verb == "opaque" && x.Shape.Text == ""; ours != theirs && !opaque && (fact("verb") != "other" || !strings.HasSuffix(theirs, strings.TrimPrefix(ours, "other"))) {
 			t.Errorf("%s\nis decided as %s\nand done as    %s", request, ours, theirs)
+		}
+	}
+}
+
+// The account may ask for the agents that it is to ask for, and nothing else.
+func TestTheAccountMayOnlyAskForAgents(t *testing.T) {
+	server, _ := startCluster(t)
+	for args, want := range map[string]string{
+		"get pods":                      `User "exhibit" cannot list resource "pods"`,
+		"get secrets -A":                `User "exhibit" cannot list resource "secrets"`,
+		"get pods --as=exhibit:agent-1": `User "exhibit:agent-1" cannot list resource "pods"`,
+		"get pods --as=exhibit:agent-1 --as-group=exhibit:agents": `User "exhibit:agent-1" cannot list resource "pods"`,
+		"get pods --as=exhibit:agent-2":                           `User "exhibit" cannot impersonate`,
+		"get pods --as=admin":                                     `User "exhibit" cannot impersonate`,
+		"get pods --as=exhibit:agent-1 --as-group=system:masters": `User "exhibit" cannot impersonate`,
+		"get pods --as=system:serviceaccount:kube-system:default": `User "exhibit" cannot impersonate`,
+		"get pods --as=exhibit:agent-1 --as-uid=1":                `User "exhibit" cannot impersonate`,
+	} {
+		if out, err := server.Run(t.Context(), append(strings.Fields(args), "--token", server.Account)...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %s, %v", args, out, err)
+		}
+	}
+}
+
+// The object that a content names is the one that the server makes or removes.
+func TestTheServerMakesWhatTheContentSays(t *testing.T) {
+	server, g := startCluster(t)
+	if out, err := server.Run(t.Context(), "create", "clusterrolebinding", "agents", "--clusterrole=cluster-admin", "--group=exhibit:agents"); err != nil {
+		t.Fatal(out, err)
+	}
+	cbor, err := direct.Marshal(map[string]any{"kind": "ConfigMap", "apiVersion": "v1", "metadata": map[string]any{"name": "cbor"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const maps = "/api/v1/namespaces/default/configmaps"
+	for _, c := range []struct{ method, path, media, content, text string }{
+		{"POST", maps, "application/json", `{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"json"}}`, "create configmaps/default/json"},
+		{"POST", maps, "", `{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"untyped"}}`, "create configmaps/default/untyped"},
+		{"POST", maps, "application/yaml", "kind: ConfigMap\napiVersion: v1\nmetadata: {name: yaml}\n", "create configmaps/default/yaml"},
+		{"POST", maps, "application/cbor", string(cbor), "create configmaps/default/cbor"},
+		{"POST", maps, "application/json", `{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"first"},"metadata":{"name":"last"}}`, "create configmaps/default/last"},
+		{"POST", maps, "application/json", `{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"lower","Name":"upper"}}`, "create configmaps/default/lower"},
+		{"PATCH", maps + "/applied?fieldManager=x", "application/apply-patch+yaml", "kind: ConfigMap\napiVersion: v1\nmetadata: {name: applied}\n", "patch configmaps/default/applied"},
+	} {
+		got, err := g.agent(2).do(c.method, c.path, c.content, "Content-Type", c.media)
+		x := g.last()
+		if err != nil || x.Text != c.text {
+			t.Errorf("%s: the record reads %q (%d, %v)", c.text, x.Text, got.Status, err)
+			continue
+		}
+		name := c.text[strings.LastIndexByte(c.text, '/')+1:]
+		out, err := server.Run(t.Context(), "get", "configmap", name, "-o", "name")
+		if made := err == nil && strings.TrimSpace(out) == "configmap/"+name; made != (got.Status == http.StatusCreated) || got.Status >= 500 {
+			t.Errorf("%s: the server answers %d %s; the object is there: %v", c.text, got.Status, got.Body, made)
+		}
+		if got.Status != http.StatusCreated && c.media != "application/cbor" {
+			t.Errorf("%s: %d %s", c.text, got.Status, got.Body)
+		}
+	}
+	// What would be gone is still there when it was a trial.
+	for _, c := range []struct {
+		query, content string
+		dry            bool
+	}{
+		{"?dryRun=All", "", true},
+		{"", `{"kind":"DeleteOptions","apiVersion":"v1","dryRun":["All"]}`, true},
+		{"?dryRun=All", `{"kind":"DeleteOptions","apiVersion":"v1"}`, false},
+	} {
+		got, err := g.agent(2).do("DELETE", maps+"/json"+c.query, c.content)
+		_, gone := server.Run(t.Context(), "get", "configmap", "json")
+		dry, _ := g.last().Shape.Facts["dry_run"].(bool)
+		if err != nil || got.Status != http.StatusOK || dry != c.dry || dry != (gone == nil) {
+			t.Errorf("%s %s: %d, a trial by the record: %v, it is gone: %v", c.query, c.content, got.Status, dry, gone != nil)
 		}
 	}
 }

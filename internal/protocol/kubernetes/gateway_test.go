@@ -20,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/httpgate"
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/kubernetes"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/prototest"
@@ -47,8 +48,13 @@ func bearer(token string) func(context.Context) (string, string, error) {
 
 func startGatewayTo(t *testing.T, up protocol.Upstream, r kubernetes.Resource) *gateway {
 	t.Helper()
-	g := &gateway{Gate: &prototest.Gate{Upstream: up}, t: t}
-	p := newProtocol(r, slog.New(slog.DiscardHandler), time.Minute)
+	return serve(t, &prototest.Gate{Upstream: up}, newProtocol(r, slog.New(slog.DiscardHandler), time.Minute))
+}
+
+// serve serves a protocol until the test ends.
+func serve(t *testing.T, gate *prototest.Gate, p *kubernetes.Protocol) *gateway {
+	t.Helper()
+	g := &gateway{Gate: gate, t: t}
 	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -294,6 +300,36 @@ func TestAWatchStreams(t *testing.T) {
 		resp.Body.Close()
 		if o := g.last().Outcome(); o.Class != evidence.OK || o.Reply != 3*uint64(len(event)+1) || g.last().Text != "watch pods" {
 			t.Errorf("HTTP/%d: %+v of %s", version, o, g.last().Text)
+		}
+	}
+}
+
+// A cluster that a reload takes away between a request's decision and its
+// passing on is asked as nobody, and not as a user without the prefix.
+func TestAClusterThatIsTakenAway(t *testing.T) {
+	reached := false
+	up := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached = true }))
+	defer up.Close()
+	for name, later := range map[string][]kubernetes.Resource{
+		"gone":             {},
+		"without a prefix": {{Route: httpgate.Route{Resource: "prod"}}},
+	} {
+		var mu sync.Mutex
+		asked := 0
+		g := serve(t, &prototest.Gate{Upstream: protocol.Upstream{Address: up.Listener.Addr().String(), Header: bearer("account")}}, kubernetes.New(kubernetes.Config{
+			Resources: func() []kubernetes.Resource {
+				mu.Lock()
+				defer mu.Unlock()
+				if asked++; asked > 2 { // where it leads, and whether it is there
+					return later
+				}
+				return []kubernetes.Resource{{Route: httpgate.Route{Resource: "prod"}, UserPrefix: "exhibit:"}}
+			},
+			Limits: httpgate.Limits{Idle: time.Minute, Login: 3 * time.Second}, Logger: slog.New(slog.DiscardHandler),
+		}))
+		got, err := g.agent(1).do("GET", "/api/v1/pods", "")
+		if err != nil || got.Status != http.StatusBadGateway || reached {
+			t.Errorf("%s: %+v, %v; reached %v", name, got, err, reached)
 		}
 	}
 }

@@ -93,12 +93,14 @@ func (p *Protocol) resource(name string) *Resource {
 
 // impersonated are the fields by which the cluster is told for whom the gateway
 // asks (https://kubernetes.io/docs/reference/access-authn-authz/user-impersonation/).
-func (p *Protocol) impersonated(s *httpgate.Session) []httpgate.Field {
+func (p *Protocol) impersonated(s *httpgate.Session) ([]httpgate.Field, error) {
 	r := p.resource(s.Route.Resource)
-	if r == nil { // a reload took it away since: as nobody
-		r = &Resource{}
-	}
 	id := s.Identity()
+	if r == nil || r.UserPrefix == "" || id.Agent == "" {
+		// A reload took the cluster away since. Without a prefix the agent could be
+		// one of the cluster's own users, and without a user it would be the account.
+		return nil, errors.New("it isn't known as whom the cluster is to be asked")
+	}
 	list := []httpgate.Field{{Name: "Impersonate-User", Value: r.UserPrefix + id.Agent}}
 	for _, g := range r.Groups {
 		list = append(list, httpgate.Field{Name: "Impersonate-Group", Value: g})
@@ -110,7 +112,7 @@ func (p *Protocol) impersonated(s *httpgate.Session) []httpgate.Field {
 			}
 		}
 	}
-	return list
+	return list, nil
 }
 
 // handler keeps Serve of httpgate apart from that of protocol.
