@@ -177,8 +177,8 @@ func (c *carrier) copy(dir evidence.Direction) error {
 				return err
 			}
 		}
-		if ended != nil { // in good order or not: nothing more comes
-			return nil
+		if ended != nil {
+			return nil //nolint:nilerr // in good order or not: nothing more comes
 		}
 	}
 }

@@ -70,14 +70,14 @@ func opening(id spdy.StreamId, kind string) spdy.Frame {
 // said is what a reader makes of bytes that come in pieces.
 func said(r reader, b []byte, piece int) (string, error) {
 	var order []string
-	content := make(map[string]string)
+	content := make(map[string]*strings.Builder)
 	for len(b) > 0 {
 		n := min(piece, len(b))
 		if err := r.read(b[:n], func(stream string, c []byte) {
-			if content[stream] == "" {
-				order = append(order, stream)
+			if content[stream] == nil {
+				order, content[stream] = append(order, stream), &strings.Builder{}
 			}
-			content[stream] += string(c)
+			content[stream].Write(c)
 		}); err != nil {
 			return "", err
 		}
@@ -85,7 +85,7 @@ func said(r reader, b []byte, piece int) (string, error) {
 	}
 	var out strings.Builder
 	for _, s := range order {
-		fmt.Fprintf(&out, "%s=%q ", s, content[s])
+		fmt.Fprintf(&out, "%s=%q ", s, content[s].String())
 	}
 	return out.String(), nil
 }
