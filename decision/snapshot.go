@@ -23,6 +23,7 @@ type state struct {
 	Credentials []Credential                 `json:"credentials,omitempty"`
 	Grants      []Grant                      `json:"grants,omitempty"`
 	Approvals   []Approval                   `json:"approvals,omitempty"`
+	Left        []Leaver                     `json:"left,omitempty"`
 }
 
 // snapshotPart is about how many bytes one part of a snapshot has.
@@ -47,6 +48,7 @@ func (r *Registry) Snapshot() []evidence.SnapshotBody {
 	parts = appendParts(parts, r.Credentials(), func(l []Credential) state { return state{Credentials: l} })
 	parts = appendParts(parts, r.Grants(), func(l []Grant) state { return state{Grants: l} })
 	parts = appendParts(parts, r.Approvals(), func(l []Approval) state { return state{Approvals: l} })
+	parts = appendParts(parts, r.Leavers(), func(l []Leaver) state { return state{Left: l} })
 
 	digest := sha256.New()
 	for _, p := range parts {
@@ -155,6 +157,12 @@ func (r *Registry) restore(s *state) error {
 	}
 	for _, a := range s.Approvals {
 		r.approvals = r.approvals.with(a.ID, &a)
+	}
+	for _, l := range s.Left {
+		if r.left == nil {
+			r.left = make(map[string]Leaver)
+		}
+		r.left[l.Person] = l
 	}
 	return nil
 }

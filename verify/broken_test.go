@@ -494,6 +494,51 @@ var lies = []lie{
 		g.Own(evidence.RecordingGap, evidence.GapBody{Cause: "disk full", Sessions: []evidence.Position{s.ID()}})
 		return finish(g, s)
 	}},
+	{"access.revoked", "after-its-owner-left", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		registry := g.Registry
+		g.ImportPeople(g.Left(60))
+		g.Registry = registry
+		s.Do("SELECT ?", "postgres:select", "public.orders")
+		return finish(g, s)
+	}},
+	{"access.lag", "outlived-its-owner", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.ImportPeople(g.Left(60))
+		g.Now += 5 * packtest.Second
+		return finish(g, s)
+	}},
+	{"import.people", "leaver-unnoticed", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.Import(evidence.ImportPeople, "", []evidence.PersonRow{g.Left(60)}, 1)
+		return finish(g, s)
+	}},
+	{"import.people", "made-up-leaver", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.Import(evidence.ImportPeople, "", []evidence.PersonRow{{ID: packtest.Alice.Person.ID, Status: evidence.PersonActive}}, 1)
+		g.Own(evidence.PersonLeave, evidence.LeaveBody{Person: packtest.Alice.Person.ID, By: packtest.Alice})
+		return finish(g, s)
+	}},
+	{"import.people", "too-late", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.ImportPeople(g.Left(3 * 86_400))
+		return finish(g, s)
+	}},
+	{"import.digest", "another-snapshot", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.Change = func(d *evidence.Draft) {
+			if d.Head.Type == evidence.ImportSnapshot {
+				d.Body = bytes.Replace(d.Body, []byte(`"status":"active"`), []byte(`"status":"inactiv"`), 1)
+			}
+		}
+		g.ImportPeople(evidence.PersonRow{ID: packtest.Alice.Person.ID, Status: evidence.PersonActive})
+		return finish(g, s)
+	}},
+	{"import.digest", "rows-left-out", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.Import(evidence.ImportPeople, "", []evidence.PersonRow{{ID: packtest.Alice.Person.ID, Status: evidence.PersonActive}}, 2)
+		return finish(g, s)
+	}},
 	{"gateway.digests", "hot-edit", edit(evidence.GatewayStart, func(_ *evidence.Head, b *evidence.GatewayStartBody) { b.Config = "config-2" })},
 }
 

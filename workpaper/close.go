@@ -54,7 +54,7 @@ func (f *Fold) Close() (*Summary, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(f.approvalRows(), f.usedRows(), f.alertRows()); err != nil {
+	if err := errors.Join(f.approvalRows(), f.usedRows(), f.alertRows(), f.terminationRows()); err != nil {
 		return nil, err
 	}
 	if err := f.bootRow(f.boot); err != nil {
@@ -92,13 +92,16 @@ func (f *Fold) agentRows() (roll rollForward, err error) {
 			f.tests.owner.Except(a.Created, "agent %s has no owner", a.Agent)
 		}
 		was, existed := f.opening.Agent(a.Agent)
-		roll.count(existed, existed && was.Active(f.openedAt), a.Active(f.lastTime), !a.Disabled.IsZero())
+		roll.count(existed, existed && was.Registered(f.openedAt), a.Registered(f.lastTime), !a.Disabled.IsZero())
 		status := "active"
 		switch {
 		case !a.Disabled.IsZero():
 			status = "retired"
-		case !a.Active(f.lastTime):
+		case !a.Registered(f.lastTime):
 			status = "expired"
+		case !a.Suspended.IsZero():
+			status = "suspended"
+			f.counts.suspended++
 		}
 		act := f.activity[a.Agent]
 		if act == nil {
@@ -188,10 +191,11 @@ func (f *Fold) totalRows(agents, grants rollForward, openSessions, openCommands 
 	}{
 		{"records", "in the range", f.records},
 		{agentsTable, "in service at opening", agents.opening}, {agentsTable, "registered (+)", agents.added},
-		{agentsTable, "retired (-)", agents.removed}, {agentsTable, "expired (-)", agents.expired}, {agentsTable, "in service at closing (=)", agents.closing},
+		{agentsTable, "retired (-)", agents.removed}, {agentsTable, "expired (-)", agents.expired}, {agentsTable, "in service at closing (=)", agents.closing}, {agentsTable, "of them suspended", c.suspended},
 		{grantsTable, "standing at opening", grants.opening}, {grantsTable, "made (+)", grants.added},
 		{grantsTable, "removed (-)", grants.removed}, {grantsTable, "expired (-)", grants.expired}, {grantsTable, "standing at closing (=)", grants.closing},
 		{approvalsTable, "asked for", c.approvalsAsked}, {approvalsTable, "decisions of people", c.approvalsDecided}, {approvalsTable, "used by commands", c.approvalsUsed},
+		{terminationsTable, "leavers and retired agents", uint64(len(f.outside.ended))}, {"imports", "of something outside", c.imports},
 		{sodTable, "changes by one person", c.violations}, {killsTable, "by people", c.kills},
 		{credentialsTable, "keys enrolled", c.keysEnrolled}, {credentialsTable, "tokens issued", c.tokensIssued}, {credentialsTable, "revocations", c.credentialsRevoked},
 		{authnTable, "succeeded", c.authnOK}, {authnTable, "failed", c.authnFailed},

@@ -84,6 +84,7 @@ type Fold struct {
 	alerts     []alertState
 	alertAt    map[evidence.Position]int
 	watch      watch
+	outside    outside
 	keyUses    map[string]*uses
 	askers     map[string]*Asker // by their encoding
 	policies   map[string]bool   // digests recorded so far
@@ -106,6 +107,7 @@ type counts struct {
 	transactions, resolutions                                           uint64
 	approvalsAsked, approvalsDecided, approvalsUsed                     uint64
 	violations, unseparated, kills, acks                                uint64
+	imports, suspended                                                  uint64
 }
 
 // NewFold returns a fold whose rows go to out.
@@ -168,6 +170,7 @@ func (f *Fold) Record(r *evidence.Record) error {
 	f.records++
 	f.before, f.last, f.lastTime = f.last, h.Pos, h.Time
 	f.watched(r)
+	f.noticed(h)
 	if f.approving != nil || h.Type == evidence.ApprovalUse {
 		f.used(r)
 	}
@@ -274,6 +277,8 @@ func (f *Fold) other(r *evidence.Record) error {
 		f.counts.backups++
 	case evidence.LogRestore:
 		f.counts.restores++
+	case evidence.ImportSnapshot:
+		return f.imported(r)
 	case evidence.Alert:
 		return f.alert(r)
 	case evidence.AlertAck:
@@ -320,7 +325,11 @@ func (f *Fold) controlInRange(r *evidence.Record) error {
 	case evidence.PolicyChange, evidence.ConfigChange, evidence.LogKey:
 		return f.change(r)
 	case evidence.AgentDisable:
-		f.retired(r)
+		return f.retired(r)
+	case evidence.PersonLeave, evidence.PersonReturn:
+		return f.leaves(r)
+	case evidence.OwnerChange:
+		f.resumed(r)
 	case evidence.GrantRemove, evidence.CredentialRevoke:
 		f.tests.afterRevoke.Population++
 	}

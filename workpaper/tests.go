@@ -85,7 +85,7 @@ type tests struct {
 	change, policyCited, grantCited, afterRevoke, lag Test
 	approvals, approvalUse, limits, acks, detected    Test
 	enforce, denials, liveness, gap, digests          Test
-	leavers, privileges, bypass                       Test
+	imports, leavers, privileges, bypass              Test
 }
 
 func (t *tests) all() []*Test {
@@ -93,7 +93,7 @@ func (t *tests) all() []*Test {
 		&t.bodies, &t.sequence, &t.scope, &t.boot, &t.pairing, &t.sessionPairing, &t.writeAhead, &t.transactions, &t.resolutions, &t.bytes, &t.attribution, &t.connection,
 		&t.totals, &t.registered, &t.owner, &t.authentication, &t.credential, &t.change, &t.policyCited, &t.grantCited,
 		&t.approvals, &t.approvalUse, &t.limits, &t.afterRevoke, &t.lag, &t.detected, &t.acks, &t.enforce, &t.denials, &t.liveness, &t.gap, &t.digests,
-		&t.leavers, &t.privileges, &t.bypass,
+		&t.imports, &t.leavers, &t.privileges, &t.bypass,
 	}
 }
 
@@ -123,8 +123,8 @@ func newTests() *tests {
 		change:      Test{ID: "change.valid", Of: "control records", Title: "Every change of rights was one that the registry admits"},
 		policyCited: Test{ID: "decision.policy", Of: "decisions", Title: "Every decision cites the policy in force at its position"},
 		grantCited:  Test{ID: "decision.grants", Of: "allowed decisions with checks", Title: "What was allowed cites grants of that agent that stood at that position and time"},
-		afterRevoke: Test{ID: "access.revoked", Of: "revocations and retirements", Title: "Nothing was allowed after a revocation or retirement"},
-		lag:         Test{ID: "access.lag", Of: "sessions open when their agent was retired", Title: "Sessions of a retired agent ended within two seconds"},
+		afterRevoke: Test{ID: "access.revoked", Of: "revocations, retirements and suspensions", Title: "Nothing was allowed after a revocation, retirement or suspension"},
+		lag:         Test{ID: "access.lag", Of: "sessions open when their agent was retired or suspended", Title: "Sessions of a retired or suspended agent ended within two seconds"},
 
 		approvals:   Test{ID: "change.approved", Of: "grants and policies that needed two people", Title: "Grants and policies were approved by another person before they took effect"},
 		approvalUse: Test{ID: "approval.used", Of: "commands that people approved", Title: "What people approved was used once, by the command that they approved"},
@@ -138,6 +138,7 @@ func newTests() *tests {
 		gap:      Test{ID: "gateway.gaps", Of: "boots", Title: "Nothing passed unrecorded (recording.gap)"},
 		digests:  Test{ID: "gateway.digests", Of: "boots", Title: "Policy and configuration that a boot ran with are recorded changes"},
 
+		imports:    Test{ID: "import.digest", Of: "imports", Title: "Every import is the one that its digest names, with as many rows as it says"},
 		leavers:    Test{ID: "import.people", Of: "leavers", Title: "Access of people who left was removed in time", State: NotTested, Note: "Leaver population: not provided"},
 		privileges: Test{ID: "import.privileges", Of: "upstream roles", Title: "Privileges upstream are no wider than here", State: NotTested, Note: "Effective privilege: gateway policy only"},
 		bypass:     Test{ID: "import.connections", Of: "upstream connections", Title: "Nothing went around the gateway", State: NotTested, Note: "Bypass: untested"},

@@ -63,7 +63,7 @@ func ask[T any](g *gateway, asked ...any) (T, error) {
 }
 
 func (g *gateway) services() Services {
-	return Services{g, g, g, g, g, g, g, g, g, g, g, g}
+	return Services{g, g, g, g, g, g, g, g, g, g, g, g, g}
 }
 
 func (g *gateway) AddAgent(_ context.Context, a NewAgent, by evidence.By) (Agent, error) {
@@ -72,6 +72,12 @@ func (g *gateway) AddAgent(_ context.Context, a NewAgent, by evidence.By) (Agent
 func (g *gateway) Agents(context.Context) ([]Agent, error) { return ask[[]Agent](g) }
 func (g *gateway) RetireAgent(_ context.Context, id, reason string, by evidence.By) (Agent, error) {
 	return ask[Agent](g, id, reason, by)
+}
+func (g *gateway) ChangeOwner(_ context.Context, id string, n NewOwner, by evidence.By) (Agent, error) {
+	return ask[Agent](g, id, n, by)
+}
+func (g *gateway) Import(_ context.Context, n NewImport, by evidence.By) (Import, error) {
+	return ask[Import](g, n, by)
 }
 func (g *gateway) EnrollKey(_ context.Context, k NewKey, by evidence.By) (Credential, error) {
 	return ask[Credential](g, k, by)

@@ -103,6 +103,7 @@ type Rights struct {
 	Separation      string        `yaml:"separation"`
 	PolicyApprovers []string      `yaml:"policy_approvers"` // groups; default: anyone but who asks
 	RequestTTL      time.Duration `yaml:"request_ttl"`      // how long a request waits, and what it approved waits to be used
+	LeaverLimit     time.Duration `yaml:"leaver_limit"`     // within which the access of who left must have ended
 }
 
 // Admin is where people and agents reach the API.
@@ -356,7 +357,7 @@ func New() *Config {
 	return &Config{
 		Log:     Log{Timestamps: Timestamps{Interval: 10 * time.Minute, Timeout: 10 * time.Second}},
 		Metrics: Metrics{Address: "127.0.0.1:9464"},
-		Rights:  Rights{RequestTTL: 72 * time.Hour},
+		Rights:  Rights{RequestTTL: 72 * time.Hour, LeaverLimit: 24 * time.Hour},
 		Limits: Limits{
 			Sessions:         512,
 			SessionsPerAgent: 64,
@@ -432,7 +433,7 @@ func Digest(text string) string {
 func (c *Config) Evidence() evidence.ConfigBody {
 	b := evidence.ConfigBody{
 		Digest: c.Digest(), Text: c.Text(), Resources: c.EvidenceResources(),
-		Separation: c.Rights.Separation, PolicyApprovers: c.Rights.PolicyApprovers,
+		Separation: c.Rights.Separation, PolicyApprovers: c.Rights.PolicyApprovers, LeaverLimit: int64(c.Rights.LeaverLimit / time.Second),
 	}
 	for _, p := range c.People {
 		b.People = append(b.People, evidence.Member{ID: p.ID, Groups: p.Groups})

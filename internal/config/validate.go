@@ -540,6 +540,7 @@ func (c *Config) validateNumbers(d *decoder) {
 		v, min, max time.Duration
 	}{
 		{"rights.request_ttl", c.Rights.RequestTTL, time.Minute, 90 * 24 * time.Hour},
+		{"rights.leaver_limit", c.Rights.LeaverLimit, time.Minute, 90 * 24 * time.Hour},
 		{"limits.token_ttl", l.TokenTTL, time.Minute, 24 * time.Hour},
 		{"limits.session_idle", l.SessionIdle, time.Second, 24 * time.Hour},
 		{"limits.handshake", l.Handshake, time.Second, 5 * time.Minute},

@@ -541,7 +541,7 @@ func (g *Gateway) RecordImport(ctx context.Context, resource string, b evidence.
 func (g *Gateway) Services() api.Services {
 	return api.Services{
 		Agents: g, Credentials: g, Tokens: g, Grants: g, Questions: g,
-		Log: g, Control: g, Packs: g, Sessions: g, Policies: g, Alerts: g, Approvals: g,
+		Log: g, Control: g, Packs: g, Sessions: g, Policies: g, Alerts: g, Approvals: g, Imports: g,
 	}
 }
 

@@ -1,0 +1,92 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
+)
+
+// Imports take in what is known outside the gateway.
+type Imports interface {
+	// Import records a snapshot of something outside, with what follows from it:
+	// of people who have left, the suspension of agents for which nobody answers
+	// any more. Invalid when the input can't be read; nothing of it is then
+	// imported.
+	Import(ctx context.Context, n NewImport, by evidence.By) (Import, error)
+}
+
+// NewImport is something to import.
+type NewImport struct {
+	Kind      string            `json:"kind" enum:"people" doc:"what it is"`
+	Format    string            `json:"format" enum:"csv,json,scim" doc:"how it is written"`
+	Resource  string            `json:"resource,omitempty" maxLength:"128" doc:"the resource that it is of"`
+	Source    string            `json:"source" minLength:"1" maxLength:"1000" doc:"which system it is from; stands in the record"`
+	Query     string            `json:"query" minLength:"1" maxLength:"10000" doc:"what that system was asked, exactly; stands in the record"`
+	Params    map[string]string `json:"params,omitempty" doc:"of the query, and names of columns: id, status, left_at of people"`
+	Extracted time.Time         `json:"extracted,omitzero" doc:"when it was taken from there; default: now"`
+	Data      []byte            `json:"data" doc:"the file, base64"`
+}
+
+// Import is what was imported.
+type Import struct {
+	Position string   `json:"position" doc:"of its record"`
+	Kind     string   `json:"kind"`
+	Rows     int      `json:"rows" doc:"that the file has"`
+	Kept     int      `json:"kept" doc:"of them in the record"`
+	Digest   string   `json:"digest" doc:"of what is kept: SHA-256, hex"`
+	File     string   `json:"file_digest" doc:"of the file: SHA-256, hex"`
+	Left     []Leaver `json:"left,omitempty" doc:"people who have left since the import before"`
+	Back     []string `json:"back,omitempty" doc:"people who are back"`
+}
+
+// Leaver is a person who has left.
+type Leaver struct {
+	Person    string    `json:"person"`
+	Left      time.Time `json:"left,omitzero" doc:"as the source says"`
+	Position  string    `json:"position" doc:"of the record that takes note of it"`
+	Suspended []string  `json:"suspended,omitempty" doc:"agents for which nobody answers any more"`
+}
+
+// NewOwner is who answers for an agent from now on.
+type NewOwner struct {
+	Owner  string `json:"owner" minLength:"1" doc:"id of the person; one of the configuration's people"`
+	Backup string `json:"backup_owner,omitempty" doc:"id of a second person"`
+	Reason string `json:"reason" minLength:"1" maxLength:"1000" doc:"stands in the record"`
+}
+
+// importPath is where files come in, so that it takes more than the others.
+const (
+	importPath = "/v1/imports"
+	maxImport  = 48 << 20
+
+	importTimeout = 2 * time.Minute
+)
+
+func (a *routes) registerOutside() {
+	type owning struct {
+		Agent string `path:"agent" doc:"id of the agent"`
+		Body  NewOwner
+	}
+	handle(a, operation{id: "change-owner", method: http.MethodPost, path: "/v1/agents/{agent}/owner", tag: "agents", summary: "Give an agent another owner; a suspended one goes on"},
+		func(ctx context.Context, in *owning) (*body[Agent], error) {
+			out, err := a.Services.Agents.ChangeOwner(ctx, in.Agent, in.Body, by(ctx))
+			return &body[Agent]{out}, err
+		})
+	handle(a, operation{id: "import", method: http.MethodPost, path: importPath, tag: "imports", summary: "Import what is known outside the gateway"},
+		func(ctx context.Context, in *body[NewImport]) (*body[Import], error) {
+			out, err := a.Services.Imports.Import(ctx, in.Body, by(ctx))
+			return &body[Import]{out}, err
+		})
+}
+
+// ChangeOwner gives an agent another owner.
+func (c *Client) ChangeOwner(ctx context.Context, id string, n NewOwner) (Agent, error) {
+	return call[Agent](ctx, c, http.MethodPost, "/v1/agents/"+segment(id)+"/owner", n)
+}
+
+// Import imports what is known outside the gateway.
+func (c *Client) Import(ctx context.Context, n NewImport) (Import, error) {
+	return call[Import](ctx, c, http.MethodPost, importPath, n)
+}
