@@ -233,6 +233,17 @@ func open(g *packtest.Gateway, role string) *packtest.Session {
 	return g.Open("billing-bot", "orders")
 }
 
+// bypassed is a shop at whose upstream there was a session beside the agent's:
+// the upstream's log, and when it begins.
+func bypassed() (g *packtest.Gateway, rows []evidence.ConnectionRow, from int64) {
+	g, s := packtest.Shop()
+	from = g.Now - 10*packtest.Second
+	rows = []evidence.ConnectionRow{g.Logged(s), g.LoggedFrom("203.0.113.9:5000", 7000)}
+	s.Close()
+	g.Now += 20 * packtest.Second
+	return g, rows, from
+}
+
 var lies = []lie{
 	{"record.body", "unknown-field", changing(func(d *evidence.Draft) {
 		if d.Head.Type == evidence.SessionEnd {
@@ -493,6 +504,31 @@ var lies = []lie{
 		g, s := packtest.Shop()
 		g.Own(evidence.RecordingGap, evidence.GapBody{Cause: "disk full", Sessions: []evidence.Position{s.ID()}})
 		return finish(g, s)
+	}},
+	{"import.connections", "bypass", func() *packtest.Gateway {
+		g, rows, from := bypassed()
+		g.Own(evidence.Alert, evidence.AlertBody{Rule: workpaper.RuleBypass, Severity: "high", Trigger: g.Reconcile(from, rows, nil, nil)})
+		return finish(g, nil)
+	}},
+	{"import.connections", "bypass-left-out", func() *packtest.Gateway {
+		g, rows, from := bypassed()
+		g.Reconcile(from, rows, nil, func(b *evidence.ReconBody) { b.Unexplained, b.Allowed, b.Keys = 0, b.Allowed+1, nil })
+		return finish(g, nil)
+	}},
+	{"import.connections", "log-not-reconciled", func() *packtest.Gateway {
+		g, rows, _ := bypassed()
+		g.Import(evidence.ImportConnections, "orders", rows, len(rows))
+		return finish(g, nil)
+	}},
+	{"import.connections", "session-not-in-the-log", func() *packtest.Gateway {
+		g, _, from := bypassed()
+		g.Own(evidence.Alert, evidence.AlertBody{Rule: workpaper.RuleUntied, Severity: "medium", Trigger: g.Reconcile(from, nil, nil, nil)})
+		return finish(g, nil)
+	}},
+	{"alert.raised", "bypass-unnoticed", func() *packtest.Gateway {
+		g, rows, from := bypassed()
+		g.Reconcile(from, rows, nil, nil)
+		return finish(g, nil)
 	}},
 	{"access.revoked", "after-its-owner-left", func() *packtest.Gateway {
 		g, s := packtest.Shop()

@@ -85,6 +85,7 @@ type Fold struct {
 	alertAt    map[evidence.Position]int
 	watch      watch
 	outside    outside
+	recon      reconState
 	keyUses    map[string]*uses
 	askers     map[string]*Asker // by their encoding
 	policies   map[string]bool   // digests recorded so far
@@ -171,6 +172,8 @@ func (f *Fold) Record(r *evidence.Record) error {
 	f.before, f.last, f.lastTime = f.last, h.Pos, h.Time
 	f.watched(r)
 	f.noticed(h)
+	f.reconciledNext(h)
+	f.recon.observe(h, r.Body)
 	if f.approving != nil || h.Type == evidence.ApprovalUse {
 		f.used(r)
 	}
@@ -279,6 +282,11 @@ func (f *Fold) other(r *evidence.Record) error {
 		f.counts.restores++
 	case evidence.ImportSnapshot:
 		return f.imported(r)
+	case evidence.ReconRun:
+		return f.reconRun(r)
+	case evidence.OwnUpstream:
+		var b evidence.OwnUpstreamBody
+		f.decode(r, &b)
 	case evidence.Alert:
 		return f.alert(r)
 	case evidence.AlertAck:

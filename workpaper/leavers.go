@@ -61,6 +61,8 @@ func (f *Fold) imported(r *evidence.Record) error {
 	switch b.Kind {
 	case evidence.ImportPeople:
 		f.importedPeople(h, &b)
+	case evidence.ImportConnections, evidence.ImportCounters:
+		f.importedConnections(h, &b)
 	}
 	return nil
 }

@@ -38,7 +38,7 @@ var verbs = []func(*app) *cobra.Command{
 	newAgent, newEnroll, newCredential, newGrant, newPolicy, newApproval, newKill,
 	newConnect, newRun, newToken, newCertificate,
 	newWho, newAllowed, newDid, newExplain, newSuggest, newSessions, newAlert,
-	newImport, newLog, newBackup, newRestore, newPack, newVerify,
+	newImport, newReconcile, newLog, newBackup, newRestore, newPack, newVerify,
 	newConfig, newMCP, newOpenAPI, newVersion,
 }
 

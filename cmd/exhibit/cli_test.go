@@ -284,6 +284,14 @@ func (g *memory) ChangeOwner(_ context.Context, id string, n api.NewOwner, by ev
 	return api.Agent{}, api.NotFound("there is no agent "+id, "exhibit agent list shows all")
 }
 
+func (g *memory) Reconcile(_ context.Context, resource string, _ evidence.By) (api.Reconciliation, error) {
+	if resource != "orders" {
+		return api.Reconciliation{}, api.NotFound("there is no resource "+resource, "")
+	}
+	return api.Reconciliation{Position: "gw1.1.40", Resource: resource, From: noon.Add(-time.Minute), To: noon, Logged: 5, Gateway: 2, Own: 1, Allowed: 1, Unexplained: 1,
+		Tie: "tied", Counted: 5, Compared: 5, Sessions: []evidence.ReconKey{{Class: "unexplained", User: "app" + hostile, Client: "192.0.2.9:40001", PID: 7}}}, nil
+}
+
 // Import has everybody in the file leave on the day before.
 func (g *memory) Import(_ context.Context, n api.NewImport, _ evidence.By) (api.Import, error) {
 	lines := strings.Split(strings.TrimSpace(string(n.Data)), "\n")

@@ -15,7 +15,7 @@ import (
 )
 
 func newImport(a *app) *cobra.Command {
-	return group(groupEvidence, "import", "Import what is known outside the gateway: people who left", newImportPeople(a))
+	return group(groupEvidence, "import", "Import what is known outside the gateway: people who left, logs of upstreams", newImportPeople(a), newImportConnections(a))
 }
 
 // importing is a verb that imports a file of a kind.
@@ -23,6 +23,7 @@ type importing struct {
 	kind, short, long, example string
 	formats                    []string // the first is that of a file whose name says nothing
 	columns                    []string // that flags may name
+	resource                   *string  // where it must be of one
 }
 
 func (a *app) importer(i importing, told func(api.Import)) *cobra.Command {
@@ -34,6 +35,11 @@ func (a *app) importer(i importing, told func(api.Import)) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if n.Source == "" {
 				return usagef("%s needs --source: which system the file is from", cmd.CommandPath())
+			}
+			if i.resource != nil {
+				if n.Resource = *i.resource; n.Resource == "" {
+					return usagef("%s needs --resource: what it is of", cmd.CommandPath())
+				}
 			}
 			if n.Data, err = a.readFile(args[0]); err != nil {
 				return err
@@ -145,6 +151,80 @@ live sessions end within a second. exhibit agent owner gives one a new owner.`,
 	})
 	c.Use = "people FILE --source TEXT"
 	return c
+}
+
+func newImportConnections(a *app) *cobra.Command {
+	var resource string
+	c := a.importer(importing{
+		kind: evidence.ImportConnections, formats: []string{"csv", "json"}, resource: &resource,
+		short: "Import a server's log of its sessions, to find what went around the gateway",
+		long: `Imports the log of a PostgreSQL server in the format csvlog (csv) or jsonlog (json)
+and holds the sessions that the server let in against the gateway's. Nothing of the
+log is kept but who was let in, from where and when. Import logs in the order in
+which they were written, within two days.
+
+The server must log connections (log_connections), in English (lc_messages) and UTC
+(log_timezone), and addresses rather than names (log_hostname off).`,
+		example: `  exhibit import connections postgresql-2026-11-22.csv --resource orders --source "csvlog of db1"`,
+	}, func(out api.Import) {
+		if out.Reconciled != nil {
+			a.sayReconciled(out.Reconciled)
+		}
+	})
+	c.Use = "connections FILE --resource RESOURCE --source TEXT"
+	c.Flags().StringVar(&resource, "resource", "", "the resource whose server wrote the log")
+	return c
+}
+
+func newReconcile(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "reconcile RESOURCE", Short: "Find out whether anything went around the gateway", GroupID: groupEvidence, Args: exactly("RESOURCE"),
+		Long: `Reads what is new in the log of the resource's server, and its counters, and holds
+the sessions that it let in against the gateway's. Where the log is stands in the
+configuration, under reconcile of the resource; the gateway then does it by itself
+as often as that says. Exits with 1 when something is unexplained.`,
+		Example: "  exhibit reconcile orders",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.ask(func(c *api.Client) error {
+				out, err := c.Reconcile(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				a.sayReconciled(&out)
+				if err := a.jsonOnly(out); err != nil {
+					return err
+				}
+				if len(out.Sessions) > 0 {
+					return errSilent
+				}
+				return nil
+			})
+		},
+	}
+}
+
+func (a *app) sayReconciled(r *api.Reconciliation) {
+	a.say("%s of %s from %s to %s: %d of agents, %d the gateway's own, %d of others who may, %d unexplained. Record %s",
+		count(r.Logged, "session"), r.Resource, stamp(r.From), stamp(r.To), r.Gateway, r.Own, r.Allowed, r.Unexplained, r.Position)
+	switch r.Tie {
+	case evidence.Tied, evidence.Untied:
+		a.say("The server's counters say %d and its log has %d: %s", r.Counted, r.Compared, r.Tie)
+	case evidence.TieRestarted:
+		a.say("The server was started since its counters were last read: they say nothing")
+	case evidence.TieReset:
+		a.say("The server's counters were set back: somebody did that")
+	}
+	for _, k := range r.Sessions {
+		from := k.Client
+		if from == "" {
+			from = "a unix socket"
+		}
+		if k.Class == evidence.ReconMissing {
+			a.say("missing in the log: %s from %s, process %d", k.Of, from, k.PID)
+			continue
+		}
+		a.say("unexplained: user %s from %s, process %d", k.User, from, k.PID)
+	}
 }
 
 func orNone(list []string) string {

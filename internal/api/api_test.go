@@ -79,6 +79,9 @@ func (g *gateway) ChangeOwner(_ context.Context, id string, n NewOwner, by evide
 func (g *gateway) Import(_ context.Context, n NewImport, by evidence.By) (Import, error) {
 	return ask[Import](g, n, by)
 }
+func (g *gateway) Reconcile(_ context.Context, resource string, by evidence.By) (Reconciliation, error) {
+	return ask[Reconciliation](g, resource, by)
+}
 func (g *gateway) EnrollKey(_ context.Context, k NewKey, by evidence.By) (Credential, error) {
 	return ask[Credential](g, k, by)
 }

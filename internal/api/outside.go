@@ -15,11 +15,14 @@ type Imports interface {
 	// any more. Invalid when the input can't be read; nothing of it is then
 	// imported.
 	Import(ctx context.Context, n NewImport, by evidence.By) (Import, error)
+	// Reconcile holds the sessions of a resource's upstream against the gateway's,
+	// from the server's log and counters, now.
+	Reconcile(ctx context.Context, resource string, by evidence.By) (Reconciliation, error)
 }
 
 // NewImport is something to import.
 type NewImport struct {
-	Kind      string            `json:"kind" enum:"people" doc:"what it is"`
+	Kind      string            `json:"kind" enum:"people,postgres.connections" doc:"what it is"`
 	Format    string            `json:"format" enum:"csv,json,scim" doc:"how it is written"`
 	Resource  string            `json:"resource,omitempty" maxLength:"128" doc:"the resource that it is of"`
 	Source    string            `json:"source" minLength:"1" maxLength:"1000" doc:"which system it is from; stands in the record"`
@@ -39,6 +42,27 @@ type Import struct {
 	File     string   `json:"file_digest" doc:"of the file: SHA-256, hex"`
 	Left     []Leaver `json:"left,omitempty" doc:"people who have left since the import before"`
 	Back     []string `json:"back,omitempty" doc:"people who are back"`
+
+	Reconciled *Reconciliation `json:"reconciled,omitempty" doc:"of connections: what they were found to be"`
+}
+
+// Reconciliation is what holding an upstream's sessions against the gateway's
+// gave.
+type Reconciliation struct {
+	Position    string              `json:"position" doc:"of its record"`
+	Resource    string              `json:"resource"`
+	From        time.Time           `json:"from" doc:"what the upstream's log covers"`
+	To          time.Time           `json:"to"`
+	Logged      int                 `json:"logged" doc:"sessions that the log has: the sum of the four below"`
+	Gateway     int                 `json:"gateway" doc:"of them, those of agents"`
+	Own         int                 `json:"own" doc:"the gateway's own"`
+	Allowed     int                 `json:"allowed" doc:"those of others who may"`
+	Unexplained int                 `json:"unexplained"`
+	Missing     int                 `json:"missing" doc:"sessions of the gateway that the log doesn't have"`
+	Tie         string              `json:"tie" enum:"none,tied,untied,restarted,reset" doc:"how log and counters compare"`
+	Counted     int64               `json:"counted" doc:"sessions by the server's counters since they were last read"`
+	Compared    int64               `json:"compared" doc:"sessions that the log has of that time"`
+	Sessions    []evidence.ReconKey `json:"sessions" doc:"those unexplained and missing"`
 }
 
 // Leaver is a person who has left.
@@ -74,11 +98,24 @@ func (a *routes) registerOutside() {
 			out, err := a.Services.Agents.ChangeOwner(ctx, in.Agent, in.Body, by(ctx))
 			return &body[Agent]{out}, err
 		})
+	type one struct {
+		Resource string `path:"resource"`
+	}
+	handle(a, operation{id: "reconcile", method: http.MethodPost, path: "/v1/resources/{resource}/reconcile", tag: "imports", summary: "Hold the sessions of an upstream against the gateway's, now"},
+		func(ctx context.Context, in *one) (*body[Reconciliation], error) {
+			out, err := a.Services.Imports.Reconcile(ctx, in.Resource, by(ctx))
+			return &body[Reconciliation]{out}, err
+		})
 	handle(a, operation{id: "import", method: http.MethodPost, path: importPath, tag: "imports", summary: "Import what is known outside the gateway"},
 		func(ctx context.Context, in *body[NewImport]) (*body[Import], error) {
 			out, err := a.Services.Imports.Import(ctx, in.Body, by(ctx))
 			return &body[Import]{out}, err
 		})
+}
+
+// Reconcile holds the sessions of a resource's upstream against the gateway's.
+func (c *Client) Reconcile(ctx context.Context, resource string) (Reconciliation, error) {
+	return call[Reconciliation](ctx, c, http.MethodPost, "/v1/resources/"+segment(resource)+"/reconcile", nil)
 }
 
 // ChangeOwner gives an agent another owner.

@@ -151,6 +151,30 @@ type Resource struct {
 
 	Owner     string   `yaml:"owner"`     // id of the person who answers for it
 	Approvers []string `yaml:"approvers"` // groups whose people approve grants on it, as its owner does
+
+	Reconcile Reconcile `yaml:"reconcile"`
+	Direct    []Direct  `yaml:"direct"` // who else may connect to its server
+}
+
+// Reconcile says where the server of a resource logs its sessions, and how often
+// that is held against the gateway's.
+type Reconcile struct {
+	Log    string        `yaml:"log"`    // pattern of the log's files, whose names sort by age
+	Format string        `yaml:"format"` // LogCSV or LogJSON
+	Every  time.Duration `yaml:"every"`  // 0 is only when somebody asks
+}
+
+// Formats of a PostgreSQL server's log.
+const (
+	LogCSV  = "csvlog"
+	LogJSON = "jsonlog"
+)
+
+// Direct is somebody who may connect to a server without the gateway.
+type Direct struct {
+	User   string `yaml:"user"`
+	From   string `yaml:"from"` // an address, a prefix like 10.0.0.0/8, or local for a unix socket
+	Reason string `yaml:"reason"`
 }
 
 // HTTP says which requests are meant for a resource of the protocol http, and
@@ -449,6 +473,9 @@ func (c *Config) EvidenceResources() []evidence.Resource {
 		list[i] = evidence.Resource{
 			Name: r.Name, Protocol: r.Protocol, Labels: r.Labels, Durability: r.Durability,
 			Owner: r.Owner, Approvers: r.Approvers,
+		}
+		for _, d := range r.Direct {
+			list[i].Direct = append(list[i].Direct, evidence.Direct{User: d.User, From: d.From, Reason: d.Reason})
 		}
 	}
 	return list

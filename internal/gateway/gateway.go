@@ -37,6 +37,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/internal/seal"
 	"github.com/exhibit-gateway/exhibit/internal/session"
 	"github.com/exhibit-gateway/exhibit/ledger"
+	"github.com/exhibit-gateway/exhibit/workpaper"
 )
 
 // Settings are what a gateway is told. Config and Policy are the bodies of the
@@ -117,6 +118,7 @@ type Resource struct {
 	// Upstream resolves address and credential; it is called for each session,
 	// so that a rotated password counts.
 	Upstream func() (protocol.Upstream, error)
+	Log      UpstreamLog
 }
 
 // Explainer says how a statement to an upstream is understood.
@@ -147,6 +149,7 @@ type Gateway struct {
 	opened     Settings                     // as they were when the boot began; what a reload can't change
 	explain    map[string]Explainer         // by protocol
 	resolvers  map[string]protocol.Resolver // by protocol
+	counters   map[string]Counter           // by protocol
 	snapshotAt uint64                       // version of the registry as it was last recorded whole
 	doubtful   []evidence.Head              // starts of sessions that a crash left with commands in doubt
 	traceFrom  uint64                       // block at which their boot begins
@@ -163,6 +166,8 @@ type Gateway struct {
 	live          atomic.Pointer[Settings]
 	resources     atomic.Pointer[map[string]Resource]
 	folder        watched // the policy folder
+	reconciling   sync.Mutex
+	counted       map[string]*workpaper.Upstream // by resource: what is remembered from run to run; under reconciling
 }
 
 // Open opens the data directory of s, records the start of a boot, ends what
@@ -393,7 +398,7 @@ func (g *Gateway) Run(ctx context.Context, others ...func(context.Context) error
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	var tasks sync.WaitGroup
-	failed := make(chan error, 4+len(g.listeners)+len(others))
+	failed := make(chan error, 5+len(g.listeners)+len(others))
 	start := func(run func(context.Context) error, ctx context.Context) *sync.WaitGroup {
 		var done sync.WaitGroup
 		done.Add(1)
@@ -412,6 +417,7 @@ func (g *Gateway) Run(ctx context.Context, others ...func(context.Context) error
 	start(g.watchFolder, background)
 	start(g.sender.Run, background)
 	start(g.settleKeys, background)
+	start(g.reconcileAll, background)
 	accept, refuse := context.WithCancel(ctx)
 	defer refuse()
 	serving := []*sync.WaitGroup{start(g.resolve, accept)}

@@ -24,6 +24,12 @@ func (g *Gateway) Import(ctx context.Context, n api.NewImport, by evidence.By) (
 	switch n.Kind {
 	case evidence.ImportPeople:
 		body, err = reconcile.People(in, g.knownPerson(), now.UnixMicro())
+	case evidence.ImportConnections:
+		var out api.Import
+		out, err = g.importConnections(ctx, n, in, by)
+		if !errors.Is(err, reconcile.ErrInput) {
+			return out, err
+		}
 	default:
 		return api.Import{}, api.Invalid(fmt.Sprintf("nothing of the kind %.40q is imported", n.Kind), "")
 	}

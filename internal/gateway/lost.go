@@ -93,6 +93,7 @@ func (g *Gateway) trace(ctx context.Context) ([]*lost, error) {
 	var list []*lost
 	for _, start := range g.doubtful {
 		l := &lost{start: start}
+		l.Resource = start.Resource
 		sessions[start.Pos], list = l, append(list, l)
 	}
 	err := g.sealer.Scan(ctx, g.traceFrom, func(r *evidence.Record) error {

@@ -4,8 +4,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/workpaper"
 )
 
 // Import records a snapshot of something outside.
@@ -13,7 +15,7 @@ func (g *Gateway) Import(kind, resource string, rows any, n int) evidence.Positi
 	data := evidence.EncodeBody(rows)
 	sum := sha256.Sum256(data)
 	d := &evidence.Draft{Head: evidence.Head{Type: evidence.ImportSnapshot, Resource: resource}, Body: evidence.EncodeBody(evidence.ImportBody{
-		Kind: kind, Source: "test", Query: "all of it", Rows: n, Digest: hex.EncodeToString(sum[:]), Data: json.RawMessage(data), By: Alice,
+		Kind: kind, Source: "test", Query: "all of it", Rows: n, Digest: hex.EncodeToString(sum[:]), Data: json.RawMessage(data), By: Alice, Extracted: g.Now,
 	})}
 	g.Record(g.own, d)
 	return d.Head.Pos
@@ -54,4 +56,60 @@ func Departure() *Gateway {
 	later.Do("SELECT ?", "postgres:select", "public.orders")
 	later.Close()
 	return g
+}
+
+// Logged is the line of the upstream's log about a session that was just opened.
+func (g *Gateway) Logged(s *Session) evidence.ConnectionRow {
+	return g.LoggedFrom(fmt.Sprintf("198.51.100.1:%d", 1024+s.scope.slot%60000), uint32(s.scope.slot))
+}
+
+// LoggedFrom is the line about one from elsewhere.
+func (g *Gateway) LoggedFrom(client string, pid uint32) evidence.ConnectionRow {
+	return evidence.ConnectionRow{Session: fmt.Sprintf("65a1.%x", pid), User: "app", Database: "orders", Client: client, PID: pid, Start: g.Now / Second * Second, At: g.Now}
+}
+
+// OwnConnection records a connection that the gateway made for itself, and
+// returns the upstream's line about it.
+func (g *Gateway) OwnConnection(pid uint32) evidence.ConnectionRow {
+	local := fmt.Sprintf("198.51.100.1:%d", 61000+pid%1000)
+	row := g.LoggedFrom(local, pid)
+	g.Record(g.own, &evidence.Draft{Head: evidence.Head{Type: evidence.OwnUpstream, Resource: "orders"},
+		Body: evidence.EncodeBody(evidence.OwnUpstreamBody{Purpose: "catalogue", Local: local, Remote: "198.51.100.9:5432", PID: pid})})
+	return row
+}
+
+// Reconcile records a log of the upstream of orders, with counters unless they
+// are nil, and what its sessions were found to be. What the run says Edit may
+// change.
+func (g *Gateway) Reconcile(from int64, rows []evidence.ConnectionRow, counters []evidence.CounterRow, edit func(*evidence.ReconBody)) evidence.Position {
+	if rows == nil {
+		rows = []evidence.ConnectionRow{}
+	}
+	to := g.Now
+	take := func(kind string, of evidence.Position, list any, n int) evidence.Position {
+		data := evidence.EncodeBody(list)
+		sum := sha256.Sum256(data)
+		b := evidence.ImportBody{Kind: kind, Source: "test", Query: "all of it", Rows: n, Digest: hex.EncodeToString(sum[:]), Data: json.RawMessage(data), Extracted: g.Now}
+		d := &evidence.Draft{Head: evidence.Head{Type: evidence.ImportSnapshot, Resource: "orders", Of: of}, Body: evidence.EncodeBody(b)}
+		g.upstream.Reads(&d.Head, &b)
+		g.Record(g.own, d)
+		return d.Head.Pos
+	}
+	at := take(evidence.ImportConnections, evidence.Position{}, rows, len(rows))
+	if counters != nil {
+		take(evidence.ImportCounters, at, counters, len(counters))
+	}
+	resource, _ := g.Registry.Resource("orders")
+	run, _ := g.upstream.Run(g.connections, resource, workpaper.Window{From: from, To: to})
+	if edit != nil {
+		edit(&run)
+	}
+	d := &evidence.Draft{Head: evidence.Head{Type: evidence.ReconRun, Resource: "orders", Of: at}, Body: evidence.EncodeBody(run)}
+	g.Record(g.own, d)
+	return d.Head.Pos
+}
+
+// Counted are counters of the upstream of orders.
+func Counted(sessions, reset, started int64) []evidence.CounterRow {
+	return []evidence.CounterRow{{Database: "orders", Sessions: sessions, Reset: reset, Started: started}}
 }
