@@ -18,14 +18,20 @@ import (
 // onSmallDisk moves the stopped gateway's data to a disk of its own.
 func (w *world) onSmallDisk(size string) {
 	w.t.Helper()
+	w.onDisk("-t", "tmpfs", "-o", "mode=0700,size="+size, "none")
+}
+
+// onDisk moves the stopped gateway's data to what the arguments of mount say.
+func (w *world) onDisk(mount ...string) {
+	w.t.Helper()
 	data, away := w.path("data"), w.path("data.away")
 	w.ok(os.Rename(data, away))
 	w.ok(os.Mkdir(data, 0o700))
-	if out, err := exec.CommandContext(w.t.Context(), "mount", "-t", "tmpfs", "-o", "mode=0700,size="+size, "none", data).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(w.t.Context(), "mount", append(mount, data)...).CombinedOutput(); err != nil {
 		if os.Geteuid() != 0 && os.Getenv("CI") == "" {
-			w.t.Skip("mounting a small disk takes root")
+			w.t.Skip("mounting a disk takes root")
 		}
-		w.t.Fatalf("mounting a small disk: %v\n%s", err, out)
+		w.t.Fatalf("mounting a disk: %v\n%s", err, out)
 	}
 	w.t.Cleanup(func() {
 		if w.serve != nil {
@@ -192,5 +198,64 @@ func TestAFolderThatCannotBeServed(t *testing.T) {
 	}
 	if moved != 1 {
 		t.Errorf("that the folder is on another disk is %d times on record", moved)
+	}
+}
+
+// TestADiskThatGoesReadOnlyUnderTheGateway: a file system that finds an error
+// in itself takes no writes any more, also of files that are open. Nothing new
+// goes through, and after a repair the record is whole.
+func TestADiskThatGoesReadOnlyUnderTheGateway(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.prepareMarks()
+	w.stop(syscall.SIGTERM)
+	image := w.path("disk.img")
+	w.ok(os.WriteFile(image, nil, 0o600))
+	w.ok(os.Truncate(image, 512<<20))
+	if out, err := w.run("mkfs.ext4", "-q", "-e", "remount-ro", image); err != nil {
+		t.Fatalf("making a file system: %v\n%s", err, out)
+	}
+	w.onDisk("-o", "loop", image)
+	w.ok(os.Chmod(w.path("data"), 0o700))
+	if out, err := w.run("sync", "-f", w.path("data")); err != nil { // the keys that were copied there
+		t.Fatalf("%v\n%s", err, out)
+	}
+	w.start()
+
+	url := w.url("bot", "sslmode=disable", "--ticket", "T-1")
+	before := w.marks.Load()
+	wait := w.load(8)
+	w.underWay(before)
+	device, err := w.run("findmnt", "-no", "SOURCE", w.path("data"))
+	w.ok(err)
+	w.ok(os.WriteFile(filepath.Join("/sys/fs/ext4", filepath.Base(strings.TrimSpace(device)), "trigger_fs_error"), []byte("a test"), 0o200))
+	wait() // every session has ended
+	if err := os.WriteFile(w.path("data/probe"), nil, 0o600); !errors.Is(err, syscall.EROFS) {
+		t.Fatalf("the disk takes writes: %v", err)
+	}
+	asked := w.marks.Load()
+	if out, err := w.run("psql", "-X", url, "-c", "insert into marks values (-777)"); err == nil || !strings.Contains(out, "record") {
+		t.Errorf("an agent is told:\n%s", out)
+	}
+	if out, err := w.exhibit("token", "bot", "--key", w.path("bot.key")); err == nil || !strings.Contains(out, "hint: ") {
+		t.Errorf("a token is had without a record:\n%s", out)
+	}
+	if out, _ := w.exhibit("log", "status"); !strings.Contains(out, "read-only file system") {
+		t.Errorf("the log's status doesn't say why:\n%s", out)
+	}
+	w.stop(syscall.SIGTERM)
+	t.Logf("the gateway ended with %d after %d things that agents did", w.serve.ProcessState.ExitCode(), asked-before)
+
+	w.ok(syscall.Unmount(w.path("data"), 0))
+	if out, err := w.run("e2fsck", "-fy", image); err != nil && !strings.Contains(out, "FILE SYSTEM WAS MODIFIED") {
+		t.Fatalf("repairing it: %v\n%s", err, out)
+	}
+	if out, err := w.run("mount", "-o", "loop", image, w.path("data")); err != nil {
+		t.Fatalf("mounting it again: %v\n%s", err, out)
+	}
+	w.start()
+	w.accounts()
+	if w.serverSaw("values (-777)") {
+		t.Error("the server saw what there is no record of")
 	}
 }

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -21,6 +22,10 @@ const (
 // ErrKeys is wrapped when a change of a log's keys is not one that may follow
 // those before it.
 var ErrKeys = errors.New("not a change of the log's keys to believe")
+
+// ErrUnsigned is wrapped when a change of policy lacks the signature of the key
+// that was in force.
+var ErrUnsigned = errors.New("not signed by the log's key")
 
 // Limits on what a history holds, far beyond what a log comes to.
 const (
@@ -101,6 +106,16 @@ func (k *Keys) Current() *Key {
 func (k *Keys) At(size uint64) *Key {
 	for i := len(k.list) - 1; i >= 0; i-- {
 		if from := k.list[i].From; from == nil || from.Block < size {
+			return &k.list[i]
+		}
+	}
+	return nil
+}
+
+// Before is the key in force for the record at a position; nil when none is known.
+func (k *Keys) Before(pos evidence.Position) *Key {
+	for i := len(k.list) - 1; i >= 0; i-- {
+		if from := k.list[i].From; from == nil || from.Pos.Before(pos) {
 			return &k.list[i]
 		}
 	}
@@ -238,15 +253,32 @@ func (k *Keys) signed(b *evidence.LogKeyBody, by ...note.Verifier) error {
 	}
 	text := KeyStatement(k.origin, b)
 	for i, v := range by {
-		line := b.Signatures[i]
-		if len(line) > maxKeyText || strings.Contains(line, "\n") {
-			return fmt.Errorf("signature %d is not a line of a note", i+1)
-		}
-		if _, err := note.Open([]byte(text+"\n"+line+"\n"), note.VerifierList(v)); err != nil {
-			return fmt.Errorf("key %s has not signed it", KeyID(v))
+		if err := openLine(text, b.Signatures[i], v); err != nil {
+			return fmt.Errorf("signature %d: %w", i+1, err)
 		}
 	}
 	return nil
+}
+
+// openLine checks that a key signed a text, by one line of a signed note.
+func openLine(text, line string, by note.Verifier) error {
+	if len(line) > maxKeyText || strings.Contains(line, "\n") {
+		return errors.New("it is not a line of a note")
+	}
+	if _, err := note.Open([]byte(text+"\n"+line+"\n"), note.VerifierList(by)); err != nil {
+		return fmt.Errorf("key %s has not signed it", KeyID(by))
+	}
+	return nil
+}
+
+// signLine makes what openLine checks.
+func signLine(text string, by note.Signer) (string, error) {
+	signed, err := note.Sign(&note.Note{Text: text}, by)
+	if err != nil {
+		return "", err
+	}
+	_, line, _ := strings.Cut(string(signed[len(text)-1:]), "\n\n")
+	return strings.TrimSuffix(line, "\n"), nil
 }
 
 // KeyStatement is the text that a change's signatures are of. Its first line
@@ -259,12 +291,38 @@ func KeyStatement(origin string, b *evidence.LogKeyBody) string {
 func SignKeyChange(origin string, b *evidence.LogKeyBody, by ...note.Signer) error {
 	b.Signatures = nil
 	for _, s := range by {
-		signed, err := note.Sign(&note.Note{Text: KeyStatement(origin, b)}, s)
+		line, err := signLine(KeyStatement(origin, b), s)
 		if err != nil {
 			return fmt.Errorf("signing a change of the log's keys: %w", err)
 		}
-		_, line, _ := strings.Cut(string(signed), "\n\n")
-		b.Signatures = append(b.Signatures, strings.TrimSuffix(line, "\n"))
+		b.Signatures = append(b.Signatures, line)
+	}
+	return nil
+}
+
+// PolicyStatement is the text that the signature of a policy.change is of: a
+// bundle, by its digest, and what it took the place of. "-" is nothing.
+func PolicyStatement(origin string, b *evidence.PolicyBody) string {
+	return fmt.Sprintf("exhibit/policy/v1\n%s\n%s\n%s\n%s\n%s\n", origin, b.Digest, cmp.Or(b.Before, "-"), cmp.Or(b.Request, "-"), cmp.Or(b.Back, "-"))
+}
+
+// SignPolicy fills in the signature of a change of policy.
+func SignPolicy(origin string, b *evidence.PolicyBody, by note.Signer) (err error) {
+	if b.Signature, err = signLine(PolicyStatement(origin, b), by); err != nil {
+		return fmt.Errorf("signing a policy: %w", err)
+	}
+	return nil
+}
+
+// OpenPolicy checks that the key in force at a position signed the change of
+// policy that stands there. An error wraps ErrUnsigned.
+func (k *Keys) OpenPolicy(pos evidence.Position, b *evidence.PolicyBody) error {
+	due := k.Before(pos)
+	if due == nil {
+		return fmt.Errorf("%w: policy %.12s of record %s: no key is known from then", ErrUnsigned, b.Digest, pos)
+	}
+	if err := openLine(PolicyStatement(k.origin, b), b.Signature, due.Verifier); err != nil {
+		return fmt.Errorf("%w: policy %.12s of record %s: %w", ErrUnsigned, b.Digest, pos, err)
 	}
 	return nil
 }

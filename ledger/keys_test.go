@@ -156,6 +156,52 @@ func TestChangesOfKeysThatNobodyNeedBelieve(t *testing.T) {
 	}
 }
 
+func TestThePolicyThatAKeyOfTheLogSigned(t *testing.T) {
+	keys := ledger.NewKeys(keyOrigin)
+	if err := keys.Change(rotate("a", "b", 4).made(t, 10)); err != nil {
+		t.Fatal(err)
+	}
+	at := func(seq uint64) evidence.Position { return evidence.Position{Gateway: "gw1", Boot: 1, Seq: seq} }
+	signed := func(by string) evidence.PolicyBody {
+		b := evidence.PolicyBody{Digest: "new", Before: "old", Request: "gw1.1.3"}
+		signer, _ := namedKey(t, keyOrigin, by)
+		if err := ledger.SignPolicy(keyOrigin, &b, signer); err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	for name, c := range map[string]struct {
+		pos   evidence.Position
+		by    string
+		spoil func(*evidence.PolicyBody)
+		good  bool
+	}{
+		"by the key in force":           {at(11), "b", nil, true},
+		"by the key in force then":      {at(9), "a", nil, true},
+		"by a key that was replaced":    {at(11), "a", nil, false},
+		"by a key to come":              {at(9), "b", nil, false},
+		"by a stranger":                 {at(11), "x", nil, false},
+		"of another bundle":             {at(11), "b", func(b *evidence.PolicyBody) { b.Digest = "other" }, false},
+		"in the place of another":       {at(11), "b", func(b *evidence.PolicyBody) { b.Before = "" }, false},
+		"that nobody proposed":          {at(11), "b", func(b *evidence.PolicyBody) { b.Request = "" }, false},
+		"that goes back":                {at(11), "b", func(b *evidence.PolicyBody) { b.Back = "gw1.1.2" }, false},
+		"without a signature":           {at(11), "b", func(b *evidence.PolicyBody) { b.Signature = "" }, false},
+		"with a note for its signature": {at(11), "b", func(b *evidence.PolicyBody) { b.Signature += "\n" + b.Signature }, false},
+	} {
+		b := signed(c.by)
+		if c.spoil != nil {
+			c.spoil(&b)
+		}
+		if err := keys.OpenPolicy(c.pos, &b); (err == nil) != c.good || err != nil && !errors.Is(err, ledger.ErrUnsigned) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	b := signed("a")
+	if err := ledger.NewKeys(keyOrigin).OpenPolicy(at(11), &b); !errors.Is(err, ledger.ErrUnsigned) {
+		t.Errorf("where no key is known: %v", err)
+	}
+}
+
 // FuzzKeyChange: whatever a record says, a history either takes it whole or stays
 // as it was.
 func FuzzKeyChange(f *testing.F) {

@@ -72,8 +72,8 @@ func (u unpacked) zip(t testing.TB, more ...entry) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	w := zip.NewWriter(&b)
-	add := func(name string, data []byte) {
-		f, err := w.CreateHeader(&zip.FileHeader{Name: name, Method: zip.Deflate})
+	add := func(name string, method uint16, data []byte) {
+		f, err := w.CreateHeader(&zip.FileHeader{Name: name, Method: method})
 		if err == nil {
 			_, err = f.Write(data)
 		}
@@ -82,10 +82,14 @@ func (u unpacked) zip(t testing.TB, more ...entry) []byte {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(u)) {
-		add(name, u[name])
+		method := zip.Deflate
+		if name == verify.SummaryFile { // which is compressed already
+			method = zip.Store
+		}
+		add(name, method, u[name])
 	}
 	for _, e := range more {
-		add(e.name, e.data)
+		add(e.name, zip.Deflate, e.data)
 	}
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
@@ -245,6 +249,11 @@ func bypassed() (g *packtest.Gateway, rows []evidence.ConnectionRow, from int64)
 }
 
 var lies = []lie{
+	{"evidence.purpose", "opened-for-nothing", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.Own(evidence.EvidenceRead, evidence.ReadBody{Object: "sample commands-000000000000", Level: "L2", By: packtest.Alice, Reader: "Audit LLP"})
+		return finish(g, s)
+	}},
 	{"record.body", "unknown-field", changing(func(d *evidence.Draft) {
 		if d.Head.Type == evidence.SessionEnd {
 			d.Body = []byte(`{"reason":"terminate","commands":2,"denied":1,"mood":"good"}`)
@@ -378,7 +387,7 @@ var lies = []lie{
 		there := evidence.PolicyBody{Digest: decision.Digest(files, before.Actions), Before: before.Digest, Files: files, Actions: before.Actions, By: packtest.Alice}
 		g.Own(evidence.PolicyChange, there)
 		back := before
-		back.Before, back.By = there.Digest, packtest.Alice
+		back.Before, back.By, back.Signature = there.Digest, packtest.Alice, ""
 		g.Own(evidence.PolicyChange, back)
 		return finish(g, nil)
 	}},
@@ -576,6 +585,69 @@ var lies = []lie{
 		return finish(g, s)
 	}},
 	{"gateway.digests", "hot-edit", edit(evidence.GatewayStart, func(_ *evidence.Head, b *evidence.GatewayStartBody) { b.Config = "config-2" })},
+	{"session.principal", "for-nobody", edit(evidence.SessionStart, func(_ *evidence.Head, b *evidence.SessionStartBody) { b.PType = "human" })},
+	{"session.encrypted", "agent-in-the-clear", edit(evidence.SessionStart, func(_ *evidence.Head, b *evidence.SessionStartBody) { b.TLS = "" })},
+	{"session.encrypted", "system-in-the-clear", edit(evidence.SessionUpstream, func(_ *evidence.Head, b *evidence.SessionUpstreamBody) { b.TLS = "" })},
+	{"credential.age", "never-replaced", func() *packtest.Gateway {
+		g, s := lasting()
+		s.Close()
+		later(g, 401)
+		return finish(g, g.Open("billing-bot", "orders"))
+	}},
+	{"grant.unused", "for-a-quarter", func() *packtest.Gateway {
+		g, s := lasting()
+		s.Close()
+		later(g, 91)
+		return finish(g, nil)
+	}},
+	{"alert.heard", "nobody-looked", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.Own(evidence.Alert, evidence.AlertBody{Rule: "grammar-killed", Severity: "medium", Trigger: s.ID(), Text: "a statement was not understood in time"})
+		s.Close()
+		later(g, 8)
+		return finish(g, nil)
+	}},
+	{"evidence.readers", "nobody-in-particular", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.Own(evidence.EvidenceRead, evidence.ReadBody{Purpose: "question", Object: "who orders", Level: "L1"})
+		return finish(g, s)
+	}},
+}
+
+// lasting is a shop whose rights last for years.
+func lasting() (*packtest.Gateway, *packtest.Session) {
+	g := packtest.New()
+	g.Change = func(d *evidence.Draft) {
+		var end map[string]any
+		switch d.Head.Type {
+		case evidence.CredentialEnroll:
+			end = map[string]any{"not_after": packtest.Noon + 20_000*packtest.Hour}
+		case evidence.GrantCreate:
+			end = map[string]any{"expires": packtest.Noon + 20_000*packtest.Hour}
+		default:
+			return
+		}
+		var body map[string]any
+		decoder := json.NewDecoder(bytes.NewReader(d.Body))
+		decoder.UseNumber()
+		if err := decoder.Decode(&body); err != nil {
+			panic(err)
+		}
+		maps.Copy(body, end)
+		d.Body = evidence.EncodeBody(body)
+	}
+	g.Boot()
+	g.Organise("billing-bot", "reader")
+	s := g.Open("billing-bot", "orders")
+	s.Do("SELECT ?", "postgres:select", "public.orders")
+	return g, s
+}
+
+// later stops the gateway and starts it again after some days.
+func later(g *packtest.Gateway, days int64) {
+	g.Stop()
+	g.Now += 24 * days * packtest.Hour
+	g.Boot()
 }
 
 // forgery is a good pack that someone changed.
@@ -718,6 +790,54 @@ var forgeries = []forgery{
 		u.resign(t, g, nil)
 		return nil
 	}},
+	{"pack.digests", "another-readme", func(t testing.TB, _ *packtest.Gateway, u unpacked) []entry {
+		u[verify.ReadmeFile] = append(u[verify.ReadmeFile], "Certified.\n"...)
+		return nil
+	}},
+	workbook("altered-cell", func(t testing.TB, parts *[]entry) {
+		change(t, parts, ">billing-bot<", ">harmless-bot<")
+	}),
+	workbook("added-row", func(t testing.TB, parts *[]entry) {
+		change(t, parts, "</row>\n</sheetData>", "</row>\n<row r=\"99\"><c r=\"A99\" s=\"3\"><v>1</v></c></row>\n</sheetData>")
+	}),
+	workbook("formula", func(t testing.TB, parts *[]entry) {
+		change(t, parts, "<v>0</v>", "<f>HYPERLINK(&quot;http://example.com&quot;)</f><v>0</v>")
+	}),
+	workbook("missing-tab", func(t testing.TB, parts *[]entry) {
+		*parts = slices.DeleteFunc(*parts, func(e entry) bool { return e.name == "xl/worksheets/sheet3.xml" })
+	}),
+	workbook("hidden-tab", func(t testing.TB, parts *[]entry) {
+		change(t, parts, `<sheet name="denials"`, `<sheet state="hidden" name="denials"`)
+	}),
+	workbook("white-on-white", func(t testing.TB, parts *[]entry) { change(t, parts, `rgb="FF9C0006"`, `rgb="FFFFFFFF"`) }),
+	workbook("macros", func(t testing.TB, parts *[]entry) {
+		*parts = append(*parts, entry{"xl/vbaProject.bin", []byte("Sub Auto_Open()")})
+	}),
+	workbook("two-of-a-name", func(t testing.TB, parts *[]entry) { *parts = append(*parts, (*parts)[0]) }),
+	{"pack.tables", "workbook-with-more-after-it", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		u[verify.SummaryFile] = append(u[verify.SummaryFile], u[verify.SummaryFile]...)
+		u.resign(t, g, nil)
+		return nil
+	}},
+	{"pack.tables", "transcript", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		for name := range u {
+			if strings.HasPrefix(name, "transcripts/") {
+				u[name] = bytes.Replace(u[name], []byte("DROP TABLE"), []byte("SELECT"), 1)
+			}
+		}
+		u.resign(t, g, nil)
+		return nil
+	}},
+	{"pack.tables", "transcript-left-out", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		maps.DeleteFunc(u, func(name string, _ []byte) bool { return strings.HasPrefix(name, "transcripts/") })
+		u.resign(t, g, nil)
+		return nil
+	}},
+	{"pack.tables", "workbook-is-none", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		u[verify.SummaryFile] = []byte("see the CSV files")
+		u.resign(t, g, nil)
+		return nil
+	}},
 	{"pack.tables", "policy-text", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
 		for name := range u {
 			if strings.HasPrefix(name, "policies/") {
@@ -727,6 +847,41 @@ var forgeries = []forgery{
 		u.resign(t, g, nil)
 		return nil
 	}},
+}
+
+// workbook is a forgery of summary.xlsx by the operator, who signs it.
+func workbook(name string, forge func(testing.TB, *[]entry)) forgery {
+	return forgery{"pack.tables", "workbook-" + name, func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		b := u[verify.SummaryFile]
+		var parts []entry
+		for _, f := range openZip(t, b).File {
+			r, err := f.Open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			data, err := io.ReadAll(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			parts = append(parts, entry{f.Name, data})
+		}
+		forge(t, &parts)
+		u[verify.SummaryFile] = unpacked{}.zip(t, parts...)
+		u.resign(t, g, nil)
+		return nil
+	}}
+}
+
+// change changes a text in the first part that has it.
+func change(t testing.TB, parts *[]entry, from, to string) {
+	t.Helper()
+	for i, p := range *parts {
+		if bytes.Contains(p.data, []byte(from)) {
+			(*parts)[i].data = bytes.Replace(p.data, []byte(from), []byte(to), 1)
+			return
+		}
+	}
+	t.Fatalf("no part of the workbook has %s", from)
 }
 
 // cutForgeries are of a pack whose period is not the whole log.
@@ -764,6 +919,8 @@ var cutForgeries = []forgery{
 		for i, h := range headers {
 			if !h.Control && h.First > 0 {
 				u[verify.ContextFile] = bytes.Join(slices.Delete(files, i, i+1), nil)
+				// A session that isn't known is not told.
+				maps.DeleteFunc(u, func(name string, _ []byte) bool { return strings.HasPrefix(name, "transcripts/gw1.1.11.") })
 				break
 			}
 		}
@@ -861,6 +1018,22 @@ func spoilt(change func(*evidence.LogKeyBody)) func() *packtest.Gateway {
 
 func revoked(g *packtest.Gateway) { g.Revoke(firstKey) }
 
+// anotherPolicy puts a policy in force that a key signed; "" is the one in force.
+func anotherPolicy(signer string) func(*packtest.Gateway) {
+	return func(g *packtest.Gateway) {
+		before, _ := g.Registry.Bundle()
+		files := []evidence.File{{Name: "roles.cedar", Text: packtest.Policy + "// and no more\n"}}
+		b := evidence.PolicyBody{Digest: decision.Digest(files, before.Actions), Before: before.Digest, Files: files, Actions: before.Actions, By: packtest.Alice}
+		if signer != "" {
+			key, _ := packtest.LogKey(signer)
+			if err := ledger.SignPolicy(packtest.Origin, &b, key); err != nil {
+				panic(err)
+			}
+		}
+		g.Own(evidence.PolicyChange, b)
+	}
+}
+
 // newest is what an auditor keeps who was there after all of it.
 func newest(g *packtest.Gateway) ledger.Checkpoint { return g.Checkpoint() }
 
@@ -923,6 +1096,9 @@ var keyedLogs = []keyed{
 	{"log.keys", "forged-signature-of-the-old", []string{secondKey}, spoilt(func(b *evidence.LogKeyBody) { b.Signatures[0] = b.Signatures[1] }), nil, 0, 0, nil},
 	{"log.keys", "forged-signature-of-the-new", []string{firstKey, secondKey}, spoilt(func(b *evidence.LogKeyBody) { b.Signatures[1] = b.Signatures[0] }), nil, 0, 0, nil},
 	{"pack.manifest", "forged-signature-of-the-old", []string{firstKey}, spoilt(func(b *evidence.LogKeyBody) { b.Signatures[0] = b.Signatures[1] }), nil, 0, 0, nil},
+	{"", "policy-signed-before-and-after", []string{firstKey}, rotated(anotherPolicy("")), nil, 0, 0, nil},
+	{"log.keys", "policy-not-signed", []string{firstKey}, rotated(anotherPolicy("nobody")), nil, 0, 0, nil},
+	{"log.keys", "policy-signed-by-a-replaced-key", []string{firstKey}, rotated(anotherPolicy(firstKey)), nil, 0, 0, nil},
 	{"log.keys", "another-history-signed", []string{firstKey}, spoilt(func(b *evidence.LogKeyBody) {
 		b.Root[0] ^= 1
 		old, _ := packtest.LogKey(firstKey)
@@ -967,7 +1143,7 @@ func vectors(t testing.TB) (list []vector, packs map[string][]byte) {
 	add("good.zip", "", nil, whole)
 	add("good-part.zip", "", nil, part)
 	for _, l := range lies {
-		add(l.finding+"-"+l.name+".zip", l.finding, nil, create(t, l.log(), at(0), at(36000)))
+		add(l.finding+"-"+l.name+".zip", l.finding, nil, create(t, l.log(), at(0), at(40_000_000)))
 	}
 	for _, set := range []struct {
 		g         *packtest.Gateway

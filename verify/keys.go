@@ -47,6 +47,7 @@ type keyring struct {
 	history  *ledger.Keys       // as far as the claims are good
 	recorded []ledger.KeyChange // by the records of context and range
 	starts   []started          // likewise
+	bundles  []bundle           // likewise
 	accepted []note.Verifier    // trusted, or followed from one that is
 }
 
@@ -54,6 +55,12 @@ type keyring struct {
 type started struct {
 	pos evidence.Position
 	key string
+}
+
+// bundle is a policy.change, without its texts.
+type bundle struct {
+	pos  evidence.Position
+	body evidence.PolicyBody
 }
 
 // readKeys follows the trusted keys to those that took their place. What the
@@ -126,6 +133,12 @@ func (v *verifier) key(block uint64, r *evidence.Record) {
 			return
 		}
 		v.keys.recorded = append(v.keys.recorded, change)
+	case evidence.PolicyChange:
+		var b evidence.PolicyBody
+		if err := evidence.DecodeBody(r.Body, &b); err == nil { // likewise
+			b.Files, b.Actions, b.Diff = nil, nil, ""
+			v.keys.bundles = append(v.keys.bundles, bundle{r.Head.Pos, b})
+		}
 	case evidence.GatewayStart:
 		var b evidence.GatewayStartBody
 		if err := evidence.DecodeBody(r.Body, &b); err == nil { // record.body says it otherwise
@@ -150,8 +163,13 @@ func (v *verifier) concludeKeys() {
 	}
 	c.Population = uint64(len(k.history.List()))
 	for _, s := range k.starts {
-		if due := keyBefore(k.history, s.pos); due != nil && due.Text != s.key {
+		if due := k.history.Before(s.pos); due != nil && due.Text != s.key {
 			c.Except(s.pos, "the gateway starts with key %.300q, in force is %s", s.key, due.ID())
+		}
+	}
+	for i := range k.bundles {
+		if err := k.history.OpenPolicy(k.bundles[i].pos, &k.bundles[i].body); err != nil {
+			c.Except(k.bundles[i].pos, "%.200s", err)
 		}
 	}
 	for _, change := range k.history.Changes() {
@@ -188,17 +206,6 @@ func (v *verifier) compareKeys() {
 			c.Except(k.recorded[i].Pos, "it changes the keys of the log, and line %d of %s says something else", i+1, KeysFile)
 		}
 	}
-}
-
-// keyBefore is the key in force at a position.
-func keyBefore(k *ledger.Keys, pos evidence.Position) *ledger.Key {
-	list := k.List()
-	for i := len(list) - 1; i >= 0; i-- {
-		if from := list[i].From; from == nil || from.Pos.Before(pos) {
-			return &list[i]
-		}
-	}
-	return nil
 }
 
 // signedBy wants checkpoint and manifest signed by the key in force, and that to

@@ -11,12 +11,13 @@ import (
 	"github.com/exhibit-gateway/exhibit/workpaper"
 )
 
-// The two kinds of check. If one of integrity fails, the pack is not to be
-// relied on. If one of control fails, the evidence is sound and shows an
-// exception.
+// The kinds of check. If one of integrity fails, the pack is not to be relied
+// on. If one of control fails, the evidence is sound and shows an exception. If
+// one of sampling fails, that says nothing of the pack.
 const (
 	Integrity = "integrity"
 	Control   = "control"
+	Sampling  = "sampling"
 )
 
 // Check is one thing that was checked, over the whole of its population.
@@ -30,16 +31,18 @@ func (c *Check) except(format string, args ...any) { c.Except(evidence.Position{
 
 // Report is what a verifier says of a pack.
 type Report struct {
-	Verdict    string             `json:"verdict"` // "pass", "fail"
-	Manifest   *Manifest          `json:"-"`
-	Summary    string             `json:"summary"`
-	Pack       *PackInfo          `json:"pack,omitempty"`
-	Integrity  string             `json:"integrity"` // who could have altered the evidence unseen
-	Stamped    string             `json:"stamped"`   // by when the evidence was there, whatever the operator's clock says
-	Stamps     *Stamps            `json:"stamps,omitempty"`
-	Checks     []*Check           `json:"checks"`
-	Checkpoint *ledger.Checkpoint `json:"-"` // verified; nil when it wasn't
-	Remember   string             `json:"checkpoint,omitempty"`
+	Verdict   string    `json:"verdict"` // "pass", "fail"
+	Manifest  *Manifest `json:"-"`
+	Summary   string    `json:"summary"`
+	Pack      *PackInfo `json:"pack,omitempty"`
+	Integrity string    `json:"integrity"` // who could have altered the evidence unseen
+	Stamped   string    `json:"stamped"`   // by when the evidence was there, whatever the operator's clock says
+	Stamps    *Stamps   `json:"stamps,omitempty"`
+	Checks    []*Check  `json:"checks"`
+	// Criteria is what checks and control tests come to, criterion by criterion.
+	Criteria   []workpaper.Standing `json:"criteria"`
+	Checkpoint *ledger.Checkpoint   `json:"-"` // verified; nil when it wasn't
+	Remember   string               `json:"checkpoint,omitempty"`
 }
 
 // PackInfo is what a pack is about, by its signed manifest.
@@ -83,7 +86,7 @@ func (r *Report) having(s workpaper.State) (list []*Check) {
 
 // conclude sets states, verdict and summary.
 func (r *Report) conclude() {
-	integrity, control := 0, 0
+	integrity, control, sampling := 0, 0, 0
 	for _, c := range r.Checks {
 		switch {
 		case c.Kind == Control:
@@ -94,18 +97,29 @@ func (r *Report) conclude() {
 		default:
 			c.Conclude()
 		}
-		if c.State == workpaper.Fail && c.Kind == Integrity {
+		switch {
+		case c.State != workpaper.Fail:
+		case c.Kind == Integrity:
 			integrity++
-		} else if c.State == workpaper.Fail {
+		case c.Kind == Control:
 			control++
+		default:
+			sampling++
 		}
 	}
+	tests := make([]*workpaper.Test, len(r.Checks))
+	for i, c := range r.Checks {
+		tests[i] = &c.Test
+	}
+	r.Criteria = workpaper.Standings(tests)
 	r.Verdict = "fail"
 	switch {
 	case integrity > 0:
 		r.Summary = fmt.Sprintf("This pack is not to be relied on: %s.", plural(integrity, "check of its integrity failed", "checks of its integrity failed"))
 	case control > 0:
 		r.Summary = fmt.Sprintf("The evidence is sound, and %s.", plural(control, "control test has exceptions", "control tests have exceptions"))
+	case sampling > 0:
+		r.Summary = fmt.Sprintf("The evidence is sound, no control test has exceptions, and %s.", plural(sampling, "check of samples failed", "checks of samples failed"))
 	default:
 		r.Verdict, r.Summary = "pass", "The evidence is sound, and no control test has exceptions."
 	}
@@ -129,64 +143,177 @@ func (r *Report) WriteJSON(w io.Writer) error {
 // shownExceptions is how many exceptions of a check the text shows.
 const shownExceptions = 20
 
-// WriteText writes the report for a person.
+// WriteText writes the report for a person: the verdict, what was looked at,
+// what is wrong, what nobody knows, and then what is well.
 func (r *Report) WriteText(w io.Writer) error {
-	var b strings.Builder
-	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	line("%s: %s", strings.ToUpper(r.Verdict), r.Summary)
-	line("")
-	if p := r.Pack; p != nil {
-		line("Organisation  %s", workpaper.Visible(p.Organisation))
-		line("Log           %s, gateway %s", p.Origin, p.Gateway)
-		line("Period        %s to %s", workpaper.Visible(p.Params.From), workpaper.Visible(p.Params.To))
-		line("Records       %d, from %s to %s, in %d blocks", p.Range.Records, p.Range.First, p.Range.Last, p.Blocks)
-		line("Made by       %s, exhibit %s", workpaper.Visible(p.Params.By.Person.ID), workpaper.Visible(p.Generator.Version))
-		line("Integrity     %s", r.Integrity)
-		line("Stamped       %s", workpaper.Visible(r.Stamped))
-		line("")
+	var p printer
+	p.line("%s: %s", strings.ToUpper(r.Verdict), r.Summary)
+	p.line("")
+	if r.Pack != nil {
+		p.pack(r)
 	}
-	for _, part := range []struct {
-		state workpaper.State
-		title string
-	}{
-		{workpaper.Fail, "FAILED"}, {workpaper.Pass, "Passed"}, {workpaper.NoOccurrence, "Did not occur in the period (not tested by operation)"},
-		{workpaper.NotTested, "Not tested"},
-	} {
-		list := r.having(part.state)
-		if len(list) == 0 {
-			continue
-		}
-		line("%s", part.title)
-		for _, c := range list {
-			c.text(line)
-		}
-		line("")
-	}
+	p.counts(r)
+	p.failures(r.Failed())
+	p.untested(r.having(workpaper.NotTested))
+	p.list("Did not occur in the period (so nothing is known of how these work)", r.having(workpaper.NoOccurrence))
+	p.list("Passed, each over the whole of its population", r.having(workpaper.Pass))
+	p.criteria(r.Criteria)
 	if r.Remember != "" && r.Verdict == "pass" {
-		line("Keep this checkpoint for the next visit (--remember writes it to the trust file):")
-		line("  %s", strings.ReplaceAll(strings.TrimSuffix(r.Remember, "\n"), "\n", "\n  "))
+		p.line("Keep this checkpoint for the next visit (--remember writes it to the trust file):")
+		p.line("  %s", strings.ReplaceAll(strings.TrimSuffix(r.Remember, "\n"), "\n", "\n  "))
 	}
-	_, err := io.WriteString(w, b.String())
+	_, err := io.WriteString(w, p.String())
 	return err
 }
 
-func (c *Check) text(line func(string, ...any)) {
-	switch c.State {
-	case workpaper.Pass:
-		line("  %-22s %s (%s: %d)", c.ID, c.Title, c.Of, c.Population)
-	case workpaper.Fail:
-		line("  %-22s %s", c.ID, c.Title)
-		line("  %-22s %s (%s: %d)", "", plural(int(c.Failed), "exception", "exceptions"), c.Of, c.Population)
-	default:
-		line("  %-22s %s", c.ID, c.Title)
+// printer writes the parts of a report.
+type printer struct{ strings.Builder }
+
+func (p *printer) line(format string, args ...any) { fmt.Fprintf(p, format+"\n", args...) }
+
+func (p *printer) pack(r *Report) {
+	i := r.Pack
+	p.line("Organisation  %s", workpaper.Visible(i.Organisation))
+	p.line("Log           %s, gateway %s", i.Origin, i.Gateway)
+	p.line("Period        %s to %s", workpaper.Visible(i.Params.From), workpaper.Visible(i.Params.To))
+	p.line("Records       %d, from %s to %s, in %s", i.Range.Records, i.Range.First, i.Range.Last, plural(int(i.Blocks), "block", "blocks"))
+	p.line("Made by       %s, exhibit %s", workpaper.Visible(i.Params.By.Person.ID), workpaper.Visible(i.Generator.Version))
+	p.line("Integrity     %s", r.Integrity)
+	p.line("Stamped       %s", workpaper.Visible(r.Stamped))
+	p.line("")
+}
+
+// counts says how many checks of each kind came to what.
+func (p *printer) counts(r *Report) {
+	p.line("Checked")
+	for _, kind := range []struct{ kind, of string }{
+		{Integrity, "checks of the evidence: is it whole, unaltered, and what the tables say"},
+		{Control, "control tests: did the controls work, by the records"},
+	} {
+		n, by := 0, make(map[workpaper.State]int)
+		for _, c := range r.Checks {
+			if c.Kind == kind.kind {
+				n++
+				by[c.State]++
+			}
+		}
+		if n > 0 {
+			p.line("  %d %s", n, kind.of)
+			p.line("     %d passed, %d failed, %d had nothing to look at, %d could not be made", by[workpaper.Pass], by[workpaper.Fail], by[workpaper.NoOccurrence], by[workpaper.NotTested])
+		}
 	}
-	if c.Note != "" {
-		line("  %-22s %s", "", workpaper.Visible(c.Note))
+	p.line("")
+}
+
+// failures shows the checks that failed, each with its exceptions in context.
+func (p *printer) failures(list []*Check) {
+	if len(list) == 0 {
+		return
 	}
-	for _, e := range c.Exceptions[:min(len(c.Exceptions), shownExceptions)] {
-		line("    %s", workpaper.Visible(strings.TrimSpace(e.Position+" "+e.Text)))
+	p.line("FAILED")
+	for _, c := range list {
+		p.line("  %s", c.Title)
+		p.line("  %s: %s among %d %s.%s", c.ID, plural(int(c.Failed), "exception", "exceptions"), c.Population, c.Of, where(c))
+		if c.Note != "" {
+			p.line("  %s", workpaper.Visible(c.Note))
+		}
+		for _, e := range c.Exceptions[:min(len(c.Exceptions), shownExceptions)] {
+			p.exception(&e)
+		}
+		if hidden := int(c.Failed) - shownExceptions; hidden > 0 {
+			p.line("    and %d more (--json lists up to %d)", hidden, workpaper.MaxExceptions)
+		}
+		p.line("")
 	}
-	if hidden := int(c.Failed) - shownExceptions; hidden > 0 {
-		line("    and %d more (--json lists up to %d)", hidden, workpaper.MaxExceptions)
+}
+
+// where says which criteria a failing check is about, and where its population
+// is.
+func where(c *Check) string {
+	var text string
+	if criteria := workpaper.CriteriaOf(c.ID); len(criteria) > 0 {
+		text = " Of " + strings.Join(criteria, ", ") + "."
 	}
+	if file := workpaper.PopulationFile(c.ID); c.Kind == Control && file != "" {
+		text += " All of them are in " + file + "."
+	}
+	return text
+}
+
+// exception shows what a check stumbled over: first the record, then what is
+// wrong with it.
+func (p *printer) exception(e *workpaper.Exception) {
+	var about []string
+	for _, part := range []string{e.At, e.Position, e.Type} {
+		if part != "" {
+			about = append(about, part)
+		}
+	}
+	if e.Agent != "" {
+		about = append(about, "of "+e.Agent)
+	}
+	if e.Resource != "" {
+		about = append(about, "on "+e.Resource)
+	}
+	if e.Session != "" && e.Session != e.Position {
+		about = append(about, "in session "+e.Session)
+	}
+	if e.At == "" { // nothing but a position: one line is enough
+		p.line("    - %s", workpaper.Visible(strings.TrimSpace(e.Position+" "+e.Text)))
+		return
+	}
+	p.line("    - %s", workpaper.Visible(strings.Join(about, " ")))
+	p.line("      %s", workpaper.Visible(e.Text))
+}
+
+// untested says what the report doesn't say, and why: checks that could not be
+// made, and controls that nothing tests.
+func (p *printer) untested(list []*Check) {
+	p.line("Not tested, and why")
+	for _, c := range list {
+		p.line("  %s", c.Title)
+		p.line("  %s: %s", c.ID, workpaper.Visible(c.Note))
+	}
+	for _, c := range workpaper.Controls() {
+		if c.Absent != "" && len(c.Checks) == 0 {
+			p.line("  %s", c.About)
+			p.line("  %s: %s", c.ID, c.Absent)
+		}
+	}
+	p.line("")
+}
+
+func (p *printer) list(title string, list []*Check) {
+	if len(list) == 0 {
+		return
+	}
+	p.line("%s", title)
+	for _, c := range list {
+		population := ""
+		if c.Population > 0 {
+			population = fmt.Sprintf(" (%d %s)", c.Population, c.Of)
+		}
+		p.line("  %-21s %s%s", c.ID, c.Title, population)
+		if c.Note != "" {
+			p.line("  %-21s %s", "", workpaper.Visible(c.Note))
+		}
+	}
+	p.line("")
+}
+
+// criteria sums up, criterion by criterion. What could not be made counts: a
+// criterion isn't well because nobody looked.
+func (p *printer) criteria(list []workpaper.Standing) {
+	p.line("By criterion (controls/matrix.csv has the rows behind these numbers)")
+	p.line("  %-5s  %6s %6s %9s %10s", "", "passed", "failed", "no cases", "not tested")
+	for _, s := range list {
+		p.line("  %-5s  %6d %6d %9d %10d  %s", s.Criterion, s.Pass, s.Fail, s.NoOccurrence, s.NotTested, s.About)
+		if len(s.Failing) > 0 {
+			p.line("  %-5s  failed: %s", "", strings.Join(s.Failing, ", "))
+		}
+	}
+	p.line("")
+	p.line("What the organisation shows by other means stands in the matrix as left_to_entity.")
+	p.line("This is management's evidence, tested by a program. It is no auditor's opinion.")
+	p.line("")
 }

@@ -2,6 +2,7 @@ package verify_test
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -29,7 +30,7 @@ func TestSpecificationIsComplete(t *testing.T) {
 		}
 	}
 	kinds := map[workpaper.Kind]string{workpaper.Name: ":n", workpaper.Number: ":#", workpaper.Time: ":t"}
-	for _, table := range append(workpaper.Populations(), workpaper.Listings()[0]) {
+	for _, table := range slices.Concat(workpaper.Populations(), workpaper.Listings()[:1], workpaper.ControlTables()) {
 		name, _, _ := strings.Cut(table.Name, "@")
 		var columns []string
 		for _, c := range table.Columns {

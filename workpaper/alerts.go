@@ -79,6 +79,10 @@ func (f *Fold) raised(h *evidence.Head, b *evidence.AlertBody) {
 
 // alertState is an alert and what a person found it to be.
 type alertState struct {
+	pos   evidence.Position
+	at    int64
+	rule  string
+	heard int64 // when somebody looked; 0 is not yet
 	cells []string
 	ack   [6]string // at, position, by, disposition, incident, reason
 }
@@ -98,7 +102,7 @@ func (f *Fold) alert(r *evidence.Record) error {
 	}
 	f.raised(h, &b)
 	f.alertAt[h.Pos] = len(f.alerts)
-	f.alerts = append(f.alerts, alertState{cells: []string{pos(h.Pos), FormatTime(h.Time), b.Rule, b.Severity, pos(h.Session), h.Agent, h.Resource, pos(b.Trigger), b.Text}})
+	f.alerts = append(f.alerts, alertState{pos: h.Pos, at: h.Time, rule: b.Rule, cells: []string{pos(h.Pos), FormatTime(h.Time), b.Rule, b.Severity, pos(h.Session), h.Agent, h.Resource, pos(b.Trigger), b.Text}})
 	return nil
 }
 
@@ -117,6 +121,7 @@ func (f *Fold) acknowledged(r *evidence.Record) {
 	case !ok && !h.Of.Before(f.first):
 		f.tests.acks.Except(h.Pos, "is of %s, which is no alert", h.Of)
 	case ok:
+		f.alerts[i].heard = h.Time
 		f.alerts[i].ack = [6]string{FormatTime(h.Time), pos(h.Pos), b.By.Person.ID, b.Disposition, b.Incident, b.Reason}
 	}
 }
@@ -124,6 +129,7 @@ func (f *Fold) acknowledged(r *evidence.Record) {
 func (f *Fold) alertRows() error {
 	for i := range f.alerts {
 		a := &f.alerts[i]
+		f.unheard(a)
 		if err := f.row(alertsTable, append(a.cells, a.ack[:]...)...); err != nil {
 			return err
 		}

@@ -16,9 +16,11 @@ type Summary struct {
 	OpenedAt, EndedAt int64 // times of the first and last record, microseconds since the epoch
 	Records           uint64
 	Listings          []Table
+	Controls          []Table // the control matrix and the exceptions of its tests
 	Tests             []*Test
 	Uncovered         uint64 // commands that were allowed and not understood
 	Allowed, Refused  uint64 // decisions
+	Told, Untold      uint64 // sessions with a transcript, if transcripts were asked for, and those without
 }
 
 // ErrEmpty is returned by Close when no record was folded.
@@ -47,7 +49,8 @@ func (f *Fold) Close() (*Summary, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := f.keyRows(); err != nil {
+	keys, err := f.keyRows()
+	if err != nil {
 		return nil, err
 	}
 	grants, err := f.grantRows()
@@ -60,12 +63,13 @@ func (f *Fold) Close() (*Summary, error) {
 	if err := f.bootRow(f.boot); err != nil {
 		return nil, err
 	}
-	if err := f.totalRows(agents, grants, openSessions, openCommands); err != nil {
+	if err := f.totalRows(agents, keys, grants, openSessions, openCommands); err != nil {
 		return nil, err
 	}
 	s := &Summary{
 		First: f.first, Last: f.last, OpenedAt: f.openedAt, EndedAt: f.lastTime, Records: f.records,
 		Tests: f.tests.all(), Uncovered: f.counts.opaque, Allowed: f.counts.allowed, Refused: f.counts.denied + f.counts.failed,
+		Told: uint64(f.telling.notable + f.telling.ordinary), Untold: f.telling.untold,
 	}
 	if n := f.counts.unseparated; n > 0 {
 		f.tests.approvals.Note = fmt.Sprintf("%d changes were made while the configuration asked for no second person; sod_violations lists those by one", n)
@@ -73,9 +77,11 @@ func (f *Fold) Close() (*Summary, error) {
 			f.tests.approvals.State = NotTested
 		}
 	}
+	f.place(nil)
 	for _, t := range s.Tests {
 		t.Conclude()
 	}
+	s.Controls = controlTables(s.Tests)
 	s.Listings = Listings()
 	s.Listings[0].Rows = accessRows(f.opening, f.openedAt)
 	s.Listings[1].Rows = accessRows(f.registry, f.lastTime)
@@ -154,6 +160,9 @@ func (f *Fold) grantRows() (roll rollForward, err error) {
 		if u == nil {
 			u = &uses{}
 		}
+		if status == "active" {
+			f.unusedGrant(g.Created, g.ID, max(g.CreatedAt, g.Starts), u)
+		}
 		a, p := f.approvalOf(&g)
 		if err := f.row(grantsTable, g.ID, g.Agent, g.Role, g.Resource, g.Ticket, g.Reason, g.Request, FormatTime(a.AskedAt), a.By.Person.ID, a.By.Via,
 			FormatTime(p.at), pos(p.last), join(p.approvers), join(p.groups), g.Renews, FormatTime(g.Starts), FormatTime(g.CreatedAt), pos(g.Created), FormatTime(g.Expires), status,
@@ -165,25 +174,32 @@ func (f *Fold) grantRows() (roll rollForward, err error) {
 	return roll, nil
 }
 
-func (f *Fold) keyRows() error {
+func (f *Fold) keyRows() (roll rollForward, err error) {
+	before := make(map[string]*decision.Credential)
+	for _, c := range f.opening.Credentials() {
+		before[c.ID] = &c
+	}
 	for _, c := range f.registry.Credentials() {
 		if c.Enrolled.IsZero() {
 			continue // a token, in the rows above if it was issued in the range
 		}
+		was := before[c.ID]
+		roll.count(was != nil, was != nil && was.Active(f.openedAt), c.Active(f.lastTime), !c.Revoked.IsZero())
 		u := f.keyUses[c.ID]
 		if u == nil {
 			u = &uses{}
 		}
+		f.oldKey(c.ID, c.EnrolledAt, u)
 		if err := f.row(credentialsTable, c.ID, c.Agent, c.Kind, c.Thumbprint, c.Issuer, FormatTime(c.NotBefore), FormatTime(c.NotAfter),
 			c.Principal, c.Ticket, FormatTime(c.EnrolledAt), pos(c.Enrolled), c.By.Person.ID, c.By.Via,
 			FormatTime(c.RevokedAt), pos(c.Revoked), c.RevokedBy.Person.ID, c.RevokedFor, count(u.n), FormatTime(u.at), pos(u.last)); err != nil {
-			return err
+			return roll, err
 		}
 	}
-	return nil
+	return roll, nil
 }
 
-func (f *Fold) totalRows(agents, grants rollForward, openSessions, openCommands uint64) error {
+func (f *Fold) totalRows(agents, keys, grants rollForward, openSessions, openCommands uint64) error {
 	c := &f.counts
 	for _, t := range []struct {
 		table, measure string
@@ -200,7 +216,9 @@ func (f *Fold) totalRows(agents, grants rollForward, openSessions, openCommands 
 		{reconRunsTable, "reconciliations", f.recon.runs},
 		{terminationsTable, "leavers and retired agents", uint64(len(f.outside.ended))}, {"imports", "of something outside", c.imports},
 		{sodTable, "changes by one person", c.violations}, {killsTable, "by people", c.kills},
-		{credentialsTable, "keys enrolled", c.keysEnrolled}, {credentialsTable, "tokens issued", c.tokensIssued}, {credentialsTable, "revocations", c.credentialsRevoked},
+		{credentialsTable, "keys in force at opening", keys.opening}, {credentialsTable, "keys enrolled (+)", keys.added}, {credentialsTable, "keys revoked (-)", keys.removed},
+		{credentialsTable, "keys expired (-)", keys.expired}, {credentialsTable, "keys in force at closing (=)", keys.closing},
+		{credentialsTable, "tokens issued", c.tokensIssued}, {credentialsTable, "revocations", c.credentialsRevoked},
 		{authnTable, "succeeded", c.authnOK}, {authnTable, "failed", c.authnFailed},
 		{sessionsTable, "carried in", c.sessionsCarried}, {sessionsTable, "started (+)", c.sessionsStarted}, {sessionsTable, "ended (-)", c.sessionsEnded},
 		{sessionsTable, "open at closing (=)", openSessions}, {sessionsTable, "refused", c.sessionsRefused}, {sessionsTable, "ended by a crash", c.crashed},
@@ -209,9 +227,9 @@ func (f *Fold) totalRows(agents, grants rollForward, openSessions, openCommands 
 		{transactionsTable, "ended", c.transactions}, {resolutionsTable, "commands resolved", c.resolutions},
 		{"decisions", "allow", c.allowed}, {"decisions", "deny", c.denied}, {"decisions", "error", c.failed},
 		{changesTable, "policy", c.policyChanges}, {changesTable, "configuration", c.configChanges}, {changesTable, "keys of the log", c.keyChanges},
-		{uptimeTable, "boots begun", c.boots}, {uptimeTable, "recording gaps", c.gaps},
-		{alertsTable, "raised", c.alerts}, {alertsTable, "acknowledgements", c.acks}, {"records", "reads and exports of evidence", c.exports},
-		{alertsTable, "raised", c.alerts}, {"records", "reads and exports of evidence", c.exports},
+		{uptimeTable, "boots begun", c.boots}, {uptimeTable, "recording gaps", c.gaps}, {uptimeTable, "microseconds between boots", c.down},
+		{alertsTable, "raised", c.alerts}, {alertsTable, "acknowledgements", c.acks},
+		{readersTable, "reads", c.reads}, {readersTable, "records opened", c.unsealed}, {readersTable, "exports", c.exports}, {readersTable, "packs made", c.packs},
 		{"records", "backups", c.backups}, {"records", "restores", c.restores},
 	} {
 		if err := f.row(totalsTable, t.table, t.measure, count(t.value)); err != nil {

@@ -149,11 +149,8 @@ func (d *Detector) proved(h *evidence.Head, body []byte) *Detection {
 	if evidence.DecodeBody(body, &b) != nil || b.Key == "" {
 		return nil
 	}
-	host := b.Client
-	if colon := strings.LastIndexByte(host, ':'); colon > 0 {
-		host = host[:colon]
-	}
-	if strings.HasPrefix(host, "unix") || strings.HasPrefix(host, "127.") || host == "[::1]" {
+	host := hostOf(b.Client)
+	if ownMachine(host) {
 		host = "the gateway's own machine" // where a token is got at its socket and used at its port
 	}
 	hour := h.Time / hourMicros
@@ -167,6 +164,19 @@ func (d *Detector) proved(h *evidence.Head, body []byte) *Detection {
 	}
 	s.raised = true
 	return found(h, RuleShared, "high", hour*hourMicros, "the key of %s was used from two hosts within an hour: %.100s and %.100s", h.Agent, s.host, host)
+}
+
+// hostOf is an address without its port.
+func hostOf(address string) string {
+	if colon := strings.LastIndexByte(address, ':'); colon > 0 {
+		return address[:colon]
+	}
+	return address
+}
+
+// ownMachine reports whether a host is the gateway's own.
+func ownMachine(host string) bool {
+	return strings.HasPrefix(host, "unix") || strings.HasPrefix(host, "127.") || host == "[::1]"
 }
 
 func (d *Detector) stepped(h *evidence.Head, body []byte) *Detection {

@@ -53,6 +53,9 @@ type Asker struct {
 type Fold struct {
 	// Decided, when set, is called for each decision of the range.
 	Decided func(*Decided) error
+	// Told, when set, is given the transcripts of the sessions that have one, as
+	// they end.
+	Told func(*Transcript) error
 
 	out      Out
 	clock    clock
@@ -61,6 +64,7 @@ type Fold struct {
 	opening  *decision.Registry // when the range begins; nil until then
 	openedAt int64
 	tests    *tests
+	excepted uint64 // exceptions of all tests so far
 	bodies   bodyCache
 
 	first    evidence.Position // first record of the range
@@ -92,6 +96,10 @@ type Fold struct {
 	configs    map[string]bool
 	counts     counts
 	commandRow []string
+	telling    telling
+
+	sessionColumns, transcriptColumns []Column
+	commandCells                      []int
 }
 
 // counts are the control totals.
@@ -107,13 +115,14 @@ type counts struct {
 	keyChanges, backups, restores                                       uint64
 	transactions, resolutions                                           uint64
 	approvalsAsked, approvalsDecided, approvalsUsed                     uint64
-	violations, unseparated, kills, acks                                uint64
 	imports, suspended                                                  uint64
+	violations, unseparated, kills, acks, down                          uint64
+	reads, unsealed, packs                                              uint64
 }
 
 // NewFold returns a fold whose rows go to out.
 func NewFold(out Out) *Fold {
-	return &Fold{
+	f := &Fold{
 		out: out, registry: decision.New(), tests: newTests(), bodies: newBodyCache(),
 		sessions: make(map[evidence.Position]*session),
 		commands: make(map[evidence.Position]*command), doubts: make(map[evidence.Position]doubt), upstreams: make(map[upstreamKey]evidence.Position),
@@ -121,8 +130,13 @@ func NewFold(out Out) *Fold {
 		grantUses: make(map[string]*uses), keyUses: make(map[string]*uses),
 		askers: make(map[string]*Asker), policies: make(map[string]bool), configs: make(map[string]bool),
 		refusals: make(map[[2]string]uint64), hours: hours{byHour: make(map[int64]map[string]*hourCount)}, alertAt: make(map[evidence.Position]int),
+		sessionColumns: columnsOf(sessionsTable), transcriptColumns: transcriptColumns(), commandCells: commandCells(),
 		watch: watch{detector: NewDetector(false), found: make(map[asked]bool)},
 	}
+	for _, t := range f.tests.all() {
+		t.all = &f.excepted
+	}
+	return f
 }
 
 // Registry is the registry after the last record.
@@ -161,6 +175,39 @@ func (f *Fold) Opening(r *evidence.Record) error {
 
 // Record folds the next record of the range.
 func (f *Fold) Record(r *evidence.Record) error {
+	before := f.excepted
+	err := f.record(r)
+	if f.excepted != before {
+		f.place(&r.Head)
+	}
+	return err
+}
+
+// place gives new exceptions their context: that of the record at hand, or of
+// what is open.
+func (f *Fold) place(h *evidence.Head) {
+	head := func(position string) *evidence.Head {
+		if h != nil && position == h.Pos.String() {
+			return h
+		}
+		p, err := evidence.ParsePosition(position)
+		if err != nil {
+			return nil
+		}
+		if c := f.commands[p]; c != nil {
+			return &c.head
+		}
+		if s := f.sessions[p]; s != nil {
+			return &s.head
+		}
+		return nil
+	}
+	for _, t := range f.tests.all() {
+		t.place(head)
+	}
+}
+
+func (f *Fold) record(r *evidence.Record) error {
 	h := &r.Head
 	if f.opening == nil {
 		f.begin(h)
@@ -174,6 +221,7 @@ func (f *Fold) Record(r *evidence.Record) error {
 	f.noticed(h)
 	f.reconciledNext(h)
 	f.recon.observe(h, r.Body)
+	f.follow(r)
 	if f.approving != nil || h.Type == evidence.ApprovalUse {
 		f.used(r)
 	}
@@ -275,7 +323,9 @@ func (f *Fold) decode(r *evidence.Record, v any) bool {
 func (f *Fold) other(r *evidence.Record) error {
 	switch r.Head.Type {
 	case evidence.PackExport, evidence.EvidenceRead:
-		f.counts.exports++
+		return f.evidenceRead(r)
+	case evidence.PackMade:
+		return f.packMade(r)
 	case evidence.LogBackup:
 		f.counts.backups++
 	case evidence.LogRestore:

@@ -71,6 +71,7 @@ func (f *Fold) gatewayStart(r *evidence.Record) error {
 	}
 	if f.boot != nil && f.boot.records > 0 {
 		b.down = max(0, h.Time-f.boot.lastTime)
+		f.counts.down += uint64(b.down)
 		if b.body.Clean != (f.boot.end != "") && f.records > 1 {
 			f.tests.boot.Except(h.Pos, "says that the boot before ended in good order: %t", b.body.Clean)
 		}
@@ -207,7 +208,7 @@ func (f *Fold) change(r *evidence.Record) error {
 		var b evidence.LogKeyBody
 		f.decode(r, &b)
 		return f.row(changesTable, pos(h.Pos), f.clock.format(h.Time), string(h.Type), b.Old, b.New, b.Change, "", b.Reason, b.By.Person.ID, b.By.Via,
-			"", "", "", "", "", "", "", "")
+			"", "", "", "", "", "", "", "", "", "", "")
 	}
 	if h.Type == evidence.PolicyChange {
 		f.counts.policyChanges++
@@ -219,14 +220,27 @@ func (f *Fold) change(r *evidence.Record) error {
 		}
 		a, _ := f.registry.Approval(b.Request)
 		p := decidedBy(&a)
+		tests, asked, differ := tried(a.Policy)
 		return f.row(changesTable, pos(h.Pos), f.clock.format(h.Time), string(h.Type), b.Before, b.Digest, "", strings.Join(names, " "), b.Diff, b.By.Person.ID, b.By.Via,
-			b.Request, FormatTime(a.AskedAt), a.By.Person.ID, FormatTime(p.at), pos(p.last), join(p.approvers), a.Ticket, b.Back)
+			b.Request, FormatTime(a.AskedAt), a.By.Person.ID, FormatTime(p.at), pos(p.last), join(p.approvers), a.Ticket, tests, asked, differ, b.Back)
 	}
 	f.counts.configChanges++
 	var b evidence.ConfigBody
 	f.decode(r, &b)
 	return f.row(changesTable, pos(h.Pos), f.clock.format(h.Time), string(h.Type), b.Before, b.Digest, "", "", b.Diff, b.By.Person.ID, b.By.Via,
-		"", "", "", "", "", "", "", "")
+		"", "", "", "", "", "", "", "", "", "", "")
+}
+
+// tried is how a policy was tried out when it was proposed: tests that passed
+// beside it, recorded commands decided again, and how many would differ.
+func tried(p *evidence.Proposal) (tests, commands, differ string) {
+	if p == nil {
+		return "", "", ""
+	}
+	if b := p.Backtest; b != nil {
+		commands, differ = count(b.Commands), count(b.Differ)
+	}
+	return strconv.Itoa(p.Tests), commands, differ
 }
 
 // binaryChange writes the row of a gateway.start that ran another program than
@@ -239,5 +253,5 @@ func (f *Fold) binaryChange(r *evidence.Record, previous *bootState) error {
 	if before == f.boot.body.Binary {
 		return nil
 	}
-	return f.row(changesTable, pos(r.Head.Pos), f.clock.format(r.Head.Time), string(r.Head.Type), before, f.boot.body.Binary, f.boot.body.Version, "", "", "", "", "", "", "", "", "", "", "", "")
+	return f.row(changesTable, pos(r.Head.Pos), f.clock.format(r.Head.Time), string(r.Head.Type), before, f.boot.body.Binary, f.boot.body.Version, "", "", "", "", "", "", "", "", "", "", "", "", "", "", "")
 }

@@ -19,6 +19,7 @@ const (
 	alertsTable       = "alerts"
 	changesTable      = "changes"
 	uptimeTable       = "uptime"
+	readersTable      = "evidence_access"
 	totalsTable       = "totals"
 )
 
@@ -53,7 +54,7 @@ func Populations() []Table {
 		{Name: killsTable, Columns: columns("pos:n", "at:t", "ended_by", "ended_via", "agent_id:n", "sessions", "reason")},
 		{Name: sessionsTable, Columns: columns("session_id:n", "state:n", "agent_id:n", "owner_id", "owner_email", "principal", "principal_type", "ticket",
 			"cred_id", "authn_pos", "resource:n", "protocol", "client", "listener", "client_tls", "upstream", "upstream_user", "upstream_database",
-			"upstream_local", "upstream_remote", "upstream_pid:#", "upstream_system_id", "upstream_version", "durability", "enforce_mode",
+			"upstream_local", "upstream_remote", "upstream_pid:#", "upstream_started", "upstream_tls", "upstream_peer", "upstream_system_id", "upstream_version", "durability", "enforce_mode",
 			"decision:n", "rules", "grants", "policy_digest", "deny_reason",
 			"started_at:t", "ended_at:t", "end_pos:n", "end_reason", "carried_in",
 			"commands:#", "denied:#", "skipped:#", "errors:#", "in_doubt:#", "opaque:#", "rows:#", "bytes_up:#", "bytes_down:#",
@@ -69,10 +70,11 @@ func Populations() []Table {
 		{Name: alertsTable, Columns: columns("pos:n", "at:t", "rule", "severity:n", "session_id:n", "agent_id:n", "resource:n", "trigger:n", "text",
 			"acknowledged_at:t", "acknowledged_pos:n", "acknowledged_by", "disposition:n", "incident", "acknowledge_reason")},
 		{Name: changesTable, Columns: columns("change_pos:n", "at:t", "kind:n", "before_digest", "after_digest", "version", "files", "diff", "activated_by", "activated_via",
-			"request_id:n", "proposed_at:t", "proposed_by", "approved_at:t", "approved_pos:n", "approved_by", "ticket_ref", "rollback_of:n")},
+			"request_id:n", "proposed_at:t", "proposed_by", "approved_at:t", "approved_pos:n", "approved_by", "ticket_ref", "tests:#", "backtest_commands:#", "backtest_differ:#", "rollback_of:n")},
 		{Name: uptimeTable, Columns: columns("boot:n", "started_at:t", "start_pos:n", "last_at:t", "last_pos:n", "end:n", "reason", "previous_pos:n", "previous_clean",
 			"version", "binary_digest", "config_digest", "policy_digest", "fail_mode", "host", "heartbeat_s:#", "records:#",
 			"longest_silence_us:#", "heartbeat_gaps:#", "recording_gaps:#", "clock_steps:#", "down_before_us:#")},
+		readersPopulation(),
 		{Name: totalsTable, Columns: columns("table:n", "measure", "value:#")},
 	}
 }

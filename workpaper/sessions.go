@@ -29,6 +29,7 @@ type session struct {
 	retired  int64  // when its agent was retired or suspended, while it was open
 	ending   *termination
 	gap      bool
+	course   course
 
 	open       []evidence.Position // intents without an outcome, in order
 	transacted evidence.Position   // last command of the last transaction that ended
@@ -150,6 +151,8 @@ func (f *Fold) admitted(h *evidence.Head, s *session, b *evidence.SessionStartBo
 	f.tests.owner.Population++
 	f.tests.authentication.Population++
 	f.tests.enforce.Population++
+	f.tests.principal.Population++
+	f.tests.encrypted.Population++
 	a, ok := f.registry.Agent(h.Agent)
 	switch {
 	case !ok:
@@ -161,6 +164,12 @@ func (f *Fold) admitted(h *evidence.Head, s *session, b *evidence.SessionStartBo
 	}
 	if b.Agent != h.Agent {
 		f.tests.attribution.Except(h.Pos, "its head names agent %s, its body %.80q", h.Agent, b.Agent)
+	}
+	if self := b.PType == "self"; !self && b.PType != "human" && b.PType != "system" || self != (b.Principal == "") {
+		f.tests.principal.Except(h.Pos, "acts for %.80q, which is %.40q", b.Principal, b.PType)
+	}
+	if b.TLS == "" && !local(b.Client) {
+		f.tests.encrypted.Except(h.Pos, "its agent connected from %.80q in the clear", b.Client)
 	}
 	proof, ok := f.authns.take(b.Authn)
 	switch at, err := evidence.ParsePosition(b.Authn); {
@@ -274,6 +283,10 @@ func (f *Fold) connected(r *evidence.Record, s *session) {
 		f.tests.connection.Except(r.Head.Pos, "is the second upstream connection of session %s", s.start)
 		return
 	}
+	f.tests.encrypted.Population++
+	if b.TLS == "" && !local(b.Local) && !local(b.Remote) {
+		f.tests.encrypted.Except(r.Head.Pos, "session %s went to %.80q in the clear", s.start, b.Remote)
+	}
 	s.upstream, s.connKey = &b, upstreamKey{b.Local, b.Remote}
 	if b.Local == "" {
 		return // a unix socket has no address of its own
@@ -349,13 +362,17 @@ func (f *Fold) sessionRow(s *session, state string, end *evidence.Head, eb *evid
 			unattributed = strconv.FormatInt(int64(end.Bytes)-int64(s.bytes), 10)
 		}
 	}
-	return f.row(sessionsTable, pos(s.start), state, s.agent, b.Owner.ID, b.Owner.Email, b.Principal, b.PType, b.Ticket,
+	cells := []string{pos(s.start), state, s.agent, b.Owner.ID, b.Owner.Email, b.Principal, b.PType, b.Ticket,
 		b.Credential, b.Authn, s.resource, b.Protocol, b.Client, b.Listener, b.TLS, b.Upstream, b.User, b.Database,
-		u.Local, u.Remote, pid, u.System, u.Server, b.Durability, b.Mode,
+		u.Local, u.Remote, pid, u.Start, u.TLS, u.Peer, u.System, u.Server, b.Durability, b.Mode,
 		string(s.head.Effect), join(b.Rules), join(b.Grants), b.Policy, b.Reason,
 		f.clock.format(s.at), ended, endPos, reason, yes(s.carried),
 		count(s.commands), count(s.denied), count(s.skipped), count(s.errors), count(s.doubts), count(s.opaque),
-		count(s.rows), count(s.bytes), count(reply), unattributed, yes(s.gap || end != nil && end.Outcome == evidence.InDoubt))
+		count(s.rows), count(s.bytes), count(reply), unattributed, yes(s.gap || end != nil && end.Outcome == evidence.InDoubt)}
+	if err := f.row(sessionsTable, cells...); err != nil {
+		return err
+	}
+	return f.tell(s, state, cells)
 }
 
 // openSessions writes the rows of sessions that are open at the end.

@@ -29,11 +29,20 @@ type Test struct {
 	Failed     uint64      `json:"failed"`               // exceptions, all of them
 	Exceptions []Exception `json:"exceptions,omitempty"` // the first MaxExceptions, in log order
 	Note       string      `json:"note,omitempty"`
+
+	all    *uint64 // exceptions of all tests of a fold
+	placed int     // exceptions that have their context, if it is known
 }
 
-// Exception is a record that a test stumbled over.
+// Exception is a record that a test stumbled over, with what its head says
+// where that is at hand.
 type Exception struct {
 	Position string `json:"position,omitempty"`
+	At       string `json:"at,omitempty"`
+	Type     string `json:"type,omitempty"`
+	Agent    string `json:"agent,omitempty"`
+	Resource string `json:"resource,omitempty"`
+	Session  string `json:"session,omitempty"`
 	Text     string `json:"text"`
 }
 
@@ -43,8 +52,22 @@ const MaxExceptions = 1000
 // Except adds an exception.
 func (t *Test) Except(at evidence.Position, format string, args ...any) {
 	t.Failed++
+	if t.all != nil {
+		*t.all++
+	}
 	if len(t.Exceptions) < MaxExceptions {
-		t.Exceptions = append(t.Exceptions, Exception{at.String(), fmt.Sprintf(format, args...)})
+		t.Exceptions = append(t.Exceptions, Exception{Position: at.String(), Text: fmt.Sprintf(format, args...)})
+	}
+}
+
+// place gives new exceptions the context of their records. What is no record of
+// head has it as stated.
+func (t *Test) place(head func(position string) *evidence.Head) {
+	for ; t.placed < len(t.Exceptions); t.placed++ {
+		e := &t.Exceptions[t.placed]
+		if h := head(e.Position); h != nil {
+			e.At, e.Type, e.Agent, e.Resource, e.Session = FormatTime(h.Time), string(h.Type), h.Agent, h.Resource, h.Session.String()
+		}
 	}
 }
 
@@ -85,7 +108,10 @@ type tests struct {
 	change, policyCited, grantCited, afterRevoke, lag Test
 	approvals, approvalUse, limits, acks, detected    Test
 	enforce, denials, liveness, gap, digests          Test
+	opened                                            Test
 	imports, leavers, privileges, bypass              Test
+	principal, encrypted, keyAge, unused              Test
+	heard, readers                                    Test
 }
 
 func (t *tests) all() []*Test {
@@ -93,6 +119,7 @@ func (t *tests) all() []*Test {
 		&t.bodies, &t.sequence, &t.scope, &t.boot, &t.pairing, &t.sessionPairing, &t.writeAhead, &t.transactions, &t.resolutions, &t.bytes, &t.attribution, &t.connection,
 		&t.totals, &t.registered, &t.owner, &t.authentication, &t.credential, &t.change, &t.policyCited, &t.grantCited,
 		&t.approvals, &t.approvalUse, &t.limits, &t.afterRevoke, &t.lag, &t.detected, &t.acks, &t.enforce, &t.denials, &t.liveness, &t.gap, &t.digests,
+		&t.principal, &t.encrypted, &t.keyAge, &t.unused, &t.heard, &t.readers, &t.opened,
 		&t.imports, &t.leavers, &t.privileges, &t.bypass,
 	}
 }
@@ -137,10 +164,27 @@ func newTests() *tests {
 		liveness: Test{ID: "gateway.liveness", Of: "records", Title: "While the gateway ran, it was never silent for longer than its heartbeat"},
 		gap:      Test{ID: "gateway.gaps", Of: "boots", Title: "Nothing passed unrecorded (recording.gap)"},
 		digests:  Test{ID: "gateway.digests", Of: "boots", Title: "Policy and configuration that a boot ran with are recorded changes"},
+		opened:   Test{ID: "evidence.purpose", Of: "openings of sealed parts", Title: "What was sealed was opened for a named reader and a purpose"},
+
+		principal: Test{ID: "session.principal", Of: "sessions", Title: "Every session says on whose behalf its agent acts"},
+		encrypted: Test{ID: "session.encrypted", Of: "connections", Title: "Connections of agents and to systems were encrypted, or did not leave the machine"},
+		keyAge:    Test{ID: "credential.age", Of: "keys that were used", Title: "No key was used for longer than 400 days after it was enrolled"},
+		unused:    Test{ID: "grant.unused", Of: "grants that stood for 90 days of the range, up to its end", Title: "No grant stands that was not used for 90 days"},
+		heard:     Test{ID: "alert.heard", Of: "alerts raised seven days before the end or earlier", Title: "People looked at alerts within seven days"},
+		readers:   Test{ID: "evidence.readers", Of: "reads and exports of evidence", Title: "Every reading of evidence says who read, and what"},
 
 		imports:    Test{ID: "import.digest", Of: "imports", Title: "Every import is the one that its digest names, with as many rows as it says"},
 		leavers:    Test{ID: "import.people", Of: "leavers", Title: "Access of people who left was removed in time", State: NotTested, Note: "Leaver population: not provided"},
 		privileges: Test{ID: "import.privileges", Of: "upstream roles", Title: "Privileges upstream are no wider than here", State: NotTested, Note: "Effective privilege: gateway policy only"},
 		bypass:     Test{ID: "import.connections", Of: "upstream connections", Title: "Nothing went around the gateway", State: NotTested, Note: "Bypass: untested"},
 	}
+}
+
+// TestTable is the tests as a table, their exceptions counted.
+func TestTable(tests []*Test) Table {
+	t := Table{Name: "tests", Columns: columns("id:n", "title", "state:n", "population:#", "of", "exceptions:#", "note")}
+	for _, c := range tests {
+		t.Rows = append(t.Rows, []string{c.ID, c.Title, string(c.State), count(c.Population), c.Of, count(c.Failed), c.Note})
+	}
+	return t
 }

@@ -18,7 +18,11 @@ import (
 // putInForce records the configuration and the policy of s where they differ
 // from what is in force, both or neither, and then routes by them.
 func (g *Gateway) putInForce(ctx context.Context, s Settings, by evidence.By) error {
-	if drafts := g.changes(s, by); len(drafts) > 0 {
+	drafts, err := g.changes(s, by)
+	if err != nil {
+		return fmt.Errorf("putting configuration and policy in force: %w", err)
+	}
+	if len(drafts) > 0 {
 		if err := g.recorder.Control(ctx, drafts...); err != nil {
 			return fmt.Errorf("putting configuration and policy in force: %w", err)
 		}
@@ -36,7 +40,7 @@ func (g *Gateway) putInForce(ctx context.Context, s Settings, by evidence.By) er
 }
 
 // changes are the control records that turn what is in force into s.
-func (g *Gateway) changes(s Settings, by evidence.By) (drafts []*evidence.Draft) {
+func (g *Gateway) changes(s Settings, by evidence.By) (drafts []*evidence.Draft, err error) {
 	registry := g.recorder.State().Registry
 	if !sameConfig(s.Config, registry.ConfigBody()) {
 		b := s.Config
@@ -48,9 +52,13 @@ func (g *Gateway) changes(s Settings, by evidence.By) (drafts []*evidence.Draft)
 		before, _ := registry.Bundle()
 		b.Before, b.By = registry.Policy(), by
 		b.Diff = policy.Diff(before, b)
-		drafts = append(drafts, &evidence.Draft{Head: evidence.Head{Type: evidence.PolicyChange}, Body: evidence.EncodeBody(b)})
+		draft, err := g.policyChange(&b)
+		if err != nil {
+			return nil, err
+		}
+		drafts = append(drafts, draft)
 	}
-	return drafts
+	return drafts, nil
 }
 
 const configFile = "exhibit.yaml"
@@ -121,7 +129,11 @@ func (g *Gateway) Reload(ctx context.Context, dry bool, by evidence.By) (api.Rel
 // try applies the changes to the registry without recording them.
 func (g *Gateway) try(s Settings, by evidence.By) error {
 	registry := g.recorder.State().Registry
-	for i, d := range g.changes(s, by) {
+	drafts, err := g.changes(s, by)
+	if err != nil {
+		return err
+	}
+	for i, d := range drafts {
 		h := d.Head
 		h.Pos = evidence.Position{Gateway: g.opened.Name, Boot: g.recorder.Boot(), Seq: uint64(i)}
 		h.Time = g.clock.now().UnixMicro()
@@ -151,6 +163,9 @@ func restarts(old, s Settings) (keys []string) {
 	}
 	if old.Telling != s.Telling {
 		keys = append(keys, "alerts")
+	}
+	if old.Sinking != s.Sinking {
+		keys = append(keys, "sinks")
 	}
 	if !slices.Equal(old.Listening, s.Listening) {
 		keys = append(keys, "listeners", "admin", "metrics")

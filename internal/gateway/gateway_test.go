@@ -45,13 +45,13 @@ func settings(t testing.TB) Settings {
 // world is a gateway that runs, without agents and upstream.
 type world struct {
 	*Gateway
-	t       *testing.T
+	t       testing.TB
 	changed atomic.Pointer[Settings] // what a reload finds
 	broken  atomic.Pointer[error]    // or why it finds nothing
 	stop    func() error
 }
 
-func newWorld(t *testing.T, edit ...func(*Settings)) *world {
+func newWorld(t testing.TB, edit ...func(*Settings)) *world {
 	t.Helper()
 	w := &world{t: t}
 	s := settings(t)

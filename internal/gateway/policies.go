@@ -14,6 +14,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/api"
 	"github.com/exhibit-gateway/exhibit/internal/policy"
+	"github.com/exhibit-gateway/exhibit/ledger"
 	"github.com/exhibit-gateway/exhibit/workpaper"
 )
 
@@ -380,13 +381,20 @@ func (g *Gateway) RollbackPolicy(ctx context.Context, change, reason string, by 
 // change records a change of policy, and after it one to the gateway's own
 // actions where the bundle was made for those of another version.
 func (g *Gateway) change(ctx context.Context, b evidence.PolicyBody) (api.PolicyChange, error) {
-	first := &evidence.Draft{Head: evidence.Head{Type: evidence.PolicyChange}, Body: evidence.EncodeBody(b)}
+	first, err := g.policyChange(&b)
+	if err != nil {
+		return api.PolicyChange{}, err
+	}
 	drafts := []*evidence.Draft{first}
 	if own := g.live.Load().Vocabulary.Actions; own != nil {
 		next := evidence.PolicyBody{Digest: decision.Digest(b.Files, own), Before: b.Digest, Files: b.Files, Actions: own, By: b.By}
 		if _, err := decision.Compile(b.Files, own); err == nil && next.Digest != b.Digest {
 			next.Diff = policy.Diff(b, next)
-			drafts = append(drafts, &evidence.Draft{Head: evidence.Head{Type: evidence.PolicyChange}, Body: evidence.EncodeBody(next)})
+			second, err := g.policyChange(&next)
+			if err != nil {
+				return api.PolicyChange{}, err
+			}
+			drafts = append(drafts, second)
 		}
 	}
 	if err := g.recorder.Control(ctx, drafts...); err != nil {
@@ -394,6 +402,33 @@ func (g *Gateway) change(ctx context.Context, b evidence.PolicyBody) (api.Policy
 	}
 	g.gate.Sweep()
 	return g.apiPolicyChange(&first.Head, &b), nil
+}
+
+// policyChange signs a bundle that is about to be put in force, by the key that
+// the records have in force: also while it isn't in its place yet.
+func (g *Gateway) policyChange(b *evidence.PolicyBody) (*evidence.Draft, error) {
+	due, key := g.logKeys.Load().Current().Text, g.material.log
+	if next := g.material.next; next != nil && next.verifier == due {
+		key = *next
+	}
+	if err := ledger.SignPolicy(g.opened.Origin, b, key); err != nil {
+		return nil, err
+	}
+	return &evidence.Draft{Head: evidence.Head{Type: evidence.PolicyChange}, Body: evidence.EncodeBody(*b)}, nil
+}
+
+// signedPolicy wants the bundle in force to be one that a gateway of this log
+// put there: whoever can write the journal, and no more, can't.
+func (g *Gateway) signedPolicy(registry *decision.Registry) error {
+	b, p := registry.Bundle()
+	if p == nil {
+		return nil
+	}
+	at, _ := registry.InForce(b.Digest)
+	if err := g.logKeys.Load().OpenPolicy(at, &b); err != nil {
+		return fmt.Errorf("the policies in force can't be relied on: %w; something else than this gateway wrote them (exhibit log fsck)", err)
+	}
+	return nil
 }
 
 // Policies implements api.Policies.

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -16,6 +17,8 @@ import (
 	"github.com/exhibit-gateway/exhibit/internal/api"
 	"github.com/exhibit-gateway/exhibit/internal/pack/packtest"
 	"github.com/exhibit-gateway/exhibit/internal/policy"
+	"github.com/exhibit-gateway/exhibit/internal/protocol"
+	"github.com/exhibit-gateway/exhibit/ledger"
 )
 
 // proposals makes a gateway where people propose.
@@ -547,4 +550,82 @@ func TestTheLeastThatAnAgentNeeds(t *testing.T) {
 	if _, err := w.Suggest(ctx, "nobody", api.Range{}, packtest.Alice); problemStatus(err) != http.StatusNotFound {
 		t.Error(err)
 	}
+}
+
+// Who can write the journal, and has not the log's key, puts no policy in force.
+func TestAPolicyThatTheGatewayDidNotSignIsNotServed(t *testing.T) {
+	w := newWorld(t)
+	change := func(more string) {
+		t.Helper()
+		b := bundleOf(files(more))
+		b.Before, b.By = w.registry().Policy(), packtest.Alice
+		d, err := w.policyChange(&b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.recorder.Control(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change("// by the first key\n")
+	if _, err := w.RotateLogKey(t.Context(), api.KeyRotation{Reason: "yearly"}, packtest.Alice); err != nil {
+		t.Fatal(err)
+	}
+	w.again() // on what the key before signed
+	change("// by the second key\n")
+	w.again()
+
+	forged := bundleOf(files("// by nobody\n"))
+	forged.Before, forged.By = w.registry().Policy(), packtest.Alice
+	stranger, _ := packtest.LogKey("another key")
+	if err := ledger.SignPolicy(w.opened.Origin, &forged, stranger); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.recorder.Control(t.Context(), &evidence.Draft{Head: evidence.Head{Type: evidence.PolicyChange}, Body: evidence.EncodeBody(forged)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(t.Context(), w.opened, nil, slog.New(slog.DiscardHandler)); !errors.Is(err, ledger.ErrUnsigned) {
+		t.Errorf("it is served: %v", err)
+	}
+}
+
+// BenchmarkBacktest decides a log of a million commands on disk again, as
+// `exhibit policy backtest` has it done.
+func BenchmarkBacktest(b *testing.B) {
+	const commands, shapes = 1_000_000, 200
+	w := newWorld(b, holding, func(s *Settings) {
+		s.Vocabulary = policy.Vocabulary{Actions: packtest.Actions}
+		s.Policy = bundleOf(files("")) // without limits
+		s.Config.Resources[0].Durability = "process"
+	})
+	w.grantAs("reader")
+	s := w.session(w.agentKey())
+	var asked [shapes]*evidence.Command
+	for i := range asked {
+		asked[i] = &evidence.Command{Shape: &evidence.Shape{
+			Path: "simple", Parse: evidence.ParseFull, Verb: evidence.VerbRead, Text: fmt.Sprintf("SELECT a FROM public.t%d WHERE id = ?", i),
+			Checks: []evidence.Check{{Action: "postgres:select", Object: fmt.Sprintf("public.t%d", i)}},
+		}, Raw: fmt.Appendf(nil, "select a from t%d where id = 1", i)}
+	}
+	for i := range commands {
+		w.ask(s, asked[i%shapes])
+	}
+	if err := s.Close(protocol.SessionEnd{Reason: "terminate"}); err != nil {
+		b.Fatal(err)
+	}
+	if _, err := w.Flush(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	proposal := api.NewProposal{Days: 30, Files: []evidence.File{{Name: "roles.cedar", Text: `@id("reader") permit (principal in Role::"writer", action in Action::"connect", resource);`}}}
+	b.ResetTimer()
+	for b.Loop() {
+		report, err := w.Backtest(b.Context(), proposal, packtest.Alice, quiet)
+		if err != nil || report.Commands < commands || report.Differ < commands {
+			b.Fatalf("%+v, %v", report, err)
+		}
+	}
+	b.ReportMetric(float64(commands*b.N)/b.Elapsed().Seconds(), "commands/s")
 }

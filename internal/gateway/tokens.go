@@ -102,7 +102,7 @@ func (g *Gateway) IssueToken(ctx context.Context, r api.TokenRequest) (api.Token
 			Body: evidence.EncodeBody(body),
 		})
 	if err != nil {
-		return api.Token{}, api.Unavailable("the token's record cannot be written, so there is no token", "")
+		return api.Token{}, api.Unavailable("the token's record cannot be written, so there is no token", "exhibit log status says what keeps records from being written")
 	}
 	return api.Token{
 		AccessToken: token, TokenType: "Bearer", ID: body.ID,

@@ -192,6 +192,10 @@ func (g *Gateway) Beat() evidence.Position {
 
 // Own records something outside sessions and returns its position.
 func (g *Gateway) Own(t evidence.Type, body any) evidence.Position {
+	if b, ok := body.(evidence.PolicyBody); ok && b.Signature == "" {
+		must(ledger.SignPolicy(Origin, &b, g.signer))
+		body = b
+	}
 	d := &evidence.Draft{Head: evidence.Head{Type: t}, Body: evidence.EncodeBody(body)}
 	switch b := body.(type) {
 	case evidence.AgentBody:
@@ -199,6 +203,12 @@ func (g *Gateway) Own(t evidence.Type, body any) evidence.Position {
 	case evidence.GrantBody:
 		d.Head.Agent, d.Head.Resource = b.Agent, b.Resource
 	}
+	g.Record(g.own, d)
+	return d.Head.Pos
+}
+
+// OwnRecord records a draft outside sessions, for heads that say more.
+func (g *Gateway) OwnRecord(d *evidence.Draft) evidence.Position {
 	g.Record(g.own, d)
 	return d.Head.Pos
 }
@@ -319,7 +329,7 @@ func (g *Gateway) Open(agent, resource string) *Session {
 	d.Head.Key = g.slots
 	g.Record(s.scope, d)
 	s.Record(&evidence.Draft{Head: evidence.Head{Type: evidence.SessionUpstream, Agent: agent, Resource: resource}, Body: evidence.EncodeBody(evidence.SessionUpstreamBody{
-		Local: fmt.Sprintf("198.51.100.1:%d", 1024+g.slots%60000), Remote: "198.51.100.9:5432", Server: "15.20", System: "7000000000000000001", PID: uint32(g.slots),
+		Local: fmt.Sprintf("198.51.100.1:%d", 1024+g.slots%60000), Remote: "198.51.100.9:5432", Server: "15.20", TLS: "TLS 1.3", System: "7000000000000000001", PID: uint32(g.slots),
 	})})
 	return s
 }
@@ -380,7 +390,7 @@ func (s *Session) ask(text, action, object, approval, limit string) (evidence.Po
 	}
 	d := &evidence.Draft{
 		Head: evidence.Head{Type: evidence.CommandIntent, Agent: s.Agent, Resource: s.Resource, Verb: evidence.VerbRead, Effect: known.decision.Effect, Frames: 5, Bytes: 120, Time: g.Now},
-		Body: known.body, Sealed: []byte(`{"params":["MQ=="]}`),
+		Body: known.body, Sealed: []byte(asked),
 	}
 	s.commands++
 	if known.decision.Effect != evidence.Allow {
