@@ -275,3 +275,25 @@ func TestABypassRaisesAnAlertByItself(t *testing.T) {
 	w.until(time.Minute, "an alert is raised", func() bool { return strings.Contains(w.must("alert", "list"), from) })
 	t.Logf("an alert %v after the connection", time.Since(began).Round(time.Millisecond))
 }
+
+// An agent that may only read goes through an account that owns the tables: the
+// pack says so, and what the account may do by itself.
+func TestWhatTheAccountMayDoByItselfIsShown(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.grant("idle", "reader")
+	if out := w.must("import", "roles", "orders"); !strings.Contains(out, "postgres.privileges") {
+		t.Errorf("the import says\n%s", out)
+	}
+	report, err := w.pack()
+	if err == nil || !strings.Contains(report, "agent idle may only read orders, and the account app there owns or can write 1 objects, among them public.t") {
+		t.Errorf("the pack: %v\n%s", err, report)
+	}
+	if strings.Contains(report, "agent bot may only read") {
+		t.Error("so does an agent that may write")
+	}
+	listing, err := w.run("unzip", "-p", w.packed, "listings/access@closing.csv")
+	if err != nil || !strings.Contains(listing, "owner select insert update delete truncate") {
+		t.Errorf("the listing: %v\n%.2000s", err, listing)
+	}
+}

@@ -9,6 +9,7 @@ const (
 	ImportPeople      = "people"               // PersonRow: people of the configuration, and owners
 	ImportConnections = "postgres.connections" // ConnectionRow: sessions that a server's log says were let in
 	ImportCounters    = "postgres.counters"    // CounterRow: a server's count of them
+	ImportPrivileges  = "postgres.privileges"  // PrivilegeRow: what the gateway's account may do by itself; params has its role
 )
 
 // What a PersonRow says of a person.
@@ -77,6 +78,17 @@ type CounterRow struct {
 	Sessions int64  `json:"sessions"`
 	Reset    int64  `json:"reset_at,omitempty"` // when the count began; 0 isn't known
 	Started  int64  `json:"started_at"`         // when the server did
+}
+
+// PrivilegeRow is what a role of an upstream may do.
+type PrivilegeRow struct {
+	Role string `json:"role"`
+	// Object is schema.name of a table, a view or their like; "" is the role itself.
+	Object string `json:"object,omitempty"`
+	// Privileges are, of an object, "owner", "select", "insert", "update", "delete"
+	// and "truncate"; of a role "superuser", "createrole", "createdb", "bypassrls",
+	// "replication", and "member" where the account is one of it.
+	Privileges []string `json:"privileges"`
 }
 
 // ReconBody is what holding an upstream's sessions against the gateway's gave.

@@ -539,6 +539,11 @@ var lies = []lie{
 		g.Reconcile(from, rows, nil, nil)
 		return finish(g, nil)
 	}},
+	{"import.privileges", "reader-through-an-owner", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.ImportPrivileges("app", []evidence.PrivilegeRow{{Role: "app", Privileges: []string{}}, {Role: "app", Object: "public.orders", Privileges: []string{"owner", "select"}}})
+		return finish(g, s)
+	}},
 	{"access.revoked", "after-its-owner-left", func() *packtest.Gateway {
 		g, s := packtest.Shop()
 		registry := g.Registry

@@ -78,13 +78,14 @@ func (f *Fold) Close() (*Summary, error) {
 		}
 	}
 	f.place(nil)
+	f.testPrivileges()
 	for _, t := range s.Tests {
 		t.Conclude()
 	}
 	s.Controls = controlTables(s.Tests)
 	s.Listings = Listings()
-	s.Listings[0].Rows = accessRows(f.opening, f.openedAt)
-	s.Listings[1].Rows = accessRows(f.registry, f.lastTime)
+	s.Listings[0].Rows = accessRows(f.opening, f.openedAt, nil)
+	s.Listings[1].Rows = accessRows(f.registry, f.lastTime, f.outside.accounts)
 	return s, nil
 }
 
@@ -242,11 +243,12 @@ func (f *Fold) totalRows(agents, keys, grants rollForward, openSessions, openCom
 // Access is the access listing of a registry at time t, in microseconds since
 // the epoch.
 func Access(r *decision.Registry, t int64) Table {
-	return Table{Name: "access", Columns: accessColumns(), Rows: accessRows(r, t)}
+	return Table{Name: "access", Columns: accessColumns(), Rows: accessRows(r, t, nil)}
 }
 
-// accessRows lists who could do what under a registry at a time.
-func accessRows(r *decision.Registry, t int64) [][]string {
+// accessRows lists who could do what under a registry at a time, and what the
+// gateway's accounts could, where that is known.
+func accessRows(r *decision.Registry, t int64, accounts map[string]*account) [][]string {
 	var rows [][]string
 	for _, a := range r.Access(t) {
 		tickets, approvers := behind(r, a.Grants)
@@ -257,8 +259,9 @@ func accessRows(r *decision.Registry, t int64) [][]string {
 				expires = max(expires, g.Expires)
 			}
 		}
+		role, privileges := accounts[a.Resource].cells(a.Object)
 		rows = append(rows, []string{a.Agent, agent.Owner.ID, a.Role, a.Resource, a.Object, a.Action, a.Effect,
-			obligations(&a.Obliges), join(a.Grants), strings.Join(tickets, " "), strings.Join(approvers, " "), strings.Join(a.Permits, " "), strings.Join(a.Forbids, " "), FormatTime(expires), r.Policy()})
+			obligations(&a.Obliges), join(a.Grants), strings.Join(tickets, " "), strings.Join(approvers, " "), strings.Join(a.Permits, " "), strings.Join(a.Forbids, " "), FormatTime(expires), r.Policy(), role, privileges})
 	}
 	return rows
 }

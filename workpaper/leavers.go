@@ -23,6 +23,7 @@ type outside struct {
 	undated   uint64 // leavers of whom the source doesn't say when
 	ended     []*termination
 	suspended map[string]*termination // by agent, while it is
+	accounts  map[string]*account     // by resource: as the newest import says
 }
 
 // maxTerminations bounds the leavers and retired agents of one range.
@@ -61,6 +62,8 @@ func (f *Fold) imported(r *evidence.Record) error {
 	switch b.Kind {
 	case evidence.ImportPeople:
 		f.importedPeople(h, &b)
+	case evidence.ImportPrivileges:
+		f.importedPrivileges(h, &b)
 	case evidence.ImportConnections, evidence.ImportCounters:
 		f.importedConnections(h, &b)
 	}

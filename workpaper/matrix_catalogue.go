@@ -318,6 +318,6 @@ var populationOf = map[string]string{
 	"access.revoked": grantsTable, "access.lag": sessionsTable,
 	"alert.raised": alertsTable, "alert.acknowledged": alertsTable, "alert.heard": alertsTable,
 	"session.principal": sessionsTable, "session.encrypted": sessionsTable, "credential.age": credentialsTable, "grant.unused": usedTable,
-	"import.people": terminationsTable, "import.connections": reconTable, "import.digest": totalsTable,
+	"import.privileges": usedTable, "import.people": terminationsTable, "import.connections": reconTable, "import.digest": totalsTable,
 	"evidence.readers": readersTable, "evidence.purpose": readersTable,
 }

@@ -86,5 +86,5 @@ func Listings() []Table {
 
 func accessColumns() []Column {
 	return columns("agent_id:n", "owner_id", "role_id", "resource:n", "object", "action", "effect:n", "obligations", "grants", "tickets", "approved_by",
-		"permits", "forbids", "expires_at:t", "policy_digest")
+		"permits", "forbids", "expires_at:t", "policy_digest", "upstream_role", "upstream_privileges")
 }

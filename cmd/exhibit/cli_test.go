@@ -294,6 +294,10 @@ func (g *memory) Reconcile(_ context.Context, resource string, _ evidence.By) (a
 		Tie: "tied", Counted: 5, Compared: 5, Sessions: []evidence.ReconKey{{Class: "unexplained", User: "app" + hostile, Client: "192.0.2.9:40001", PID: 7}}}, nil
 }
 
+func (g *memory) ImportPrivileges(_ context.Context, resource string, _ evidence.By) (api.Import, error) {
+	return api.Import{Position: "gw1.1.41", Kind: "postgres.privileges", Rows: 12, Kept: 9, Digest: "fedcba9876543210"}, nil
+}
+
 // Import has everybody in the file leave on the day before.
 func (g *memory) Import(_ context.Context, n api.NewImport, _ evidence.By) (api.Import, error) {
 	lines := strings.Split(strings.TrimSpace(string(n.Data)), "\n")

@@ -15,7 +15,7 @@ import (
 )
 
 func newImport(a *app) *cobra.Command {
-	return group(groupEvidence, "import", "Import what is known outside the gateway: people who left, logs of upstreams", newImportPeople(a), newImportConnections(a))
+	return group(groupEvidence, "import", "Import what is known outside the gateway: people who left, logs and accounts of upstreams", newImportPeople(a), newImportRoles(a), newImportConnections(a))
 }
 
 // importing is a verb that imports a file of a kind.
@@ -174,6 +174,27 @@ The server must log connections (log_connections), in English (lc_messages) and 
 	c.Use = "connections FILE --resource RESOURCE --source TEXT"
 	c.Flags().StringVar(&resource, "resource", "", "the resource whose server wrote the log")
 	return c
+}
+
+func newImportRoles(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "roles RESOURCE", Short: "Import what the gateway's account at a PostgreSQL server may do by itself", Args: exactly("RESOURCE"),
+		Long: `Asks the server of a resource, by the gateway's own account, what that account may
+do there: its attributes, the roles that it is a member of, and what it owns, reads
+and writes. The access listings of a pack then have it beside what policy allows, and
+agents that only read by policy through an account that can write are exceptions.`,
+		Example: "  exhibit import roles orders",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.ask(func(c *api.Client) error {
+				out, err := c.ImportPrivileges(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				a.say("Imported %s of %s (%d kept) at %s. Digest %.12s", count(out.Rows, "row"), out.Kind, out.Kept, out.Position, out.Digest)
+				return a.jsonOnly(out)
+			})
+		},
+	}
 }
 
 func newReconcile(a *app) *cobra.Command {

@@ -67,6 +67,7 @@ func protocolsOf(live *atomic.Pointer[inForce], g *gateway.Gateway, log *slog.Lo
 	g.ExplainWith(mcp.Name, definitions)
 	g.ResolveWith("postgres", postgres.Resolver{Own: g.RecordOwn})
 	g.CountWith("postgres", databases)
+	g.AskWith("postgres", databases)
 	c := live.Load()
 	return func(l config.Listener, t *tls.Config) (protocol.Protocol, error) {
 		switch l.Protocol {

@@ -15,6 +15,9 @@ type Imports interface {
 	// any more. Invalid when the input can't be read; nothing of it is then
 	// imported.
 	Import(ctx context.Context, n NewImport, by evidence.By) (Import, error)
+	// ImportPrivileges asks a resource's upstream what the gateway's account there
+	// may do by itself.
+	ImportPrivileges(ctx context.Context, resource string, by evidence.By) (Import, error)
 	// Reconcile holds the sessions of a resource's upstream against the gateway's,
 	// from the server's log and counters, now.
 	Reconcile(ctx context.Context, resource string, by evidence.By) (Reconciliation, error)
@@ -106,6 +109,11 @@ func (a *routes) registerOutside() {
 			out, err := a.Services.Imports.Reconcile(ctx, in.Resource, by(ctx))
 			return &body[Reconciliation]{out}, err
 		})
+	handle(a, operation{id: "import-privileges", method: http.MethodPost, path: "/v1/resources/{resource}/privileges", tag: "imports", summary: "Import what the gateway's account at an upstream may do by itself"},
+		func(ctx context.Context, in *one) (*body[Import], error) {
+			out, err := a.Services.Imports.ImportPrivileges(ctx, in.Resource, by(ctx))
+			return &body[Import]{out}, err
+		})
 	handle(a, operation{id: "import", method: http.MethodPost, path: importPath, tag: "imports", summary: "Import what is known outside the gateway"},
 		func(ctx context.Context, in *body[NewImport]) (*body[Import], error) {
 			out, err := a.Services.Imports.Import(ctx, in.Body, by(ctx))
@@ -116,6 +124,12 @@ func (a *routes) registerOutside() {
 // Reconcile holds the sessions of a resource's upstream against the gateway's.
 func (c *Client) Reconcile(ctx context.Context, resource string) (Reconciliation, error) {
 	return call[Reconciliation](ctx, c, http.MethodPost, "/v1/resources/"+segment(resource)+"/reconcile", nil)
+}
+
+// ImportPrivileges asks a resource's upstream what the gateway's account there
+// may do by itself.
+func (c *Client) ImportPrivileges(ctx context.Context, resource string) (Import, error) {
+	return call[Import](ctx, c, http.MethodPost, "/v1/resources/"+segment(resource)+"/privileges", nil)
 }
 
 // ChangeOwner gives an agent another owner.

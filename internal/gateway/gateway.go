@@ -155,6 +155,7 @@ type Gateway struct {
 	explain    map[string]Explainer         // by protocol
 	resolvers  map[string]protocol.Resolver // by protocol
 	counters   map[string]Counter           // by protocol
+	accounts   map[string]Account           // by protocol
 	snapshotAt uint64                       // version of the registry as it was last recorded whole
 	doubtful   []evidence.Head              // starts of sessions that a crash left with commands in doubt
 	traceFrom  uint64                       // block at which their boot begins

@@ -33,6 +33,46 @@ type Counter interface {
 	Counters(ctx context.Context, resource string) ([]evidence.CounterRow, string, int64, error) // rows, query, time by the server's clock
 }
 
+// Account reads what the gateway's account at an upstream may do by itself.
+type Account interface {
+	Privileges(ctx context.Context, resource string) (role string, rows []evidence.PrivilegeRow, read int, query string, err error)
+}
+
+// AskWith says who asks upstreams of a protocol about the gateway's account. Call
+// it before Run.
+func (g *Gateway) AskWith(protocol string, a Account) {
+	if g.accounts == nil {
+		g.accounts = make(map[string]Account)
+	}
+	g.accounts[protocol] = a
+}
+
+// ImportPrivileges implements api.Imports.
+func (g *Gateway) ImportPrivileges(ctx context.Context, resource string, by evidence.By) (api.Import, error) {
+	r, ok := (*g.resources.Load())[resource]
+	if !ok {
+		return api.Import{}, api.NotFound(fmt.Sprintf("there is no resource %.80q", resource), "exhibit config show has all")
+	}
+	a := g.accounts[r.Protocol]
+	if a == nil {
+		return api.Import{}, api.Invalid(resource+" is of the protocol "+r.Protocol+", whose accounts can't be asked about", "")
+	}
+	role, rows, read, query, err := a.Privileges(ctx, resource)
+	if err != nil {
+		return api.Import{}, fmt.Errorf("asking the upstream of %s about the gateway's account: %w", resource, err)
+	}
+	b, err := reconcile.Privileges("catalogue of "+resource, query, role, rows, read)
+	if err != nil {
+		return api.Import{}, err
+	}
+	b.By = by
+	d := &evidence.Draft{Head: evidence.Head{Type: evidence.ImportSnapshot, Resource: resource}, Body: evidence.EncodeBody(b)}
+	if _, err := g.recorder.Own().Record(ctx, 0, evidence.Power, d); err != nil {
+		return api.Import{}, g.problem(err)
+	}
+	return api.Import{Position: d.Head.Pos.String(), Kind: b.Kind, Rows: b.Rows, Kept: len(rows), Digest: b.Digest}, nil
+}
+
 // CountWith says who reads the counters of upstreams of a protocol. Call it
 // before Run.
 func (g *Gateway) CountWith(protocol string, c Counter) {

@@ -199,6 +199,13 @@ func jsonLines(data []byte) func() (logLine, int, error) {
 	}
 }
 
+// Privileges is the import of what the gateway's account at a server may do.
+func Privileges(source, query, role string, rows []evidence.PrivilegeRow, read int) (evidence.ImportBody, error) {
+	b, err := body(evidence.ImportPrivileges, Input{Source: source, Query: query, Params: map[string]string{"role": role}}, read, rows)
+	b.File = ""
+	return b, err
+}
+
 // Counters is the import of counters that were read.
 func Counters(source, query string, rows []evidence.CounterRow, at int64) (evidence.ImportBody, error) {
 	b, err := body(evidence.ImportCounters, Input{Source: source, Query: query}, len(rows), rows)

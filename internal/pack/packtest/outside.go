@@ -113,3 +113,15 @@ func (g *Gateway) Reconcile(from int64, rows []evidence.ConnectionRow, counters 
 func Counted(sessions, reset, started int64) []evidence.CounterRow {
 	return []evidence.CounterRow{{Database: "orders", Sessions: sessions, Reset: reset, Started: started}}
 }
+
+// ImportPrivileges records what the account at the upstream of orders may do.
+func (g *Gateway) ImportPrivileges(role string, rows []evidence.PrivilegeRow) evidence.Position {
+	data := evidence.EncodeBody(rows)
+	sum := sha256.Sum256(data)
+	d := &evidence.Draft{Head: evidence.Head{Type: evidence.ImportSnapshot, Resource: "orders"}, Body: evidence.EncodeBody(evidence.ImportBody{
+		Kind: evidence.ImportPrivileges, Source: "test", Query: "all of it", Params: map[string]string{"role": role}, Rows: len(rows),
+		Digest: hex.EncodeToString(sum[:]), Data: json.RawMessage(data), By: Alice,
+	})}
+	g.Record(g.own, d)
+	return d.Head.Pos
+}
