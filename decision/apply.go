@@ -40,6 +40,12 @@ func (r *Registry) Apply(h evidence.Head, body []byte) (*Registry, error) {
 		err = decodeAnd(body, func(b evidence.AgentBody) error { return next.createAgent(h, b) })
 	case evidence.AgentDisable:
 		err = decodeAnd(body, func(b evidence.DisableBody) error { return next.disableAgent(h, b) })
+	case evidence.OwnerChange:
+		err = decodeAnd(body, func(b evidence.OwnerBody) error { return next.own(h, b) })
+	case evidence.PersonLeave:
+		err = decodeAnd(body, func(b evidence.LeaveBody) error { return next.leave(h, b) })
+	case evidence.PersonReturn:
+		err = decodeAnd(body, next.comeBack)
 	case evidence.CredentialEnroll:
 		err = decodeAnd(body, func(b evidence.CredentialBody) error { return next.enroll(h, b) })
 	case evidence.CredentialRevoke:
@@ -95,6 +101,8 @@ func (r *Registry) createAgent(h evidence.Head, b evidence.AgentBody) error {
 		return fmt.Errorf("agent %s %w: it has no purpose; say what it is for", b.Agent, ErrInvalid)
 	case b.Expires != 0 && b.Expires <= h.Time:
 		return fmt.Errorf("agent %s %w: it expires before it begins", b.Agent, ErrInvalid)
+	case r.abandoned(b.Owner, b.Backup):
+		return fmt.Errorf("owner %s %w: they left by %s", b.Owner.ID, ErrRetired, r.left[b.Owner.ID].Noticed)
 	}
 	if err := cmp.Or(sameAgent(h, b.Agent), person(b.By)); err != nil {
 		return err

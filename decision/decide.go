@@ -166,6 +166,9 @@ func (r *Registry) subject(q Request) (*subject, *refusal) {
 	if !a.Disabled.IsZero() {
 		return deny("agent %s was retired", q.Agent)
 	}
+	if !a.Suspended.IsZero() {
+		return deny("agent %s is suspended: nobody answers for it since %s left", q.Agent, plain(a.Owner.ID))
+	}
 	if !a.Active(q.Time) {
 		return deny("agent %s expired at %s; ask its owner %s to register a new one", q.Agent, clock(a.Expires), plain(a.Owner.ID))
 	}

@@ -42,6 +42,7 @@ type Registry struct {
 	config      evidence.ConfigBody          // in force; zero until the first config.change
 	holds       []Hold                       // never changed in place
 	erased      []Erased                     // likewise
+	left        map[string]Leaver            // people who have left, by id; never changed in place
 	summary     *summary                     // of exactly this registry
 }
 
@@ -54,6 +55,8 @@ type Agent struct {
 	DisabledAt  int64             `json:"disabled_at,omitempty"`
 	DisabledBy  evidence.By       `json:"disabled_by,omitzero"`
 	DisabledFor string            `json:"disabled_for,omitempty"` // the reason given
+	Suspended   evidence.Position `json:"suspended,omitzero"`     // zero while somebody answers for the agent
+	SuspendedAt int64             `json:"suspended_at,omitempty"`
 }
 
 // Grant puts an agent in a role on a resource until it expires or is removed.
@@ -191,8 +194,11 @@ func (r *Registry) Config() string { return r.config.Digest }
 // ConfigBody returns the configuration in force as its record holds it.
 func (r *Registry) ConfigBody() evidence.ConfigBody { return r.config }
 
-// Active reports whether a is in service at time t.
-func (a *Agent) Active(t int64) bool {
+// Active reports whether a may act at time t.
+func (a *Agent) Active(t int64) bool { return a.Registered(t) && a.Suspended.IsZero() }
+
+// Registered reports whether a is in service at time t, suspended or not.
+func (a *Agent) Registered(t int64) bool {
 	return a.Disabled.IsZero() && (a.Expires == 0 || t < a.Expires)
 }
 

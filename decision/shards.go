@@ -77,6 +77,21 @@ func (s shards[V]) sorted(compare func(a, b V) int) []V {
 	return all
 }
 
+// where returns the values for which a condition holds, in no order.
+func (s shards[V]) where(holds func(V) bool) (found []V) {
+	if s.table == nil {
+		return nil
+	}
+	for _, m := range s.table {
+		for _, v := range m {
+			if holds(v) {
+				found = append(found, v)
+			}
+		}
+	}
+	return found
+}
+
 // shardOf is FNV-1a: keys are chosen by people with rights over the registry,
 // so collisions need no secret.
 func shardOf(k string) uint32 {

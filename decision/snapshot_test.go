@@ -45,9 +45,16 @@ func history(t *rapid.T) (entries []entry) {
 		agent := one("agent", "a1", "a2")
 		scope := evidence.GrantScope{Agent: agent, Role: one("role", "reader", "writer"), Resource: one("resource", "orders", "stock"),
 			Expires: now + rapid.SampledFrom([]int64{1, hour, 10 * hour}).Draw(t, "expires")}
-		switch one("what", "agent", "retire", "ask", "ask", "say", "say", "grant", "grant", "remove", "propose", "activate", "back", "config", "hold", "snapshot") {
+		switch one("what", "agent", "retire", "ask", "ask", "say", "say", "grant", "grant", "remove", "propose", "activate", "back", "config", "hold", "snapshot", "leave", "leave", "return", "own") {
 		case "agent":
 			try(evidence.AgentCreate, agentBody(agent))
+		case "leave":
+			try(evidence.PersonLeave, evidence.LeaveBody{Person: one("gone", "alice@example.com", "bob", "carol"), Left: now - hour, By: evidence.By{Via: "import"}})
+		case "return":
+			try(evidence.PersonReturn, evidence.LeaveBody{Person: one("back", "alice@example.com", "bob", "carol"), By: evidence.By{Via: "import"}})
+		case "own":
+			try(evidence.OwnerChange, evidence.OwnerBody{Agent: agent, Owner: evidence.Person{ID: one("owner", "alice@example.com", "bob")},
+				Backup: evidence.Person{ID: one("backup", "", "carol")}, Reason: "moved", By: alice})
 		case "retire":
 			try(evidence.AgentDisable, evidence.DisableBody{Agent: agent, Reason: "over", By: alice})
 		case "ask":
@@ -116,6 +123,9 @@ func same(t *rapid.T, what string, a, b *Registry, now int64) {
 		}
 	}
 	for _, agent := range []string{"a1", "a2"} {
+		if r, ok := a.Agent(agent); ok && r.Disabled.IsZero() && r.Suspended.IsZero() && a.abandoned(r.Owner, r.Backup) {
+			t.Fatalf("%s: %s goes on though %s left", what, agent, r.Owner.ID)
+		}
 		for _, resource := range []string{"orders", "stock"} {
 			for _, action := range []string{"postgres:select", "postgres:delete", "postgres:insert"} {
 				q := Request{Agent: agent, Resource: resource, Time: now, Checks: []evidence.Check{{Action: action, Object: "public.t"}}}

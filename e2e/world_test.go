@@ -89,6 +89,12 @@ func newWorld(t *testing.T, edit ...func(config string) string) *world {
 // newWorldOn starts one with the PostgreSQL of a major version.
 func newWorldOn(t *testing.T, major string, edit ...func(config string) string) *world {
 	t.Helper()
+	return newWorldWith(t, major, nil, edit...)
+}
+
+// newWorldWith starts one whose PostgreSQL has settings of its own.
+func newWorldWith(t *testing.T, major string, settings []string, edit ...func(config string) string) *world {
+	t.Helper()
 	needs(t, "psql", "pgbench")
 	dir, err := os.MkdirTemp("", "exhibit-e2e-") //nolint:usetesting // PostgreSQL runs as another user, whom t.TempDir keeps out
 	if err != nil {
@@ -99,7 +105,7 @@ func newWorldOn(t *testing.T, major string, edit ...func(config string) string) 
 	}
 	w := &world{t: t, dir: dir}
 	t.Cleanup(w.end)
-	w.db, err = pgserver.StartVersion(t.Context(), major, filepath.Join(dir, "postgres"))
+	w.db, err = pgserver.StartVersion(t.Context(), major, filepath.Join(dir, "postgres"), settings...)
 	missing(t, err)
 	w.ok(w.db.Exec(t.Context(), "postgres", "create role app login password '"+upstreamSecret+"'", "create database orders owner app"))
 	w.ok(w.db.Exec(t.Context(), "orders", "set role app", "create table t (id int primary key, v text)",

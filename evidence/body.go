@@ -530,6 +530,7 @@ type Resource struct {
 	Durability string            `json:"durability"`
 	Owner      string            `json:"owner,omitempty"`     // id of the person who answers for it
 	Approvers  []string          `json:"approvers,omitempty"` // groups whose people approve grants on it, beside the owner
+	Direct     []Direct          `json:"direct,omitempty"`    // who else may connect to it
 }
 
 // Whether rights need two people.
@@ -560,8 +561,14 @@ type ConfigBody struct {
 	// Separation is one of the above; "" stands for reported.
 	Separation      string   `json:"separation,omitempty"`
 	PolicyApprovers []string `json:"policy_approvers,omitempty"` // groups
-	By              By       `json:"by"`
+	// LeaverLimit is within how many seconds of a person's leaving their agents'
+	// access must have ended; 0 is DefaultLeaverLimit.
+	LeaverLimit int64 `json:"leaver_limit_s,omitempty"`
+	By          By    `json:"by"`
 }
+
+// DefaultLeaverLimit is a day, in seconds.
+const DefaultLeaverLimit = 86_400
 
 // SnapshotBody is one part of the registry at the position of its first part:
 // what all control records before that fold to. The parts stand next to each
@@ -575,12 +582,17 @@ type SnapshotBody struct {
 
 // ImportBody is a snapshot of something outside.
 type ImportBody struct {
-	Kind   string          `json:"kind"` // "postgres.catalogue", ...
-	Source string          `json:"source"`
-	Query  string          `json:"query"`
-	Rows   int             `json:"rows"`
-	Digest string          `json:"digest"`
-	Data   json.RawMessage `json:"data,omitempty"`
+	Kind      string            `json:"kind"` // "postgres.catalogue", ...
+	Source    string            `json:"source"`
+	Query     string            `json:"query"`                  // that the source was asked, exactly
+	Params    map[string]string `json:"params,omitempty"`       // of it
+	Extracted int64             `json:"extracted_at,omitempty"` // by the source, where it isn't the record's own time
+	Rows      int               `json:"rows"`                   // that the source had
+	Kept      int               `json:"kept,omitempty"`         // of them in data, where that isn't all
+	Digest    string            `json:"digest"`                 // SHA-256, hex, of data
+	File      string            `json:"file_digest,omitempty"`  // SHA-256, hex, of the file that was imported
+	Data      json.RawMessage   `json:"data,omitempty"`
+	By        By                `json:"by,omitzero"` // who imported it; nobody where the gateway did by itself
 }
 
 // The rules by which a gateway raises alerts of itself. Those of policies have
@@ -594,6 +606,8 @@ const (
 	AlertSeparation = "separation.lowered" // rights no longer need two people
 	AlertRollback   = "policy.rollback"    // one person went back to an earlier policy
 	AlertHandEdited = "policy.edited"      // the policies in the folder are not those in force
+	AlertBypass     = "upstream.bypass"    // something went around the gateway
+	AlertUntied     = "upstream.untied"    // an upstream's log and its counters don't say the same as the gateway
 )
 
 // AlertBody asks a person to look.

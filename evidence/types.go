@@ -17,6 +17,7 @@ const (
 	Authn           Type = "authn"            // AuthnBody; sealed: AuthnSealed
 	SessionStart    Type = "session.start"    // SessionStartBody; connecting is a command: it carries a decision
 	SessionUpstream Type = "session.upstream" // SessionUpstreamBody
+	OwnUpstream     Type = "gateway.upstream" // OwnUpstreamBody: a connection that the gateway made for itself
 	SessionNote     Type = "session.note"     // NoteBody: frames of the session itself, or of the gateway's own
 	SessionEnd      Type = "session.end"      // SessionEndBody
 
@@ -26,21 +27,25 @@ const (
 	TxEnd          Type = "tx.end"          // TxEndBody
 	Resolution     Type = "resolution"      // ResolutionBody
 
-	AgentCreate      Type = "identity.create"   // AgentBody; control
-	AgentDisable     Type = "identity.disable"  // DisableBody; control
-	CredentialEnroll Type = "credential.enroll" // CredentialBody; control: a key of an agent
-	CredentialRevoke Type = "credential.revoke" // RevokeBody; control
-	CredentialIssue  Type = "credential.issue"  // CredentialBody: a short-lived token
-	GrantCreate      Type = "grant.create"      // GrantBody; control
-	GrantRemove      Type = "grant.remove"      // RevokeBody; control
-	ApprovalRequest  Type = "approval.request"  // ApprovalRequestBody; control
-	ApprovalDecision Type = "approval.decision" // ApprovalDecisionBody; control
-	ApprovalUse      Type = "approval.use"      // ApprovalUseBody; control: what a command was let through by
-	PolicyChange     Type = "policy.change"     // PolicyBody; control
-	ConfigChange     Type = "config.change"     // ConfigBody; control
-	StateSnapshot    Type = "state.snapshot"    // SnapshotBody; control: what the control records before it fold to
+	AgentCreate      Type = "identity.create"       // AgentBody; control
+	AgentDisable     Type = "identity.disable"      // DisableBody; control
+	CredentialEnroll Type = "credential.enroll"     // CredentialBody; control: a key of an agent
+	CredentialRevoke Type = "credential.revoke"     // RevokeBody; control
+	CredentialIssue  Type = "credential.issue"      // CredentialBody: a short-lived token
+	GrantCreate      Type = "grant.create"          // GrantBody; control
+	GrantRemove      Type = "grant.remove"          // RevokeBody; control
+	ApprovalRequest  Type = "approval.request"      // ApprovalRequestBody; control
+	ApprovalDecision Type = "approval.decision"     // ApprovalDecisionBody; control
+	ApprovalUse      Type = "approval.use"          // ApprovalUseBody; control: what a command was let through by
+	PolicyChange     Type = "policy.change"         // PolicyBody; control
+	ConfigChange     Type = "config.change"         // ConfigBody; control
+	StateSnapshot    Type = "state.snapshot"        // SnapshotBody; control: what the control records before it fold to
+	OwnerChange      Type = "identity.owner_change" // OwnerBody; control
+	PersonLeave      Type = "person.leave"          // LeaveBody; control: agents without owner are suspended
+	PersonReturn     Type = "person.return"         // LeaveBody; control
 
-	ImportSnapshot Type = "import.snapshot" // ImportBody: a catalogue read from an upstream
+	ImportSnapshot Type = "import.snapshot" // ImportBody: of an upstream, or of something else outside
+	ReconRun       Type = "recon.run"       // ReconBody: an upstream's sessions held against the gateway's
 	SessionKill    Type = "session.kill"    // KillBody
 	Alert          Type = "alert"           // AlertBody
 	AlertAck       Type = "alert.ack"       // AlertAckBody
@@ -63,7 +68,7 @@ func (t Type) IsControl() bool {
 	switch t {
 	case AgentCreate, AgentDisable, CredentialEnroll, CredentialRevoke,
 		GrantCreate, GrantRemove, ApprovalRequest, ApprovalDecision, ApprovalUse,
-		PolicyChange, ConfigChange, StateSnapshot, LogKey, LogHold, Redaction:
+		PolicyChange, ConfigChange, StateSnapshot, LogKey, LogHold, Redaction, OwnerChange, PersonLeave, PersonReturn:
 		return true
 	}
 	return false
@@ -75,7 +80,7 @@ func (t Type) IsControl() bool {
 func (t Type) IsEnding() bool {
 	switch t {
 	case CommandResult, TxEnd, Resolution, SessionEnd, SessionNote, GatewayStop, RecordingGap,
-		AgentDisable, CredentialRevoke, GrantRemove, SessionKill:
+		AgentDisable, CredentialRevoke, GrantRemove, PersonLeave, SessionKill:
 		return true
 	}
 	return false

@@ -237,6 +237,17 @@ func open(g *packtest.Gateway, role string) *packtest.Session {
 	return g.Open("billing-bot", "orders")
 }
 
+// bypassed is a shop at whose upstream there was a session beside the agent's:
+// the upstream's log, and when it begins.
+func bypassed() (g *packtest.Gateway, rows []evidence.ConnectionRow, from int64) {
+	g, s := packtest.Shop()
+	from = g.Now - 10*packtest.Second
+	rows = []evidence.ConnectionRow{g.Logged(s), g.LoggedFrom("203.0.113.9:5000", 7000)}
+	s.Close()
+	g.Now += 20 * packtest.Second
+	return g, rows, from
+}
+
 var lies = []lie{
 	{"evidence.purpose", "opened-for-nothing", func() *packtest.Gateway {
 		g, s := packtest.Shop()
@@ -501,6 +512,81 @@ var lies = []lie{
 	{"gateway.gaps", "recording-gap", func() *packtest.Gateway {
 		g, s := packtest.Shop()
 		g.Own(evidence.RecordingGap, evidence.GapBody{Cause: "disk full", Sessions: []evidence.Position{s.ID()}})
+		return finish(g, s)
+	}},
+	{"import.connections", "bypass", func() *packtest.Gateway {
+		g, rows, from := bypassed()
+		g.Own(evidence.Alert, evidence.AlertBody{Rule: workpaper.RuleBypass, Severity: "high", Trigger: g.Reconcile(from, rows, nil, nil)})
+		return finish(g, nil)
+	}},
+	{"import.connections", "bypass-left-out", func() *packtest.Gateway {
+		g, rows, from := bypassed()
+		g.Reconcile(from, rows, nil, func(b *evidence.ReconBody) { b.Unexplained, b.Allowed, b.Keys = 0, b.Allowed+1, nil })
+		return finish(g, nil)
+	}},
+	{"import.connections", "log-not-reconciled", func() *packtest.Gateway {
+		g, rows, _ := bypassed()
+		g.Import(evidence.ImportConnections, "orders", rows, len(rows))
+		return finish(g, nil)
+	}},
+	{"import.connections", "session-not-in-the-log", func() *packtest.Gateway {
+		g, _, from := bypassed()
+		g.Own(evidence.Alert, evidence.AlertBody{Rule: workpaper.RuleUntied, Severity: "medium", Trigger: g.Reconcile(from, nil, nil, nil)})
+		return finish(g, nil)
+	}},
+	{"alert.raised", "bypass-unnoticed", func() *packtest.Gateway {
+		g, rows, from := bypassed()
+		g.Reconcile(from, rows, nil, nil)
+		return finish(g, nil)
+	}},
+	{"import.privileges", "reader-through-an-owner", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.ImportPrivileges("app", []evidence.PrivilegeRow{{Role: "app", Privileges: []string{}}, {Role: "app", Object: "public.orders", Privileges: []string{"owner", "select"}}})
+		return finish(g, s)
+	}},
+	{"access.revoked", "after-its-owner-left", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		registry := g.Registry
+		g.ImportPeople(g.Left(60))
+		g.Registry = registry
+		s.Do("SELECT ?", "postgres:select", "public.orders")
+		return finish(g, s)
+	}},
+	{"access.lag", "outlived-its-owner", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.ImportPeople(g.Left(60))
+		g.Now += 5 * packtest.Second
+		return finish(g, s)
+	}},
+	{"import.people", "leaver-unnoticed", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.Import(evidence.ImportPeople, "", []evidence.PersonRow{g.Left(60)}, 1)
+		return finish(g, s)
+	}},
+	{"import.people", "made-up-leaver", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.Import(evidence.ImportPeople, "", []evidence.PersonRow{{ID: packtest.Alice.Person.ID, Status: evidence.PersonActive}}, 1)
+		g.Own(evidence.PersonLeave, evidence.LeaveBody{Person: packtest.Alice.Person.ID, By: packtest.Alice})
+		return finish(g, s)
+	}},
+	{"import.people", "too-late", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.ImportPeople(g.Left(3 * 86_400))
+		return finish(g, s)
+	}},
+	{"import.digest", "another-snapshot", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.Change = func(d *evidence.Draft) {
+			if d.Head.Type == evidence.ImportSnapshot {
+				d.Body = bytes.Replace(d.Body, []byte(`"status":"active"`), []byte(`"status":"inactiv"`), 1)
+			}
+		}
+		g.ImportPeople(evidence.PersonRow{ID: packtest.Alice.Person.ID, Status: evidence.PersonActive})
+		return finish(g, s)
+	}},
+	{"import.digest", "rows-left-out", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.Import(evidence.ImportPeople, "", []evidence.PersonRow{{ID: packtest.Alice.Person.ID, Status: evidence.PersonActive}}, 2)
 		return finish(g, s)
 	}},
 	{"gateway.digests", "hot-edit", edit(evidence.GatewayStart, func(_ *evidence.Head, b *evidence.GatewayStartBody) { b.Config = "config-2" })},

@@ -204,6 +204,8 @@ func (f *Fold) useOf(m map[string]*uses, id string) *uses {
 type activity struct {
 	sessions, commands, denied uint64
 	last                       int64
+	lastAllowed                evidence.Position // command
+	lastAllowedAt              int64
 }
 
 // activityOf returns the activity of a registered agent; what others try is in

@@ -57,7 +57,7 @@ func (f *Fold) Close() (*Summary, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(f.approvalRows(), f.usedRows(), f.alertRows()); err != nil {
+	if err := errors.Join(f.approvalRows(), f.usedRows(), f.alertRows(), f.terminationRows()); err != nil {
 		return nil, err
 	}
 	if err := f.bootRow(f.boot); err != nil {
@@ -78,6 +78,7 @@ func (f *Fold) Close() (*Summary, error) {
 		}
 	}
 	f.place(nil)
+	f.testPrivileges()
 	for _, t := range s.Tests {
 		if f.told != nil {
 			headTest(t)
@@ -89,8 +90,8 @@ func (f *Fold) Close() (*Summary, error) {
 		return s, nil
 	}
 	s.Listings = Listings()
-	s.Listings[0].Rows = accessRows(f.opening, f.openedAt)
-	s.Listings[1].Rows = accessRows(f.registry, f.lastTime)
+	s.Listings[0].Rows = accessRows(f.opening, f.openedAt, nil)
+	s.Listings[1].Rows = accessRows(f.registry, f.lastTime, f.outside.accounts)
 	return s, nil
 }
 
@@ -104,13 +105,16 @@ func (f *Fold) agentRows() (roll rollForward, err error) {
 			f.tests.owner.Except(a.Created, "agent %s has no owner", a.Agent)
 		}
 		was, existed := f.opening.Agent(a.Agent)
-		roll.count(existed, existed && was.Active(f.openedAt), a.Active(f.lastTime), !a.Disabled.IsZero())
+		roll.count(existed, existed && was.Registered(f.openedAt), a.Registered(f.lastTime), !a.Disabled.IsZero())
 		status := "active"
 		switch {
 		case !a.Disabled.IsZero():
 			status = "retired"
-		case !a.Active(f.lastTime):
+		case !a.Registered(f.lastTime):
 			status = "expired"
+		case !a.Suspended.IsZero():
+			status = "suspended"
+			f.counts.suspended++
 		}
 		act := f.activity[a.Agent]
 		if act == nil {
@@ -210,10 +214,14 @@ func (f *Fold) totalRows(agents, keys, grants rollForward, openSessions, openCom
 	}{
 		{"records", "in the range", f.records},
 		{agentsTable, "in service at opening", agents.opening}, {agentsTable, "registered (+)", agents.added},
-		{agentsTable, "retired (-)", agents.removed}, {agentsTable, "expired (-)", agents.expired}, {agentsTable, "in service at closing (=)", agents.closing},
+		{agentsTable, "retired (-)", agents.removed}, {agentsTable, "expired (-)", agents.expired}, {agentsTable, "in service at closing (=)", agents.closing}, {agentsTable, "of them suspended", c.suspended},
 		{grantsTable, "standing at opening", grants.opening}, {grantsTable, "made (+)", grants.added},
 		{grantsTable, "removed (-)", grants.removed}, {grantsTable, "expired (-)", grants.expired}, {grantsTable, "standing at closing (=)", grants.closing},
 		{approvalsTable, "asked for", c.approvalsAsked}, {approvalsTable, "decisions of people", c.approvalsDecided}, {approvalsTable, "used by commands", c.approvalsUsed},
+		{reconTable, "sessions in logs of upstreams", f.recon.logged}, {reconTable, "of agents (-)", f.recon.ofAgents}, {reconTable, "of the gateway itself (-)", f.recon.own},
+		{reconTable, "of others who may (-)", f.recon.allowed}, {reconTable, "unexplained (=)", f.recon.unexplained}, {reconTable, "missing in the log", f.recon.missing},
+		{reconRunsTable, "reconciliations", f.recon.runs},
+		{terminationsTable, "leavers and retired agents", uint64(len(f.outside.ended))}, {"imports", "of something outside", c.imports},
 		{sodTable, "changes by one person", c.violations}, {killsTable, "by people", c.kills},
 		{credentialsTable, "keys in force at opening", keys.opening}, {credentialsTable, "keys enrolled (+)", keys.added}, {credentialsTable, "keys revoked (-)", keys.removed},
 		{credentialsTable, "keys expired (-)", keys.expired}, {credentialsTable, "keys in force at closing (=)", keys.closing},
@@ -241,11 +249,12 @@ func (f *Fold) totalRows(agents, keys, grants rollForward, openSessions, openCom
 // Access is the access listing of a registry at time t, in microseconds since
 // the epoch.
 func Access(r *decision.Registry, t int64) Table {
-	return Table{Name: "access", Columns: accessColumns(), Rows: accessRows(r, t)}
+	return Table{Name: "access", Columns: accessColumns(), Rows: accessRows(r, t, nil)}
 }
 
-// accessRows lists who could do what under a registry at a time.
-func accessRows(r *decision.Registry, t int64) [][]string {
+// accessRows lists who could do what under a registry at a time, and what the
+// gateway's accounts could, where that is known.
+func accessRows(r *decision.Registry, t int64, accounts map[string]*account) [][]string {
 	var rows [][]string
 	for _, a := range r.Access(t) {
 		tickets, approvers := behind(r, a.Grants)
@@ -256,8 +265,9 @@ func accessRows(r *decision.Registry, t int64) [][]string {
 				expires = max(expires, g.Expires)
 			}
 		}
+		role, privileges := accounts[a.Resource].cells(a.Object)
 		rows = append(rows, []string{a.Agent, agent.Owner.ID, a.Role, a.Resource, a.Object, a.Action, a.Effect,
-			obligations(&a.Obliges), join(a.Grants), strings.Join(tickets, " "), strings.Join(approvers, " "), strings.Join(a.Permits, " "), strings.Join(a.Forbids, " "), FormatTime(expires), r.Policy()})
+			obligations(&a.Obliges), join(a.Grants), strings.Join(tickets, " "), strings.Join(approvers, " "), strings.Join(a.Permits, " "), strings.Join(a.Forbids, " "), FormatTime(expires), r.Policy(), role, privileges})
 	}
 	return rows
 }

@@ -102,6 +102,9 @@ func (f *Fold) intent(r *evidence.Record) error {
 		s.intent(h, in)
 		a := f.activityOf(s.agent)
 		a.commands++
+		if h.Effect == evidence.Allow {
+			a.lastAllowed, a.lastAllowedAt = h.Pos, h.Time
+		}
 		if h.Outcome == evidence.Denied {
 			a.denied++
 		}
@@ -235,13 +238,17 @@ func (f *Fold) exceptGrants(h *evidence.Head, ids []string) {
 }
 
 // stillAdmitted checks that nothing was allowed to an agent that was retired or
-// on a credential that was revoked.
+// suspended, or on a credential that was revoked.
 func (f *Fold) stillAdmitted(h *evidence.Head, s *session) {
 	if s == nil || s.checkedAt == f.version+1 {
 		return
 	}
-	if a, ok := f.registry.Agent(s.agent); ok && !a.Disabled.IsZero() {
+	switch a, ok := f.registry.Agent(s.agent); {
+	case ok && !a.Disabled.IsZero():
 		f.tests.afterRevoke.Except(h.Pos, "was allowed after %s retired agent %s", a.Disabled, s.agent)
+		return
+	case ok && !a.Suspended.IsZero():
+		f.tests.afterRevoke.Except(h.Pos, "was allowed after %s suspended agent %s", a.Suspended, s.agent)
 		return
 	}
 	for _, id := range []string{s.credential(), s.key} {

@@ -17,11 +17,13 @@ const (
 	RuleClock      = evidence.AlertClock
 	RuleSeparation = evidence.AlertSeparation
 	RuleRollback   = evidence.AlertRollback
+	RuleBypass     = evidence.AlertBypass
+	RuleUntied     = evidence.AlertUntied
 	RuleHandEdited = evidence.AlertHandEdited // it rests on no record
 )
 
 // Detected are the rules that rest on records alone.
-var Detected = []string{RuleDenials, RuleAuthn, RuleShared, RuleGap, RuleClock, RuleSeparation, RuleRollback}
+var Detected = []string{RuleDenials, RuleAuthn, RuleShared, RuleGap, RuleClock, RuleSeparation, RuleRollback, RuleBypass, RuleUntied}
 
 const (
 	denialsBurst = 20
@@ -92,6 +94,8 @@ func (d *Detector) Observe(h *evidence.Head, body []byte) *Detection {
 		return d.stepped(h, body)
 	case evidence.ConfigChange:
 		return d.configured(h, body)
+	case evidence.ReconRun:
+		return d.reconciled(h, body)
 	case evidence.PolicyChange:
 		var b evidence.PolicyBody
 		if evidence.DecodeBody(body, &b) == nil && b.Back != "" {
@@ -181,6 +185,34 @@ func (d *Detector) stepped(h *evidence.Head, body []byte) *Detection {
 		return nil
 	}
 	return found(h, RuleClock, "low", h.Time, "the wall clock was set by %d ms", b.StepMicros/1000)
+}
+
+func (d *Detector) reconciled(h *evidence.Head, body []byte) *Detection {
+	var b evidence.ReconBody
+	switch {
+	case evidence.DecodeBody(body, &b) != nil:
+		return nil
+	case b.Unexplained > 0:
+		first := evidence.ReconKey{}
+		if len(b.Keys) > 0 {
+			first = b.Keys[0]
+		}
+		return found(h, RuleBypass, "high", h.Time, "%d sessions at the upstream of %s did not come through the gateway, the first of user %.100s from %.100s", b.Unexplained, h.Resource, first.User, orLocal(first.Client))
+	case b.Missing > 0:
+		return found(h, RuleUntied, "medium", h.Time, "the log of the upstream of %s lacks %d sessions of the gateway's", h.Resource, b.Missing)
+	case b.Tie == evidence.Untied:
+		return found(h, RuleUntied, "medium", h.Time, "the upstream of %s counts %d sessions, and its log has %d", h.Resource, b.Counted, b.Compared)
+	case b.Tie == evidence.TieReset:
+		return found(h, RuleUntied, "medium", h.Time, "somebody set the counters of the upstream of %s back", h.Resource)
+	}
+	return nil
+}
+
+func orLocal(client string) string {
+	if client == "" {
+		return "a unix socket"
+	}
+	return client
 }
 
 func (d *Detector) configured(h *evidence.Head, body []byte) *Detection {

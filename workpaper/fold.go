@@ -89,6 +89,8 @@ type Fold struct {
 	alerts     []alertState
 	alertAt    map[evidence.Position]int
 	watch      watch
+	outside    outside
+	recon      reconState
 	keyUses    map[string]*uses
 	askers     map[string]*Asker // by their encoding
 	policies   map[string]bool   // digests recorded so far
@@ -114,6 +116,7 @@ type counts struct {
 	keyChanges, backups, restores                                       uint64
 	transactions, resolutions                                           uint64
 	approvalsAsked, approvalsDecided, approvalsUsed                     uint64
+	imports, suspended                                                  uint64
 	violations, unseparated, kills, acks, down                          uint64
 	reads, unsealed, packs, holds, erased                               uint64
 }
@@ -220,6 +223,9 @@ func (f *Fold) record(r *evidence.Record) error {
 	f.records++
 	f.before, f.last, f.lastTime = f.last, h.Pos, h.Time
 	f.watched(r)
+	f.noticed(h)
+	f.reconciledNext(h)
+	f.recon.observe(h, r.Body)
 	f.follow(r)
 	if f.approving != nil || h.Type == evidence.ApprovalUse {
 		f.used(r)
@@ -331,6 +337,13 @@ func (f *Fold) other(r *evidence.Record) error {
 		f.counts.backups++
 	case evidence.LogRestore:
 		f.counts.restores++
+	case evidence.ImportSnapshot:
+		return f.imported(r)
+	case evidence.ReconRun:
+		return f.reconRun(r)
+	case evidence.OwnUpstream:
+		var b evidence.OwnUpstreamBody
+		f.decode(r, &b)
 	case evidence.Alert:
 		return f.alert(r)
 	case evidence.AlertAck:
@@ -379,7 +392,11 @@ func (f *Fold) controlInRange(r *evidence.Record) error {
 	case evidence.LogHold, evidence.Redaction:
 		return f.kept(r)
 	case evidence.AgentDisable:
-		f.retired(r)
+		return f.retired(r)
+	case evidence.PersonLeave, evidence.PersonReturn:
+		return f.leaves(r)
+	case evidence.OwnerChange:
+		f.resumed(r)
 	case evidence.GrantRemove, evidence.CredentialRevoke:
 		f.tests.afterRevoke.Population++
 	}

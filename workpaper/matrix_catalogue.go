@@ -174,7 +174,7 @@ func Controls() []Control {
 			Left:  "deciding in time that an agent is retired"},
 		{ID: "EX-902", Artifact: "E9", About: "When people leave, what they own is handed on or loses its access in time",
 			Criteria: []string{"CC6.2", "CC6.3"}, NIST: []string{"AC-2(3)", "PS-4"}, ISO: []string{"5.18", "6.5"},
-			Tests: []string{"import.people"},
+			Tests: []string{"import.people", "import.digest"},
 			Left:  "accuracy of the directory of people"},
 
 		{ID: "EX-1001", Artifact: "E10", About: "Emergency access has a reason, a second person, an end and a review afterwards",
@@ -276,7 +276,7 @@ func Controls() []Control {
 
 		{ID: "EX-2101", Artifact: "E21", About: "Agents reach systems through the gateway alone",
 			Criteria: []string{"CC6.1", "CC6.6", "CC7.2"}, NIST: []string{"AC-4", "AU-6"}, ISO: []string{"8.16", "8.20"},
-			Tests: []string{"import.connections"},
+			Tests: []string{"import.connections", "import.digest"},
 			Left:  "host rules and network policies of the systems"},
 
 		{ID: "EX-2201", Artifact: "E22", About: "Whoever reads or exports evidence is on record",
@@ -318,5 +318,6 @@ var populationOf = map[string]string{
 	"access.revoked": grantsTable, "access.lag": sessionsTable,
 	"alert.raised": alertsTable, "alert.acknowledged": alertsTable, "alert.heard": alertsTable,
 	"session.principal": sessionsTable, "session.encrypted": sessionsTable, "credential.age": credentialsTable, "grant.unused": usedTable,
+	"import.privileges": usedTable, "import.people": terminationsTable, "import.connections": reconTable, "import.digest": totalsTable,
 	"evidence.readers": readersTable, "evidence.purpose": readersTable,
 }

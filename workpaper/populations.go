@@ -44,6 +44,13 @@ func Populations() []Table {
 		{Name: usedTable, Columns: columns("grant_id:n", "agent_id:n", "role_id", "resource:n", "effective_at:t", "expires_at:t", "days_held:#", "uses:#", "last_used_at:t",
 			"actions_granted:#", "actions_used:#", "used", "unused", "refusals:#")},
 		{Name: sodTable, Columns: columns("pos:n", "at:t", "rule:n", "kind:n", "person", "via", "agent_id:n", "resource:n", "text")},
+		{Name: terminationsTable, Columns: columns("subject_kind:n", "subject", "left_at:t", "import_pos:n", "noticed_at:t", "noticed_pos:n",
+			"owned_agents", "stopped_agents", "sessions_open:#", "last_session_end_at:t", "last_session_end_pos:n",
+			"last_command_at:t", "last_command_pos:n", "lag_seconds:#", "limit_seconds:#")},
+		{Name: reconTable, Columns: columns("run_pos:n", "resource:n", "at:t", "upstream_session", "user", "database", "client", "backend_pid:#", "backend_start:t",
+			"class:n", "reason", "matched_pos:n")},
+		{Name: reconRunsTable, Columns: columns("pos:n", "at:t", "resource:n", "import_pos:n", "from:t", "to:t", "uncovered_before_s:#", "logged:#", "gateway:#", "own:#", "allowed:#",
+			"unexplained:#", "missing:#", "tie:n", "counted:#", "compared:#", "asked_by")},
 		{Name: killsTable, Columns: columns("pos:n", "at:t", "ended_by", "ended_via", "agent_id:n", "sessions", "reason")},
 		{Name: sessionsTable, Columns: columns("session_id:n", "state:n", "agent_id:n", "owner_id", "owner_email", "principal", "principal_type", "ticket",
 			"cred_id", "authn_pos", "resource:n", "protocol", "client", "listener", "client_tls", "upstream", "upstream_user", "upstream_database",
@@ -79,5 +86,5 @@ func Listings() []Table {
 
 func accessColumns() []Column {
 	return columns("agent_id:n", "owner_id", "role_id", "resource:n", "object", "action", "effect:n", "obligations", "grants", "tickets", "approved_by",
-		"permits", "forbids", "expires_at:t", "policy_digest")
+		"permits", "forbids", "expires_at:t", "policy_digest", "upstream_role", "upstream_privileges")
 }

@@ -26,7 +26,8 @@ type session struct {
 	upstream *evidence.SessionUpstreamBody
 	connKey  upstreamKey
 	n        uint64 // ordinal of its last record; 0 isn't known
-	retired  int64  // when its agent was retired, while it was open
+	retired  int64  // when its agent was retired or suspended, while it was open
+	ending   *termination
 	gap      bool
 	course   course
 
@@ -157,7 +158,7 @@ func (f *Fold) admitted(h *evidence.Head, s *session, b *evidence.SessionStartBo
 	case !ok:
 		f.tests.registered.Except(h.Pos, "agent %q is not registered", h.Agent)
 	case !a.Active(h.Time):
-		f.tests.registered.Except(h.Pos, "agent %s was retired or expired", h.Agent)
+		f.tests.registered.Except(h.Pos, "agent %s was retired, suspended or expired", h.Agent)
 	case b.Owner != a.Owner || b.Owner.ID == "":
 		f.tests.owner.Except(h.Pos, "names owner %q, the registry %q", b.Owner.ID, a.Owner.ID)
 	}
@@ -318,8 +319,9 @@ func (f *Fold) sessionEnd(r *evidence.Record, s *session) error {
 	if s.retired != 0 {
 		f.tests.lag.Population++
 		if lag := h.Time - s.retired; lag > 2e6 {
-			f.tests.lag.Except(h.Pos, "session %s ended %d ms after its agent was retired", s.start, lag/1000)
+			f.tests.lag.Except(h.Pos, "session %s ended %d ms after its agent was retired or suspended", s.start, lag/1000)
 		}
+		s.ending.sessionEnded(h)
 	}
 	if f.upstreams[s.connKey] == s.start {
 		delete(f.upstreams, s.connKey)
@@ -344,17 +346,13 @@ func (f *Fold) accounts(h *evidence.Head, s *session, b *evidence.SessionEndBody
 }
 
 // retired marks the sessions that a retirement must end.
-func (f *Fold) retired(r *evidence.Record) {
+func (f *Fold) retired(r *evidence.Record) error {
 	f.tests.afterRevoke.Population++
 	var b evidence.DisableBody
 	if !f.decode(r, &b) {
-		return
+		return nil
 	}
-	for _, s := range f.sessions {
-		if s.agent == b.Agent && s.retired == 0 {
-			s.retired = r.Head.Time
-		}
-	}
+	return f.terminated(&termination{kind: "agent", subject: b.Agent, pos: r.Head.Pos, at: r.Head.Time, stopped: []string{b.Agent}})
 }
 
 func (f *Fold) sessionRow(s *session, state string, end *evidence.Head, eb *evidence.SessionEndBody) error {
@@ -398,7 +396,7 @@ func (f *Fold) openSessions() (open uint64, err error) {
 		if s.retired != 0 {
 			f.tests.lag.Population++
 			if lag := f.lastTime - s.retired; lag > 2e6 {
-				f.tests.lag.Except(p, "is open %d ms after its agent was retired", lag/1000)
+				f.tests.lag.Except(p, "is open %d ms after its agent was retired or suspended", lag/1000)
 			}
 		}
 		if err := f.sessionRow(s, "open", nil, nil); err != nil {

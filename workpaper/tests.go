@@ -109,7 +109,7 @@ type tests struct {
 	approvals, approvalUse, limits, acks, detected    Test
 	enforce, denials, liveness, gap, digests          Test
 	opened                                            Test
-	leavers, privileges, bypass                       Test
+	imports, leavers, privileges, bypass              Test
 	principal, encrypted, keyAge, unused              Test
 	heard, readers                                    Test
 }
@@ -120,7 +120,7 @@ func (t *tests) all() []*Test {
 		&t.totals, &t.registered, &t.owner, &t.authentication, &t.credential, &t.change, &t.policyCited, &t.grantCited,
 		&t.approvals, &t.approvalUse, &t.limits, &t.afterRevoke, &t.lag, &t.detected, &t.acks, &t.enforce, &t.denials, &t.liveness, &t.gap, &t.digests,
 		&t.principal, &t.encrypted, &t.keyAge, &t.unused, &t.heard, &t.readers, &t.opened,
-		&t.leavers, &t.privileges, &t.bypass,
+		&t.imports, &t.leavers, &t.privileges, &t.bypass,
 	}
 }
 
@@ -150,8 +150,8 @@ func newTests() *tests {
 		change:      Test{ID: "change.valid", Of: "control records", Title: "Every change of rights was one that the registry admits"},
 		policyCited: Test{ID: "decision.policy", Of: "decisions", Title: "Every decision cites the policy in force at its position"},
 		grantCited:  Test{ID: "decision.grants", Of: "allowed decisions with checks", Title: "What was allowed cites grants of that agent that stood at that position and time"},
-		afterRevoke: Test{ID: "access.revoked", Of: "revocations and retirements", Title: "Nothing was allowed after a revocation or retirement"},
-		lag:         Test{ID: "access.lag", Of: "sessions open when their agent was retired", Title: "Sessions of a retired agent ended within two seconds"},
+		afterRevoke: Test{ID: "access.revoked", Of: "revocations, retirements and suspensions", Title: "Nothing was allowed after a revocation, retirement or suspension"},
+		lag:         Test{ID: "access.lag", Of: "sessions open when their agent was retired or suspended", Title: "Sessions of a retired or suspended agent ended within two seconds"},
 
 		approvals:   Test{ID: "change.approved", Of: "grants and policies that needed two people", Title: "Grants and policies were approved by another person before they took effect"},
 		approvalUse: Test{ID: "approval.used", Of: "commands that people approved", Title: "What people approved was used once, by the command that they approved"},
@@ -173,8 +173,9 @@ func newTests() *tests {
 		heard:     Test{ID: "alert.heard", Of: "alerts raised seven days before the end or earlier", Title: "People looked at alerts within seven days"},
 		readers:   Test{ID: "evidence.readers", Of: "reads and exports of evidence", Title: "Every reading of evidence says who read, and what"},
 
+		imports:    Test{ID: "import.digest", Of: "imports", Title: "Every import is the one that its digest names, with as many rows as it says"},
 		leavers:    Test{ID: "import.people", Of: "leavers", Title: "Access of people who left was removed in time", State: NotTested, Note: "Leaver population: not provided"},
-		privileges: Test{ID: "import.privileges", Of: "upstream roles", Title: "Privileges upstream are no wider than here", State: NotTested, Note: "Effective privilege: gateway policy only"},
+		privileges: Test{ID: "import.privileges", Of: "agents on resources whose account was asked about", Title: "Who may only read goes through an account that can only read", State: NotTested, Note: "Effective privilege: gateway policy only"},
 		bypass:     Test{ID: "import.connections", Of: "upstream connections", Title: "Nothing went around the gateway", State: NotTested, Note: "Bypass: untested"},
 	}
 }

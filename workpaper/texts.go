@@ -8,7 +8,8 @@ import (
 )
 
 // Texts returns the policy files and the configuration that a record brought
-// in force, as files of a pack: policies/DIGEST/NAME and config/DIGEST.txt.
+// in force, and what it imported, as files of a pack: policies/DIGEST/NAME,
+// config/DIGEST.txt and imports/DIGEST.json.
 // Digests and names that wouldn't do as file names are written in hex.
 func Texts(r *evidence.Record) []evidence.File {
 	switch r.Head.Type {
@@ -28,6 +29,12 @@ func Texts(r *evidence.Record) []evidence.File {
 			return nil
 		}
 		return []evidence.File{{Name: "config/" + fileName(b.Digest) + ".txt", Text: b.Text}}
+	case evidence.ImportSnapshot:
+		var b evidence.ImportBody
+		if evidence.DecodeBody(r.Body, &b) != nil || len(b.Data) == 0 {
+			return nil
+		}
+		return []evidence.File{{Name: "imports/" + fileName(b.Digest) + ".json", Text: string(b.Data)}}
 	}
 	return nil
 }

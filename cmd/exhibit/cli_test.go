@@ -133,7 +133,7 @@ func startGateway(ts *testscript.TestScript, _ bool, args []string) {
 	g := newMemory(how == "stranger")
 	h, err := api.New(api.Options{
 		Services: api.Services{
-			Agents: g, Credentials: g, Tokens: g, Grants: g, Questions: g, Log: g, Control: g, Packs: g, Sessions: g, Policies: g, Approvals: g,
+			Agents: g, Credentials: g, Tokens: g, Grants: g, Questions: g, Log: g, Control: g, Packs: g, Sessions: g, Policies: g, Approvals: g, Imports: g,
 		},
 		People: g, ConfigFile: "/etc/exhibit/exhibit.yaml", Version: api.Version{Version: "v1", Gateway: "gw1", Origin: "example.com/gw1"},
 	})
@@ -272,6 +272,43 @@ func (g *memory) RetireAgent(_ context.Context, id, reason string, by evidence.B
 		}
 	}
 	return api.Agent{}, api.NotFound("there is no agent "+id, "exhibit agent list shows all")
+}
+
+func (g *memory) ChangeOwner(_ context.Context, id string, n api.NewOwner, by evidence.By) (api.Agent, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for i := range g.agents {
+		if a := &g.agents[i]; a.ID == id {
+			a.Owner, a.Status = evidence.Person{ID: n.Owner}, "active"
+			return *a, nil
+		}
+	}
+	return api.Agent{}, api.NotFound("there is no agent "+id, "exhibit agent list shows all")
+}
+
+func (g *memory) Reconcile(_ context.Context, resource string, _ evidence.By) (api.Reconciliation, error) {
+	if resource != "orders" {
+		return api.Reconciliation{}, api.NotFound("there is no resource "+resource, "")
+	}
+	return api.Reconciliation{Position: "gw1.1.40", Resource: resource, From: noon.Add(-time.Minute), To: noon, Logged: 5, Gateway: 2, Own: 1, Allowed: 1, Unexplained: 1,
+		Tie: "tied", Counted: 5, Compared: 5, Sessions: []evidence.ReconKey{{Class: "unexplained", User: "app" + hostile, Client: "192.0.2.9:40001", PID: 7}}}, nil
+}
+
+func (g *memory) ImportPrivileges(_ context.Context, resource string, _ evidence.By) (api.Import, error) {
+	return api.Import{Position: "gw1.1.41", Kind: "postgres.privileges", Rows: 12, Kept: 9, Digest: "fedcba9876543210"}, nil
+}
+
+// Import has everybody in the file leave on the day before.
+func (g *memory) Import(_ context.Context, n api.NewImport, _ evidence.By) (api.Import, error) {
+	lines := strings.Split(strings.TrimSpace(string(n.Data)), "\n")
+	if len(lines) < 2 {
+		return api.Import{}, api.Invalid("the input can't be read: line 1, column 1: the file is empty", "nothing was imported; mend the file and try again")
+	}
+	out := api.Import{Position: "gw1.1.30", Kind: n.Kind, Rows: len(lines) - 1, Kept: 1, Digest: "0123456789abcdef", File: n.Format + " " + n.Source + " " + n.Query + fmt.Sprint(n.Params)}
+	for _, l := range lines[1:] {
+		out.Left = append(out.Left, api.Leaver{Person: l, Left: noon.Add(-24 * time.Hour), Position: "gw1.1.31", Suspended: []string{"reporter"}})
+	}
+	return out, nil
 }
 
 func (g *memory) EnrollKey(_ context.Context, k api.NewKey, by evidence.By) (api.Credential, error) {

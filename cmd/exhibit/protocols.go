@@ -54,7 +54,7 @@ func protocolsOf(live *atomic.Pointer[inForce], g *gateway.Gateway, log *slog.Lo
 		return nil, nil, err
 	}
 	databases := postgres.NewDatabases(postgres.DatabasesConfig{
-		Grammar: pool, Upstream: g.Upstream, Record: g.RecordImport, Logger: log,
+		Grammar: pool, Upstream: g.Upstream, Record: g.RecordImport, Own: g.RecordOwn, Logger: log,
 		Unread: func(resource string) {
 			go g.Alert("catalogue-unread", "medium", "the catalogue of "+resource+" cannot be read: once the one in use has lapsed, every statement is opaque")
 		},
@@ -69,7 +69,9 @@ func protocolsOf(live *atomic.Pointer[inForce], g *gateway.Gateway, log *slog.Lo
 	g.ExplainWith(http.Name, services)
 	g.ExplainWith(mcp.Name, definitions)
 	g.ExplainWith(kubernetes.Name, clusters)
-	g.ResolveWith("postgres", postgres.Resolver{})
+	g.ResolveWith("postgres", postgres.Resolver{Own: g.RecordOwn})
+	g.CountWith("postgres", databases)
+	g.AskWith("postgres", databases)
 	c := live.Load()
 	return func(l config.Listener, t *tls.Config) (protocol.Protocol, error) {
 		switch l.Protocol {

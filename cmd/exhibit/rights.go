@@ -23,7 +23,7 @@ import (
 )
 
 func newAgent(a *app) *cobra.Command {
-	return group(groupRights, "agent", "Register, list and retire agents", newAgentAdd(a), newAgentList(a), newAgentShow(a), newAgentRetire(a))
+	return group(groupRights, "agent", "Register, list and retire agents, and change their owners", newAgentAdd(a), newAgentList(a), newAgentShow(a), newAgentOwner(a), newAgentRetire(a))
 }
 
 func newAgentAdd(a *app) *cobra.Command {
@@ -102,7 +102,7 @@ func newAgentShow(a *app) *cobra.Command {
 				}
 				return a.fields(g, "agent", g.ID, "status", g.Status, "name", g.Name, "purpose", g.Purpose,
 					"owner", person(g.Owner), "backup owner", person(g.Backup), "team", g.Team, "env", g.Env, "model", g.Model,
-					"expires", stamp(g.Expires), "created", change(&g.Created), "retired", change(g.Disabled))
+					"expires", stamp(g.Expires), "created", change(&g.Created), "suspended", change(g.Suspended), "retired", change(g.Disabled))
 			})
 		},
 	}

@@ -30,6 +30,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/internal/policy"
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/grammar"
+	"github.com/exhibit-gateway/exhibit/internal/reconcile"
 	"github.com/exhibit-gateway/exhibit/internal/seal"
 	"github.com/exhibit-gateway/exhibit/internal/session"
 	"github.com/exhibit-gateway/exhibit/internal/upstream"
@@ -164,9 +165,15 @@ func settingsOf(c *config.Config, live *atomic.Pointer[inForce]) (gateway.Settin
 		if err != nil {
 			return gateway.Settings{}, fmt.Errorf("resource %s: %w", r.Name, err)
 		}
-		s.Resources = append(s.Resources, gateway.Resource{Resource: r, Upstream: up})
+		s.Resources = append(s.Resources, gateway.Resource{Resource: r, Upstream: up, Log: logOf(c.Resources[i].Reconcile)})
 	}
 	return s, nil
+}
+
+// logOf returns where a server logs its sessions.
+func logOf(r config.Reconcile) gateway.UpstreamLog {
+	formats := map[string]string{config.LogCSV: reconcile.CSV, config.LogJSON: reconcile.JSON}
+	return gateway.UpstreamLog{Files: r.Log, Format: formats[r.Format], Every: r.Every}
 }
 
 // upstreamOf returns where a resource is: an address, or a program that the

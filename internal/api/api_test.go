@@ -63,7 +63,7 @@ func ask[T any](g *gateway, asked ...any) (T, error) {
 }
 
 func (g *gateway) services() Services {
-	return Services{g, g, g, g, g, g, g, g, g, g, g, g}
+	return Services{g, g, g, g, g, g, g, g, g, g, g, g, g}
 }
 
 func (g *gateway) AddAgent(_ context.Context, a NewAgent, by evidence.By) (Agent, error) {
@@ -72,6 +72,18 @@ func (g *gateway) AddAgent(_ context.Context, a NewAgent, by evidence.By) (Agent
 func (g *gateway) Agents(context.Context) ([]Agent, error) { return ask[[]Agent](g) }
 func (g *gateway) RetireAgent(_ context.Context, id, reason string, by evidence.By) (Agent, error) {
 	return ask[Agent](g, id, reason, by)
+}
+func (g *gateway) ChangeOwner(_ context.Context, id string, n NewOwner, by evidence.By) (Agent, error) {
+	return ask[Agent](g, id, n, by)
+}
+func (g *gateway) Import(_ context.Context, n NewImport, by evidence.By) (Import, error) {
+	return ask[Import](g, n, by)
+}
+func (g *gateway) Reconcile(_ context.Context, resource string, by evidence.By) (Reconciliation, error) {
+	return ask[Reconciliation](g, resource, by)
+}
+func (g *gateway) ImportPrivileges(_ context.Context, resource string, by evidence.By) (Import, error) {
+	return ask[Import](g, resource, by)
 }
 func (g *gateway) EnrollKey(_ context.Context, k NewKey, by evidence.By) (Credential, error) {
 	return ask[Credential](g, k, by)
@@ -192,12 +204,6 @@ func (g *gateway) ExportOCSF(_ context.Context, r Range, by evidence.By, w io.Wr
 	return ask[Export](g, r, by)
 }
 
-func (g *gateway) Recording(_ context.Context, command evidence.Position, by evidence.By, w io.Writer) (Recording, error) {
-	if _, err := io.WriteString(w, "cast"); err != nil {
-		return Recording{}, err
-	}
-	return ask[Recording](g, command, by)
-}
 func (g *gateway) CreatePack(_ context.Context, r PackRequest, by evidence.By, w io.Writer, progress func(Progress)) (Pack, error) {
 	progress(Progress{Stage: "select", Done: 1})
 	if _, err := w.Write(g.pack); err != nil {

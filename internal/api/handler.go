@@ -54,7 +54,10 @@ func New(o Options) (http.Handler, error) {
 	}
 	// Client certificates go along with whatever a browser is talked into
 	// sending, so requests of foreign origin are refused.
-	return http.NewCrossOriginProtection().Handler(bounded(mux)), nil
+	return http.NewCrossOriginProtection().Handler(bounded(mux, func(r *http.Request) error {
+		_, err := identify(r.Context(), r.TLS, o.People, o.ConfigFile)
+		return err
+	})), nil
 }
 
 // OpenAPI returns the OpenAPI 3.1 document, indented.
@@ -95,8 +98,8 @@ func document(version string) huma.Config {
 // bounded keeps what strangers can make the API hold to a fixed size. It reads
 // the body itself, because a deadline that stays on the connection would cut
 // off an answer that takes long.
-func bounded(h http.Handler) http.Handler {
-	slots := make(chan struct{}, maxRequests)
+func bounded(h http.Handler, person func(*http.Request) error) http.Handler {
+	slots, importing := make(chan struct{}, maxRequests), make(chan struct{}, 1)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case slots <- struct{}{}:
@@ -106,7 +109,23 @@ func bounded(h http.Handler) http.Handler {
 			writeProblem(w, problem(http.StatusServiceUnavailable, "too many requests at once", "try again"))
 			return
 		}
-		body, p := readBody(w, r)
+		most, wait := int64(maxBody), bodyTimeout
+		if r.URL.Path == importPath { // a file, from somebody who is known, and one at a time
+			if err := person(r); err != nil {
+				writeProblem(w, asProblem(err))
+				return
+			}
+			select {
+			case importing <- struct{}{}:
+				defer func() { <-importing }()
+			default:
+				w.Header().Set("Retry-After", "1")
+				writeProblem(w, problem(http.StatusServiceUnavailable, "something else is being imported", "try again"))
+				return
+			}
+			most, wait = maxImport, importTimeout
+		}
+		body, p := readBody(w, r, most, wait)
 		if p != nil {
 			writeProblem(w, p)
 			return
@@ -116,16 +135,16 @@ func bounded(h http.Handler) http.Handler {
 	})
 }
 
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *Problem) {
+func readBody(w http.ResponseWriter, r *http.Request, most int64, wait time.Duration) ([]byte, *Problem) {
 	c := http.NewResponseController(w)
-	if err := c.SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+	if err := c.SetReadDeadline(time.Now().Add(wait)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return nil, problem(http.StatusInternalServerError, "the connection has no deadline", "")
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
 	if err != nil {
 		var tooLarge *http.MaxBytesError
 		if errors.As(err, &tooLarge) {
-			return nil, problem(http.StatusRequestEntityTooLarge, fmt.Sprintf("the request is larger than %d bytes", maxBody), "")
+			return nil, problem(http.StatusRequestEntityTooLarge, fmt.Sprintf("the request is larger than %d bytes", most), "")
 		}
 		return nil, problem(http.StatusBadRequest, "the request's body didn't arrive", "")
 	}
@@ -185,7 +204,7 @@ func by(ctx context.Context) evidence.By {
 func handle[I, O any](a *routes, op operation, f func(context.Context, *I) (*O, error)) {
 	o := huma.Operation{
 		OperationID: op.id, Method: op.method, Path: op.path, Summary: op.summary, Tags: []string{op.tag},
-		MaxBodyBytes: maxBody, BodyReadTimeout: -1,
+		MaxBodyBytes: maxImport, BodyReadTimeout: -1, // readBody has bounded it
 		Middlewares: huma.Middlewares{a.measure, a.identifying},
 		Errors:      []int{http.StatusForbidden, http.StatusUnauthorized, http.StatusUnprocessableEntity},
 	}
@@ -251,6 +270,7 @@ func (a *routes) register() {
 			return &body[Killed]{out}, err
 		})
 	a.registerApprovals()
+	a.registerOutside()
 	handle(a, operation{id: "version", method: "GET", path: "/v1/version", tag: "control", summary: "Which gateway this is", public: true},
 		func(context.Context, *struct{}) (*body[Version], error) { return &body[Version]{a.Version}, nil })
 }

@@ -38,6 +38,7 @@ type Services struct {
 	Alerts      Alerts
 	Policies    Policies
 	Approvals   Approvals
+	Imports     Imports
 }
 
 // Agents are the registered agents.
@@ -49,6 +50,9 @@ type Agents interface {
 	// RetireAgent disables an agent for good. Its next command is refused and
 	// its live sessions end within a second.
 	RetireAgent(ctx context.Context, id, reason string, by evidence.By) (Agent, error)
+	// ChangeOwner gives an agent another owner. One that was suspended because
+	// nobody answered for it goes on.
+	ChangeOwner(ctx context.Context, id string, n NewOwner, by evidence.By) (Agent, error)
 }
 
 // NewAgent is an agent to register.
@@ -66,18 +70,19 @@ type NewAgent struct {
 
 // Agent is a registered agent.
 type Agent struct {
-	ID       string          `json:"id"`
-	Name     string          `json:"name,omitempty"`
-	Purpose  string          `json:"purpose"`
-	Owner    evidence.Person `json:"owner"`
-	Backup   evidence.Person `json:"backup_owner,omitzero"`
-	Team     string          `json:"team,omitempty"`
-	Env      string          `json:"env,omitempty"`
-	Model    string          `json:"model,omitempty"`
-	Expires  time.Time       `json:"expires,omitzero"`
-	Status   string          `json:"status" enum:"active,expired,retired"`
-	Created  Change          `json:"created"`
-	Disabled *Change         `json:"disabled,omitempty"`
+	ID        string          `json:"id"`
+	Name      string          `json:"name,omitempty"`
+	Purpose   string          `json:"purpose"`
+	Owner     evidence.Person `json:"owner"`
+	Backup    evidence.Person `json:"backup_owner,omitzero"`
+	Team      string          `json:"team,omitempty"`
+	Env       string          `json:"env,omitempty"`
+	Model     string          `json:"model,omitempty"`
+	Expires   time.Time       `json:"expires,omitzero"`
+	Status    string          `json:"status" enum:"active,suspended,expired,retired"`
+	Created   Change          `json:"created"`
+	Disabled  *Change         `json:"disabled,omitempty"`
+	Suspended *Change         `json:"suspended,omitempty" doc:"since nobody answers for it"`
 }
 
 // Change says where in the log, when, by whom and why something changed.

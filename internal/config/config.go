@@ -104,6 +104,7 @@ type Rights struct {
 	Separation      string        `yaml:"separation"`
 	PolicyApprovers []string      `yaml:"policy_approvers"` // groups; default: anyone but who asks
 	RequestTTL      time.Duration `yaml:"request_ttl"`      // how long a request waits, and what it approved waits to be used
+	LeaverLimit     time.Duration `yaml:"leaver_limit"`     // within which the access of who left must have ended
 }
 
 // Admin is where people and agents reach the API.
@@ -152,6 +153,30 @@ type Resource struct {
 
 	Owner     string   `yaml:"owner"`     // id of the person who answers for it
 	Approvers []string `yaml:"approvers"` // groups whose people approve grants on it, as its owner does
+
+	Reconcile Reconcile `yaml:"reconcile"`
+	Direct    []Direct  `yaml:"direct"` // who else may connect to its server
+}
+
+// Reconcile says where the server of a resource logs its sessions, and how often
+// that is held against the gateway's.
+type Reconcile struct {
+	Log    string        `yaml:"log"`    // pattern of the log's files, whose names sort by age
+	Format string        `yaml:"format"` // LogCSV or LogJSON
+	Every  time.Duration `yaml:"every"`  // 0 is only when somebody asks
+}
+
+// Formats of a PostgreSQL server's log.
+const (
+	LogCSV  = "csvlog"
+	LogJSON = "jsonlog"
+)
+
+// Direct is somebody who may connect to a server without the gateway.
+type Direct struct {
+	User   string `yaml:"user"`
+	From   string `yaml:"from"` // an address, a prefix like 10.0.0.0/8, or local for a unix socket
+	Reason string `yaml:"reason"`
 }
 
 // HTTP says which requests are meant for a resource of the protocol http, and
@@ -372,7 +397,7 @@ func New() *Config {
 	return &Config{
 		Log:     Log{Timestamps: Timestamps{Interval: 10 * time.Minute, Timeout: 10 * time.Second}},
 		Metrics: Metrics{Address: "127.0.0.1:9464"},
-		Rights:  Rights{RequestTTL: 72 * time.Hour},
+		Rights:  Rights{RequestTTL: 72 * time.Hour, LeaverLimit: 24 * time.Hour},
 		Limits: Limits{
 			Sessions:         512,
 			SessionsPerAgent: 64,
@@ -448,7 +473,7 @@ func Digest(text string) string {
 func (c *Config) Evidence() evidence.ConfigBody {
 	b := evidence.ConfigBody{
 		Digest: c.Digest(), Text: c.Text(), Resources: c.EvidenceResources(),
-		Separation: c.Rights.Separation, PolicyApprovers: c.Rights.PolicyApprovers,
+		Separation: c.Rights.Separation, PolicyApprovers: c.Rights.PolicyApprovers, LeaverLimit: int64(c.Rights.LeaverLimit / time.Second),
 	}
 	for _, p := range c.People {
 		b.People = append(b.People, evidence.Member{ID: p.ID, Groups: p.Groups})
@@ -464,6 +489,9 @@ func (c *Config) EvidenceResources() []evidence.Resource {
 		list[i] = evidence.Resource{
 			Name: r.Name, Protocol: r.Protocol, Labels: r.Labels, Durability: r.Durability,
 			Owner: r.Owner, Approvers: r.Approvers,
+		}
+		for _, d := range r.Direct {
+			list[i].Direct = append(list[i].Direct, evidence.Direct{User: d.User, From: d.From, Reason: d.Reason})
 		}
 	}
 	return list

@@ -48,7 +48,7 @@ func TestFull(t *testing.T) {
 			{ID: "alice@example.com", Name: "Alice Example", Email: "alice@example.com", UIDs: []uint32{1000, 1001}, Groups: []string{"security", "dba"}},
 			{ID: "spiffe://example.com/people/bob", Email: "bob@example.com"},
 		},
-		Rights:   Rights{Separation: "required", PolicyApprovers: []string{"security"}, RequestTTL: 24 * time.Hour},
+		Rights:   Rights{Separation: "required", PolicyApprovers: []string{"security"}, RequestTTL: 24 * time.Hour, LeaverLimit: 24 * time.Hour},
 		Auditors: []string{"age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"},
 		Admin: Admin{
 			Socket: "/run/exhibit/admin.sock",

@@ -39,9 +39,12 @@ func (c *Config) complete(d *decoder, dir string) {
 	for i := range c.Resources {
 		r := &c.Resources[i]
 		paths = append(paths, &r.Upstream.Password.File, &r.Upstream.TLS.CA, &r.Upstream.TLS.Cert, &r.Upstream.TLS.Key,
-			&r.Upstream.Header.Value.File, &r.Upstream.OAuth.ClientSecret.File, &r.Upstream.Kubeconfig, &r.HTTP.OpenAPI, &r.MCP.Dir)
+			&r.Upstream.Header.Value.File, &r.Reconcile.Log, &r.Upstream.OAuth.ClientSecret.File, &r.Upstream.Kubeconfig, &r.HTTP.OpenAPI, &r.MCP.Dir)
 		completeKubernetes(d, fmt.Sprintf("resources[%d].kubernetes", i), r)
 		c.completeMCP(d, fmt.Sprintf("resources[%d].mcp", i), r, dir)
+		if r.Reconcile.Log != "" && !d.has(fmt.Sprintf("resources[%d].reconcile.every", i)) {
+			r.Reconcile.Every = 30 * time.Second
+		}
 		if !d.has(fmt.Sprintf("resources[%d].durability", i)) {
 			r.Durability = DurabilityPower
 		}
@@ -117,6 +120,7 @@ func (c *Config) validate(d *decoder) {
 	c.validateTimestamps(d)
 	c.validatePeople(d)
 	c.validateRights(d)
+	c.validateReconcile(d)
 	for i, a := range c.Auditors {
 		if r, err := age.ParseRecipients(strings.NewReader(a)); err != nil || len(r) != 1 {
 			d.fail(fmt.Sprintf("auditors[%d]", i), "not an age recipient", "the auditor makes one with age-keygen and gives you the line that begins with age1")
@@ -298,6 +302,44 @@ func (c *Config) validateRights(d *decoder) {
 		}
 	default:
 		d.fail("rights.separation", "separation is required or reported", "required: grants and policies need a second person's approval; reported: what one person does alone is shown as an exception")
+	}
+}
+
+// validateReconcile reports what of a resource's upstream can't be held against
+// the gateway's sessions.
+func (c *Config) validateReconcile(d *decoder) {
+	for i, r := range c.Resources {
+		at := fmt.Sprintf("resources[%d]", i)
+		if (r.Reconcile != Reconcile{} || len(r.Direct) > 0) && r.Protocol != "postgres" {
+			d.fail(at+".reconcile", "only resources of the protocol postgres are reconciled from the configuration", "leave out reconcile and direct")
+			continue
+		}
+		if rec := r.Reconcile; rec != (Reconcile{}) {
+			if rec.Log == "" {
+				d.fail(at+".reconcile.log", "it isn't said where the server's log is", "log: /var/log/postgresql/*.csv, readable by the gateway")
+			} else if _, err := filepath.Match(rec.Log, ""); err != nil {
+				d.fail(at+".reconcile.log", fmt.Sprintf("not a pattern of files: %v", err), "")
+			}
+			if rec.Format != LogCSV && rec.Format != LogJSON {
+				d.fail(at+".reconcile.format", "format is csvlog or jsonlog", "as log_destination of the server says")
+			}
+			if rec.Every != 0 && (rec.Every < 5*time.Second || rec.Every > 24*time.Hour) {
+				d.fail(at+".reconcile.every", "every must lie between 5s and 24h", "0 is only when somebody asks; more than 50s is too long for an alert within a minute")
+			}
+		}
+		for j, w := range r.Direct {
+			at := fmt.Sprintf("%s.direct[%d]", at, j)
+			if w.User == "" && w.From == "" {
+				d.fail(at, "it says neither which user nor from where", "everybody would be allowed")
+			}
+			d.required(at+".reason", w.Reason, "reason: nightly backup by the platform team")
+			if w.From != "" && w.From != "local" {
+				_, err1 := netip.ParseAddr(w.From)
+				if _, err2 := netip.ParsePrefix(w.From); err1 != nil && err2 != nil {
+					d.fail(at+".from", fmt.Sprintf("%.80q is no address", w.From), "an address, a prefix like 10.0.0.0/8, or local for a unix socket")
+				}
+			}
+		}
 	}
 }
 
@@ -546,6 +588,7 @@ func (c *Config) validateNumbers(d *decoder) {
 		v, min, max time.Duration
 	}{
 		{"rights.request_ttl", c.Rights.RequestTTL, time.Minute, 90 * 24 * time.Hour},
+		{"rights.leaver_limit", c.Rights.LeaverLimit, time.Minute, 90 * 24 * time.Hour},
 		{"limits.token_ttl", l.TokenTTL, time.Minute, 24 * time.Hour},
 		{"limits.session_idle", l.SessionIdle, time.Second, 24 * time.Hour},
 		{"limits.handshake", l.Handshake, time.Second, 5 * time.Minute},

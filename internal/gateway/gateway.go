@@ -38,6 +38,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/internal/seal"
 	"github.com/exhibit-gateway/exhibit/internal/session"
 	"github.com/exhibit-gateway/exhibit/ledger"
+	"github.com/exhibit-gateway/exhibit/workpaper"
 )
 
 // Settings are what a gateway is told. Config and Policy are the bodies of the
@@ -121,6 +122,7 @@ type Resource struct {
 	// Upstream resolves address and credential; it is called for each session,
 	// so that a rotated password counts.
 	Upstream func() (protocol.Upstream, error)
+	Log      UpstreamLog
 }
 
 // Explainer says how a statement to an upstream is understood.
@@ -153,6 +155,8 @@ type Gateway struct {
 	opened     Settings                     // as they were when the boot began; what a reload can't change
 	explain    map[string]Explainer         // by protocol
 	resolvers  map[string]protocol.Resolver // by protocol
+	counters   map[string]Counter           // by protocol
+	accounts   map[string]Account           // by protocol
 	snapshotAt uint64                       // version of the registry as it was last recorded whole
 	doubtful   []evidence.Head              // starts of sessions that a crash left with commands in doubt
 	listeners  []*listener.Listener
@@ -168,6 +172,8 @@ type Gateway struct {
 	live          atomic.Pointer[Settings]
 	resources     atomic.Pointer[map[string]Resource]
 	folder        watched // the policy folder
+	reconciling   sync.Mutex
+	counted       map[string]*workpaper.Upstream // by resource: what is remembered from run to run; under reconciling
 }
 
 // Open opens the data directory of s, records the start of a boot, ends what
@@ -399,7 +405,7 @@ func (g *Gateway) Run(ctx context.Context, others ...func(context.Context) error
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	var tasks sync.WaitGroup
-	failed := make(chan error, 4+len(g.listeners)+len(others))
+	failed := make(chan error, 5+len(g.listeners)+len(others))
 	start := func(run func(context.Context) error, ctx context.Context) *sync.WaitGroup {
 		var done sync.WaitGroup
 		done.Add(1)
@@ -419,6 +425,7 @@ func (g *Gateway) Run(ctx context.Context, others ...func(context.Context) error
 	start(g.sender.Run, background)
 	start(g.sinks.Run, background)
 	start(g.settleKeys, background)
+	start(g.reconcileAll, background)
 	accept, refuse := context.WithCancel(ctx)
 	defer refuse()
 	serving := []*sync.WaitGroup{start(g.resolve, accept)}
@@ -550,7 +557,7 @@ func (g *Gateway) RecordImport(ctx context.Context, resource string, b evidence.
 func (g *Gateway) Services() api.Services {
 	return api.Services{
 		Agents: g, Credentials: g, Tokens: g, Grants: g, Questions: g,
-		Log: g, Control: g, Packs: g, Sessions: g, Policies: g, Alerts: g, Approvals: g,
+		Log: g, Control: g, Packs: g, Sessions: g, Policies: g, Alerts: g, Approvals: g, Imports: g,
 	}
 }
 

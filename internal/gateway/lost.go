@@ -95,6 +95,7 @@ func (g *Gateway) trace(ctx context.Context) ([]*lost, error) {
 	from := g.recorder.Last()
 	for _, start := range g.doubtful {
 		l := &lost{start: start}
+		l.Resource = start.Resource
 		sessions[start.Pos], list = l, append(list, l)
 		if start.Pos.Before(from) {
 			from = start.Pos

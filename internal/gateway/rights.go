@@ -114,8 +114,12 @@ func (g *Gateway) apiAgent(a decision.Agent) api.Agent {
 	case !a.Disabled.IsZero():
 		out.Status = "retired"
 		out.Disabled = &api.Change{Position: a.Disabled.String(), Time: moment(a.DisabledAt), By: a.DisabledBy, Reason: a.DisabledFor}
-	case !a.Active(g.clock.now().UnixMicro()):
+	case !a.Registered(g.clock.now().UnixMicro()):
 		out.Status = "expired"
+	case !a.Suspended.IsZero():
+		out.Status = "suspended"
+		l, _ := g.registry().Leaver(a.Owner.ID)
+		out.Suspended = &api.Change{Position: a.Suspended.String(), Time: moment(a.SuspendedAt), By: l.By, Reason: "nobody answers for it"}
 	}
 	return out
 }

@@ -32,8 +32,9 @@ type Server struct {
 	Log      string // path of the server's own log, with every statement
 	Version  string
 
-	cmd  *exec.Cmd
-	done chan struct{}
+	cmd    *exec.Cmd
+	done   chan struct{}
+	launch func() error // starts it in its folder
 }
 
 // Start makes a cluster in dir, which must not exist, and starts it with extra
@@ -71,7 +72,8 @@ func StartVersion(ctx context.Context, major, dir string, settings ...string) (_
 	if s.Addr, err = FreeAddr(); err != nil {
 		return nil, err
 	}
-	if err := s.launch(bin, dir, cred, settings); err != nil {
+	s.launch = func() error { return s.launchIn(bin, dir, cred, settings) }
+	if err := s.launch(); err != nil {
 		return nil, err
 	}
 	if err := s.wait(ctx); err != nil {
@@ -125,7 +127,7 @@ func (s *Server) initdb(ctx context.Context, bin, dir string, cred *syscall.Cred
 	return nil
 }
 
-func (s *Server) launch(bin, dir string, cred *syscall.Credential, settings []string) error {
+func (s *Server) launchIn(bin, dir string, cred *syscall.Credential, settings []string) error {
 	host, port, err := net.SplitHostPort(s.Addr)
 	if err != nil {
 		return err
@@ -147,9 +149,10 @@ func (s *Server) launch(bin, dir string, cred *syscall.Credential, settings []st
 	if err := s.cmd.Start(); err != nil {
 		return fmt.Errorf("starting postgres: %w", err)
 	}
+	cmd, done := s.cmd, s.done
 	go func() {
-		defer close(s.done)
-		_ = s.cmd.Wait() // how it ended is in its log
+		defer close(done)
+		_ = cmd.Wait() // how it ended is in its log
 	}()
 	return nil
 }
@@ -206,6 +209,24 @@ func (s *Server) Stop() error {
 	case <-time.After(10 * time.Second):
 		return s.cmd.Process.Kill()
 	}
+}
+
+// Restart ends the server's sessions, shuts it down in good order and starts it
+// again, at the same address.
+func (s *Server) Restart(ctx context.Context) error {
+	if err := s.cmd.Process.Signal(syscall.SIGINT); err != nil {
+		return err
+	}
+	select {
+	case <-s.done:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	s.done = make(chan struct{})
+	if err := s.launch(); err != nil {
+		return err
+	}
+	return s.wait(ctx)
 }
 
 // given are the ports that FreeAddr has returned.

@@ -188,6 +188,7 @@ type Resolver interface {
 
 // Lost is what is known of a session that a crash ended.
 type Lost struct {
+	Resource string
 	Upstream evidence.SessionUpstreamBody
 	// Commands that no ended transaction covers, in order: the last ones, when
 	// Cut. Those with the outcome InDoubt want to be resolved.

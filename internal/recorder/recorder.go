@@ -177,7 +177,8 @@ func (c *Chain) Digester() evidence.Digester { return c.scope.Digester() }
 // is that of the State they were decided under, or 0 when they hold no
 // decision; if another is in force by now, or their agent has reached a limit
 // otherwise than they say, nothing is recorded and stale is true. An
-// approval.use that names no command is of the intent before it. When err is nil
+// approval.use that names no command is of the intent before it, and what follows
+// an import.snapshot is of that. When err is nil
 // they are as durable as asked. After an error other than ErrRefused the journal
 // is unusable.
 func (c *Chain) Record(_ context.Context, version uint64, d evidence.Durability, drafts ...*evidence.Draft) (stale bool, err error) {
@@ -258,8 +259,12 @@ func (r *Recorder) place(c *Chain, version uint64, drafts []*evidence.Draft) (jo
 			session = h.Pos
 		}
 		h.Session = session
-		if h.Type == evidence.ApprovalUse && i > 0 {
+		switch {
+		case i == 0:
+		case h.Type == evidence.ApprovalUse:
 			h.Of = drafts[i-1].Head.Pos
+		case drafts[0].Head.Type == evidence.ImportSnapshot:
+			h.Of = drafts[0].Head.Pos
 		}
 		if err := h.Check(); err != nil {
 			return 0, false, fmt.Errorf("recording %s: %w", h.Type, err)

@@ -95,6 +95,12 @@ var mappings = map[evidence.Type]mapping{
 	evidence.Redaction:        {entities, activity{4, "Delete"}, (*maker).redaction},
 	evidence.StateSnapshot:    {base, activity{other, "Registry Snapshot"}, (*maker).stateSnapshot},
 
+	evidence.OwnerChange:  {entities, activity{3, "Update"}, (*maker).ownerChange},
+	evidence.PersonLeave:  {entities, activity{3, "Update"}, (*maker).person},
+	evidence.PersonReturn: {entities, activity{3, "Update"}, (*maker).person},
+	evidence.OwnUpstream:  {base, activity{other, "Own Connection"}, (*maker).ownUpstream},
+	evidence.ReconRun:     {base, activity{other, "Reconciliation"}, (*maker).reconRun},
+
 	evidence.ImportSnapshot: {base, activity{other, "Import"}, (*maker).importSnapshot},
 	evidence.Alert:          {detection, activity{1, "Create"}, (*maker).alert},
 	evidence.AlertAck:       {detection, activity{3, "Close"}, (*maker).alertAck},

@@ -540,6 +540,48 @@ func (k *maker) importSnapshot() error {
 	return nil
 }
 
+func (k *maker) ownerChange() error {
+	b := body[evidence.OwnerBody](k)
+	k.by(b.By)
+	k.entity("agent", cmp.Or(k.h.Agent, b.Agent), "")
+	k.unmapped("owner", b.Owner.ID)
+	k.unmapped("backup_owner", b.Backup.ID)
+	k.e.StatusDetail = k.text(b.Reason)
+	return nil
+}
+
+func (k *maker) person() error {
+	b := body[evidence.LeaveBody](k)
+	k.by(b.By)
+	k.entity("person", "", b.Person)
+	if b.Left != 0 {
+		k.put("left", b.Left/1000)
+	}
+	return nil
+}
+
+func (k *maker) ownUpstream() error {
+	b := body[evidence.OwnUpstreamBody](k)
+	k.unmapped("purpose", b.Purpose)
+	k.unmapped("local", b.Local)
+	k.unmapped("remote", b.Remote)
+	return nil
+}
+
+func (k *maker) reconRun() error {
+	b := body[evidence.ReconBody](k)
+	if b.Unexplained > 0 {
+		k.e.SeverityID = high
+	}
+	k.unmapped("tie", b.Tie)
+	k.put("from", b.From/1000)
+	k.put("to", b.To/1000)
+	k.put("logged", b.Logged)
+	k.put("unexplained", b.Unexplained)
+	k.put("missing", b.Missing)
+	return nil
+}
+
 // severities of alerts.
 var severities = map[string]int{"low": low, "medium": medium, "high": high}
 

@@ -57,6 +57,8 @@ var bodies = map[evidence.Type]any{
 	evidence.GrantCreate: evidence.GrantBody{}, evidence.GrantRemove: evidence.RevokeBody{}, evidence.ApprovalRequest: evidence.ApprovalRequestBody{},
 	evidence.ApprovalDecision: evidence.ApprovalDecisionBody{}, evidence.ApprovalUse: evidence.ApprovalUseBody{}, evidence.PolicyChange: evidence.PolicyBody{},
 	evidence.ConfigChange: evidence.ConfigBody{}, evidence.StateSnapshot: evidence.SnapshotBody{}, evidence.ImportSnapshot: evidence.ImportBody{},
+	evidence.OwnerChange: evidence.OwnerBody{}, evidence.PersonLeave: evidence.LeaveBody{}, evidence.PersonReturn: evidence.LeaveBody{},
+	evidence.OwnUpstream: evidence.OwnUpstreamBody{}, evidence.ReconRun: evidence.ReconBody{},
 	evidence.Alert: evidence.AlertBody{}, evidence.AlertAck: evidence.AlertAckBody{}, evidence.EvidenceRead: evidence.ReadBody{},
 	evidence.PackExport: evidence.ReadBody{}, evidence.PackMade: evidence.PackMadeBody{}, evidence.LogKey: evidence.LogKeyBody{}, evidence.LogHold: evidence.HoldBody{}, evidence.Redaction: evidence.RedactionBody{}, evidence.LogBackup: evidence.BackupBody{}, evidence.LogRestore: evidence.RestoreBody{},
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/internal/keys"
 	"github.com/exhibit-gateway/exhibit/internal/pack"
 	"github.com/exhibit-gateway/exhibit/ledger"
+	"github.com/exhibit-gateway/exhibit/workpaper"
 )
 
 // Origin is the origin of every synthetic log.
@@ -91,6 +92,9 @@ type Gateway struct {
 	stored  []tlog.Hash
 	control int64
 	grown   int // blocks in the tiles
+
+	connections *workpaper.Connections
+	upstream    workpaper.Upstream // of orders
 }
 
 // scope is a key scope being written to.
@@ -107,7 +111,7 @@ func New() *Gateway {
 	return &Gateway{
 		Now: Noon, Registry: decision.New(), PerBlock: 64, signer: signer, vkey: vkey,
 		secrets: make(map[[2]uint64]*evidence.Secret), erased: make(map[[2]uint64]bool),
-		blocks: fstest.MapFS{}, tiles: fstest.MapFS{}, control: -1, config: "config-1",
+		blocks: fstest.MapFS{}, tiles: fstest.MapFS{}, control: -1, config: "config-1", connections: workpaper.NewConnections(),
 	}
 }
 
@@ -498,6 +502,7 @@ func (g *Gateway) Record(sc *scope, d *evidence.Draft) {
 		g.Registry = next
 	}
 	r.Head, r.HeadBytes = *h, evidence.AppendHead(nil, h)
+	g.connections.Observe(h, d.Body)
 	g.pending = append(g.pending, r)
 	g.last = g.pos
 	g.pos.Seq++

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -68,16 +67,13 @@ func (s *Services) record(r *Resource) error {
 	if r.Operations != nil {
 		list = r.Operations.List()
 	}
-	data, err := json.Marshal(list)
-	if err != nil {
-		return err
-	}
+	data := evidence.EncodeBody(list) // as the record will hold it, or the digest is of something else
 	sum := sha256.Sum256(data)
 	digest := hex.EncodeToString(sum[:])
 	if s.recorded[r.Resource] == digest {
 		return nil
 	}
-	err = s.cfg.Record(context.Background(), r.Resource, evidence.ImportBody{
+	err := s.cfg.Record(context.Background(), r.Resource, evidence.ImportBody{
 		Kind: "http.operations", Source: "configuration", Query: "paths of the OpenAPI document, or routes",
 		Rows: len(list), Digest: digest, Data: data,
 	})

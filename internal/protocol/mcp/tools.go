@@ -210,8 +210,9 @@ func (d *Definitions) record(ctx context.Context, resource string, c *catalogue,
 	if size <= maxDefinitions {
 		data = encode(list)
 	}
+	of := sha256.Sum256(data) // what is recorded: digest only tells whether it has been
 	if err := d.cfg.Record(ctx, resource, evidence.ImportBody{
-		Kind: "mcp.tools", Source: "upstream", Query: "tools/list", Rows: len(list), Digest: digest, Data: data,
+		Kind: "mcp.tools", Source: "upstream", Query: "tools/list", Rows: len(list), Digest: hex.EncodeToString(of[:]), Data: data,
 	}); err != nil {
 		return fmt.Errorf("recording the tools of %s: %w", resource, err)
 	}

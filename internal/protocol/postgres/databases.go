@@ -3,13 +3,16 @@ package postgres
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
@@ -38,6 +41,9 @@ type DatabasesConfig struct {
 	Upstream func(resource string) (protocol.Upstream, error)
 	// Record records a catalogue; what isn't recorded isn't used.
 	Record func(ctx context.Context, resource string, b evidence.ImportBody) error
+	// Own records a connection that is the gateway's own; it may be nil. What
+	// isn't recorded isn't used.
+	Own func(ctx context.Context, resource string, b evidence.OwnUpstreamBody) error
 	// Unread is called when a catalogue can't be read any more, once until it
 	// can be again. It must not block. It may be nil.
 	Unread func(resource string)
@@ -193,7 +199,7 @@ func (d *Databases) compare(resource string, db *database) error {
 	began := clock()
 	ctx, cancel := context.WithTimeout(context.Background(), catalogueTimeout)
 	defer cancel()
-	conn, err := d.connect(ctx, resource)
+	conn, err := d.connect(ctx, resource, "catalogue")
 	if err != nil {
 		return err
 	}
@@ -220,12 +226,14 @@ func (d *Databases) compare(resource string, db *database) error {
 	return nil
 }
 
-func (d *Databases) connect(ctx context.Context, resource string) (*pgx.Conn, error) {
+// connect makes a connection of the gateway's own, for a purpose, and has it
+// recorded: the server's log shows it like those of agents.
+func (d *Databases) connect(ctx context.Context, resource, purpose string) (*pgx.Conn, error) {
 	up, err := d.cfg.Upstream(resource)
 	if err != nil {
 		return nil, err
 	}
-	inner, err := config(up, map[string]string{"application_name": "exhibit catalogue"})
+	inner, err := config(up, map[string]string{"application_name": "exhibit " + purpose})
 	if err != nil {
 		return nil, err
 	}
@@ -238,5 +246,57 @@ func (d *Databases) connect(ctx context.Context, resource string) (*pgx.Conn, er
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the upstream: %w", err)
 	}
+	if err := recordOwn(ctx, d.cfg.Own, resource, purpose, conn.PgConn()); err != nil {
+		return nil, errors.Join(err, conn.Close(context.WithoutCancel(ctx)))
+	}
 	return conn, nil
+}
+
+func recordOwn(ctx context.Context, own func(context.Context, string, evidence.OwnUpstreamBody) error, resource, purpose string, pg *pgconn.PgConn) error {
+	if own == nil {
+		return nil
+	}
+	local, remote := pg.Conn().LocalAddr().String(), pg.Conn().RemoteAddr().String()
+	if err := own(ctx, resource, evidence.OwnUpstreamBody{Purpose: purpose, Local: local, Remote: remote, PID: pg.PID()}); err != nil {
+		return fmt.Errorf("recording a connection of the gateway's own: %w", err)
+	}
+	return nil
+}
+
+// countersQuery asks a server of version 14 or later how many sessions each of
+// its databases has had.
+const countersQuery = `SELECT d.datname, d.sessions, pg_catalog.date_part('epoch', d.stats_reset), ` +
+	`pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()), pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) ` +
+	`FROM pg_catalog.pg_stat_database d WHERE d.datname IS NOT NULL ORDER BY d.datname`
+
+// Counters reads how many sessions the server of a resource has counted, with
+// the query and the time by the server's clock.
+func (d *Databases) Counters(ctx context.Context, resource string) (list []evidence.CounterRow, query string, at int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, catalogueTimeout)
+	defer cancel()
+	conn, err := d.connect(ctx, resource, "counters")
+	if err != nil {
+		return nil, "", 0, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	rows, err := conn.Query(ctx, countersQuery)
+	if err != nil {
+		return nil, "", 0, fmt.Errorf("reading counters: %w", err)
+	}
+	var c evidence.CounterRow
+	var reset *float64
+	var started, now float64
+	micros := func(seconds float64) int64 { return int64(math.Round(seconds * 1e6)) }
+	_, err = pgx.ForEachRow(rows, []any{&c.Database, &c.Sessions, &reset, &started, &now}, func() error {
+		c.Reset, c.Started, at = 0, micros(started), micros(now)
+		if reset != nil {
+			c.Reset = micros(*reset)
+		}
+		list = append(list, c)
+		return nil
+	})
+	if err != nil {
+		return nil, "", 0, fmt.Errorf("reading counters: %w", err)
+	}
+	return list, countersQuery, at, nil
 }

@@ -17,12 +17,15 @@ import (
 // in doubt. A server rolls back the block of a client that has gone; a command
 // outside a block goes on to its end, and while it does, the server shows the
 // id of its transaction.
-type Resolver struct{}
+type Resolver struct {
+	// Own records a connection that is the gateway's own; it may be nil.
+	Own func(ctx context.Context, resource string, b evidence.OwnUpstreamBody) error
+}
 
 var _ protocol.Resolver = Resolver{}
 
 // Resolve implements protocol.Resolver.
-func (Resolver) Resolve(ctx context.Context, up protocol.Upstream, l *protocol.Lost, found func(evidence.Position, evidence.ResolutionBody) error) error {
+func (r Resolver) Resolve(ctx context.Context, up protocol.Upstream, l *protocol.Lost, found func(evidence.Position, evidence.ResolutionBody) error) error {
 	doubtful := slices.DeleteFunc(slices.Clone(l.Commands), func(c protocol.LostCommand) bool { return c.Outcome != evidence.InDoubt })
 	if inBlock(l) && !slices.ContainsFunc(doubtful, mayCommit) {
 		for _, c := range doubtful {
@@ -43,7 +46,7 @@ func (Resolver) Resolve(ctx context.Context, up protocol.Upstream, l *protocol.L
 	}
 	unknown := evidence.ResolutionBody{Result: "unknown", How: "its connection is gone, and the server keeps no trace of what it did"}
 	if len(doubtful) == 1 {
-		b, err := ask(ctx, up, l.Upstream, unknown)
+		b, err := r.ask(ctx, up, l, unknown)
 		if err != nil {
 			return err
 		}
@@ -105,7 +108,8 @@ const (
 const resolvePoll = 200 * time.Millisecond
 
 // ask watches a backend to its end and says what became of its transaction.
-func ask(ctx context.Context, up protocol.Upstream, backend evidence.SessionUpstreamBody, unknown evidence.ResolutionBody) (evidence.ResolutionBody, error) {
+func (r Resolver) ask(ctx context.Context, up protocol.Upstream, l *protocol.Lost, unknown evidence.ResolutionBody) (evidence.ResolutionBody, error) {
+	backend := l.Upstream
 	cfg, err := config(up, map[string]string{"application_name": "exhibit"})
 	if err != nil {
 		return unknown, err
@@ -115,6 +119,9 @@ func ask(ctx context.Context, up protocol.Upstream, backend evidence.SessionUpst
 		return unknown, fmt.Errorf("asking what became of a command: %w", err)
 	}
 	defer pg.Close(context.WithoutCancel(ctx))
+	if err := recordOwn(ctx, r.Own, l.Resource, "resolution", pg); err != nil {
+		return unknown, err
+	}
 	xid := ""
 	for {
 		row, err := queryRow(ctx, pg, backendQuery, fmt.Sprint(backend.PID), backend.Start)

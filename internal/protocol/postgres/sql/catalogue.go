@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
 )
 
 // Catalogue is what a database held when it was read: names only, no data. It
@@ -76,14 +78,9 @@ type CastInfo struct {
 	Implicit bool      `json:"implicit,omitempty"` // taken without being asked for
 }
 
-// JSON is the catalogue's one spelling.
-func (c *Catalogue) JSON() []byte {
-	b, err := json.Marshal(c)
-	if err != nil {
-		panic("sql: names are text: " + err.Error())
-	}
-	return b
-}
+// JSON is the catalogue's one spelling, which is that of records: a digest of
+// another would not be that of what they hold.
+func (c *Catalogue) JSON() []byte { return evidence.EncodeBody(c) }
 
 // ParseCatalogue reads what JSON wrote.
 func ParseCatalogue(b []byte) (*Catalogue, error) {

@@ -2,6 +2,8 @@ package sql
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -276,5 +278,18 @@ func TestReadsOnlyRead(t *testing.T) {
 	}
 	if ran < 100 {
 		t.Errorf("only %d statements ran", ran)
+	}
+}
+
+// The digest of a catalogue is that of what the record holds, whatever its names
+// are: operators are made of characters that JSON may escape.
+func TestTheDigestIsOfWhatTheRecordHolds(t *testing.T) {
+	c := &Catalogue{Operators: []Qualified{{Schema: "public", Name: "<&>"}}}
+	var b evidence.ImportBody
+	if err := evidence.DecodeBody(evidence.EncodeBody(c.Import("orders")), &b); err != nil {
+		t.Fatal(err)
+	}
+	if sum := sha256.Sum256(b.Data); hex.EncodeToString(sum[:]) != b.Digest {
+		t.Errorf("digest %s is not that of %s", b.Digest, b.Data)
 	}
 }

@@ -1,0 +1,147 @@
+package evidence
+
+// What is known from outside the gateway: who has left, and what upstreams say
+// of themselves. A gateway can't find that out from what goes through it.
+
+// Kinds of import.snapshot whose data tests and populations are made from. Data
+// is a JSON array, of the rows named beside the kind.
+const (
+	ImportPeople      = "people"               // PersonRow: people of the configuration, and owners
+	ImportConnections = "postgres.connections" // ConnectionRow: sessions that a server's log says were let in
+	ImportCounters    = "postgres.counters"    // CounterRow: a server's count of them
+	ImportPrivileges  = "postgres.privileges"  // PrivilegeRow: what the gateway's account may do by itself; params has its role
+)
+
+// What a PersonRow says of a person.
+const (
+	PersonActive = "active"
+	PersonLeft   = "left"
+)
+
+// PersonRow is a person as the personnel or identity system knows them. Of
+// people who aren't the gateway's none is kept.
+type PersonRow struct {
+	ID     string `json:"id"`
+	Status string `json:"status"`
+	Left   int64  `json:"left_at,omitempty"` // when they left, as the source says; 0 isn't known
+}
+
+// LeaveBody says that a person has left, or is back. Agents that have nobody
+// left who answers for them are suspended by it. The head's Of is the snapshot
+// that says so, in the same write.
+type LeaveBody struct {
+	Person string `json:"person"`
+	Left   int64  `json:"left_at,omitempty"` // as the source says
+	By     By     `json:"by"`
+}
+
+// OwnerBody gives an agent another owner. It goes on if it was suspended.
+type OwnerBody struct {
+	Agent  string `json:"agent"`
+	Owner  Person `json:"owner"`
+	Backup Person `json:"backup_owner,omitzero"`
+	Reason string `json:"reason"`
+	By     By     `json:"by"`
+}
+
+// Direct is somebody who may connect to an upstream without the gateway, and
+// why.
+type Direct struct {
+	User   string `json:"user,omitempty"` // of the upstream; "" is any
+	From   string `json:"from,omitempty"` // an address or a prefix, "local" for a unix socket; "" is anywhere
+	Reason string `json:"reason"`
+}
+
+// OwnUpstreamBody is a connection that the gateway made for itself, on the
+// resource in the head.
+type OwnUpstreamBody struct {
+	Purpose string `json:"purpose"`
+	Local   string `json:"local"`
+	Remote  string `json:"remote"`
+	PID     uint32 `json:"pid,omitempty"`
+}
+
+// ConnectionRow is a session that an upstream's log says was let in.
+type ConnectionRow struct {
+	Session  string `json:"session"` // as the upstream names it
+	User     string `json:"user"`
+	Database string `json:"database,omitempty"`
+	Client   string `json:"client,omitempty"` // addr:port; "" is a unix socket
+	PID      uint32 `json:"pid"`
+	Start    int64  `json:"start"` // of its backend, to the second
+	At       int64  `json:"at"`    // when it was let in
+}
+
+// CounterRow is how many sessions a database has had, by its server.
+type CounterRow struct {
+	Database string `json:"database"`
+	Sessions int64  `json:"sessions"`
+	Reset    int64  `json:"reset_at,omitempty"` // when the count began; 0 isn't known
+	Started  int64  `json:"started_at"`         // when the server did
+}
+
+// PrivilegeRow is what a role of an upstream may do.
+type PrivilegeRow struct {
+	Role string `json:"role"`
+	// Object is schema.name of a table, a view or their like; "" is the role itself.
+	Object string `json:"object,omitempty"`
+	// Privileges are, of an object, "owner", "select", "insert", "update", "delete"
+	// and "truncate"; of a role "superuser", "createrole", "createdb", "bypassrls",
+	// "replication", and "member" where the account is one of it.
+	Privileges []string `json:"privileges"`
+}
+
+// ReconBody is what holding an upstream's sessions against the gateway's gave.
+// It stands in one write with the import of connections that its head's Of
+// names, and with that of counters, if there are any.
+type ReconBody struct {
+	From        int64 `json:"from"` // what the upstream's log covers
+	To          int64 `json:"to"`
+	Logged      int   `json:"logged"`  // sessions that the log has: the sum of the four below
+	Gateway     int   `json:"gateway"` // of them the sessions of agents
+	Own         int   `json:"own"`     // the gateway's own
+	Allowed     int   `json:"allowed"` // those of others who may
+	Unexplained int   `json:"unexplained"`
+	Missing     int   `json:"missing"` // sessions of the gateway that the log doesn't have
+	// Counted is how many sessions the server's counters say there were since they
+	// were last read, and Compared how many the log has of that time.
+	Counted  int64 `json:"counted,omitempty"`
+	Compared int64 `json:"compared,omitempty"`
+	// Tie says how they compare, one of the below.
+	Tie string `json:"tie"`
+	// Keys are of the sessions unexplained and missing, of which the first
+	// MaxReconKeys are named.
+	Keys []ReconKey `json:"keys,omitempty"`
+	By   By         `json:"by,omitzero"` // who asked for it; nobody where it was due
+}
+
+// MaxReconKeys is how many sessions a recon.run names.
+const MaxReconKeys = 1000
+
+// How a log and counters compare.
+const (
+	TieNone      = "none"      // no counters were read, or not twice
+	Tied         = "tied"      // they say the same, but for what was on its way
+	Untied       = "untied"    // they don't
+	TieRestarted = "restarted" // the server started between the two readings
+	TieReset     = "reset"     // somebody set the counters back between the two
+)
+
+// Classes of an upstream's session.
+const (
+	ReconGateway     = "gateway"
+	ReconOwn         = "own"
+	ReconAllowed     = "allowed"
+	ReconUnexplained = "unexplained"
+	ReconMissing     = "missing" // the gateway has it, and the log hasn't
+)
+
+// ReconKey names a session that wants explaining.
+type ReconKey struct {
+	Class   string   `json:"class"`             // ReconUnexplained or ReconMissing
+	Session string   `json:"session,omitempty"` // as the upstream names it
+	User    string   `json:"user,omitempty"`
+	Client  string   `json:"client,omitempty"`
+	PID     uint32   `json:"pid,omitempty"`
+	Of      Position `json:"of,omitzero"` // of a missing one, its session or own connection
+}
