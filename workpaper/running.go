@@ -112,17 +112,17 @@ func Resume(from io.Reader) (*Running, error) {
 
 // Kinds of what needs attention.
 const (
-	FindingTest     = "test"     // a control test has exceptions
-	FindingOwner    = "owner"    // an agent's owner isn't among the people of the configuration
-	FindingAlert    = "alert"    // nobody has said what it was
-	FindingExpiring = "expiring" // something ends soon
-	FindingUnused   = "unused"   // a grant stands that wasn't used lately
-	FindingEndless  = "endless"  // a key without an end that matters
+	ConcernTest     = "test"     // a control test has exceptions
+	ConcernOwner    = "owner"    // an agent's owner isn't among the people of the configuration
+	ConcernAlert    = "alert"    // nobody has said what it was
+	ConcernExpiring = "expiring" // something ends soon
+	ConcernUnused   = "unused"   // a grant stands that wasn't used lately
+	ConcernEndless  = "endless"  // a key without an end that matters
 )
 
-// Finding is something that a pack would show, or that will show in a later
+// Concern is something that a pack would show, or that will show in a later
 // one.
-type Finding struct {
+type Concern struct {
 	Kind     string   `json:"kind"`
 	Blocks   bool     `json:"blocks"`   // an auditor would see an exception
 	Subject  string   `json:"subject"`  // id of a test, an agent, a grant, a key, an alert
@@ -142,12 +142,12 @@ type Readiness struct {
 	Opaque   uint64
 	Tests    []*Test
 	Criteria []Standing
-	Findings []Finding // those that block first
+	Concerns []Concern // those that block first
 }
 
 // Ready reports whether nothing blocks.
 func (r *Readiness) Ready() bool {
-	return !slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Blocks })
+	return !slices.ContainsFunc(r.Concerns, func(f Concern) bool { return f.Blocks })
 }
 
 // Ask says what is looked for.
@@ -179,7 +179,7 @@ func (r *Running) Readiness(ask Ask) (*Readiness, error) {
 		t.Conclude()
 	}
 	out.Criteria = Standings(out.Tests)
-	out.Findings = f.findings(&ask, out.Tests)
+	out.Concerns = f.concerns(&ask, out.Tests)
 	return out, nil
 }
 
@@ -227,13 +227,13 @@ const unusedSoon = MaxUnused / 3
 // endless is how far away an end is that nobody will live to see.
 const endless = 10 * 365 * dayMicros
 
-func (f *Fold) findings(ask *Ask, tests []*Test) (list []Finding) {
+func (f *Fold) concerns(ask *Ask, tests []*Test) (list []Concern) {
 	add := func(kind string, blocks bool, subject, test, next, format string, args ...any) {
-		list = append(list, Finding{kind, blocks, subject, CriteriaOf(test), fmt.Sprintf(format, args...), next})
+		list = append(list, Concern{kind, blocks, subject, CriteriaOf(test), fmt.Sprintf(format, args...), next})
 	}
 	for _, t := range tests {
 		if t.State == Fail {
-			add(FindingTest, true, t.ID, t.ID, "", "%s: %d exceptions among %d %s", t.Title, t.Failed, t.Population, t.Of)
+			add(ConcernTest, true, t.ID, t.ID, "", "%s: %d exceptions among %d %s", t.Title, t.Failed, t.Population, t.Of)
 		}
 	}
 	soon := ask.Now + ask.Soon.Microseconds()
@@ -245,15 +245,15 @@ func (f *Fold) findings(ask *Ask, tests []*Test) (list []Finding) {
 		switch {
 		case !a.Active(ask.Now):
 		case a.Owner.ID == "" || !known(a.Owner.ID):
-			add(FindingOwner, true, a.Agent, "agent.owner", "register it anew for somebody who is there, and retire this one",
+			add(ConcernOwner, true, a.Agent, "agent.owner", "register it anew for somebody who is there, and retire this one",
 				"agent %s belongs to %q, who is not among the people of the configuration", a.Agent, a.Owner.ID)
 		case a.Expires > 0 && a.Expires <= soon:
-			add(FindingExpiring, false, a.Agent, "agent.registered", "", "agent %s ends at %s", a.Agent, FormatTime(a.Expires))
+			add(ConcernExpiring, false, a.Agent, "agent.registered", "", "agent %s ends at %s", a.Agent, FormatTime(a.Expires))
 		}
 	}
 	for i := range f.alerts {
 		if a := &f.alerts[i]; a.heard == 0 {
-			add(FindingAlert, true, pos(a.pos), "alert.heard", "exhibit alert ack "+pos(a.pos)+" --as ...", "nobody has said what %s of %s was", a.rule, FormatTime(a.at))
+			add(ConcernAlert, true, pos(a.pos), "alert.heard", "exhibit alert ack "+pos(a.pos)+" --as ...", "nobody has said what %s of %s was", a.rule, FormatTime(a.at))
 		}
 	}
 	for _, g := range f.registry.Grants() {
@@ -267,21 +267,21 @@ func (f *Fold) findings(ask *Ask, tests []*Test) (list []Finding) {
 		quiet := ask.Now - max(used, g.CreatedAt, g.Starts)
 		what := "grant " + g.ID + " (" + g.Role + " of " + g.Agent + " on " + g.Resource + ")"
 		if quiet >= unusedSoon {
-			add(FindingUnused, false, g.ID, "grant.unused", "exhibit grant revoke "+g.ID+" --reason unused", "%s was not used for %s", what, days(quiet))
+			add(ConcernUnused, false, g.ID, "grant.unused", "exhibit grant revoke "+g.ID+" --reason unused", "%s was not used for %s", what, days(quiet))
 		} else if g.Expires <= soon {
-			add(FindingExpiring, false, g.ID, "decision.grants", "", "%s ends at %s", what, FormatTime(g.Expires))
+			add(ConcernExpiring, false, g.ID, "decision.grants", "", "%s ends at %s", what, FormatTime(g.Expires))
 		}
 	}
 	for _, c := range f.registry.Credentials() {
 		switch {
 		case c.Enrolled.IsZero() || !c.Active(ask.Now):
 		case c.NotAfter <= soon:
-			add(FindingExpiring, false, c.ID, "authn.credential", "", "key %s of %s ends at %s", c.ID, c.Agent, FormatTime(c.NotAfter))
+			add(ConcernExpiring, false, c.ID, "authn.credential", "", "key %s of %s ends at %s", c.ID, c.Agent, FormatTime(c.NotAfter))
 		case c.NotAfter-ask.Now > endless:
-			add(FindingEndless, false, c.ID, "credential.age", "enroll another key with an end, and revoke this one", "key %s of %s has no end", c.ID, c.Agent)
+			add(ConcernEndless, false, c.ID, "credential.age", "enroll another key with an end, and revoke this one", "key %s of %s has no end", c.ID, c.Agent)
 		}
 	}
-	slices.SortStableFunc(list, func(a, b Finding) int {
+	slices.SortStableFunc(list, func(a, b Concern) int {
 		if a.Blocks != b.Blocks {
 			if a.Blocks {
 				return -1

@@ -188,24 +188,24 @@ func TestReadinessSaysWhatToDo(t *testing.T) {
 		t.Error("is ready, with an alert that nobody has looked at")
 	}
 	var kinds []string
-	for _, f := range got.Findings {
+	for _, f := range got.Concerns {
 		kinds = append(kinds, f.Kind)
 		if len(f.Criteria) == 0 || f.Text == "" || f.Subject == "" {
 			t.Errorf("says too little: %+v", f)
 		}
 	}
 	if want := []string{"alert", "owner", "test", "expiring", "expiring"}; !slices.Equal(kinds, want) {
-		t.Errorf("findings %q, want %q: %+v", kinds, want, got.Findings)
+		t.Errorf("concerns %q, want %q: %+v", kinds, want, got.Concerns)
 	}
-	if f := got.Findings[0]; !strings.HasPrefix(f.Next, "exhibit alert ack gw1.1.") {
+	if f := got.Concerns[0]; !strings.HasPrefix(f.Next, "exhibit alert ack gw1.1.") {
 		t.Errorf("of an alert it says to do %q", f.Next)
 	}
 	quiet, err := r.Readiness(workpaper.Ask{Now: g.Now, Soon: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := len(quiet.Findings); n != 3 {
-		t.Errorf("%d findings when nothing ends soon: %+v", n, quiet.Findings)
+	if n := len(quiet.Concerns); n != 3 {
+		t.Errorf("%d concerns when nothing ends soon: %+v", n, quiet.Concerns)
 	}
 }
 

@@ -163,6 +163,7 @@ type Gateway struct {
 	live          atomic.Pointer[Settings]
 	resources     atomic.Pointer[map[string]Resource]
 	folder        watched // the policy folder
+	readiness     readiness
 }
 
 // Open opens the data directory of s, records the start of a boot, ends what
@@ -415,6 +416,7 @@ func (g *Gateway) Run(ctx context.Context, others ...func(context.Context) error
 	start(g.watchFolder, background)
 	start(g.sender.Run, background)
 	start(g.settleKeys, background)
+	start(g.keepReady, background)
 	accept, refuse := context.WithCancel(ctx)
 	defer refuse()
 	serving := []*sync.WaitGroup{start(g.resolve, accept)}
@@ -544,7 +546,7 @@ func (g *Gateway) RecordImport(ctx context.Context, resource string, b evidence.
 func (g *Gateway) Services() api.Services {
 	return api.Services{
 		Agents: g, Credentials: g, Tokens: g, Grants: g, Questions: g,
-		Log: g, Control: g, Packs: g, Sessions: g, Policies: g, Alerts: g, Approvals: g,
+		Log: g, Control: g, Packs: g, Sessions: g, Policies: g, Alerts: g, Approvals: g, Readiness: g,
 	}
 }
 
