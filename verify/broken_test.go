@@ -72,8 +72,8 @@ func (u unpacked) zip(t testing.TB, more ...entry) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	w := zip.NewWriter(&b)
-	add := func(name string, data []byte) {
-		f, err := w.CreateHeader(&zip.FileHeader{Name: name, Method: zip.Deflate})
+	add := func(name string, method uint16, data []byte) {
+		f, err := w.CreateHeader(&zip.FileHeader{Name: name, Method: method})
 		if err == nil {
 			_, err = f.Write(data)
 		}
@@ -82,10 +82,14 @@ func (u unpacked) zip(t testing.TB, more ...entry) []byte {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(u)) {
-		add(name, u[name])
+		method := zip.Deflate
+		if name == verify.SummaryFile { // which is compressed already
+			method = zip.Store
+		}
+		add(name, method, u[name])
 	}
 	for _, e := range more {
-		add(e.name, e.data)
+		add(e.name, zip.Deflate, e.data)
 	}
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
@@ -234,6 +238,11 @@ func open(g *packtest.Gateway, role string) *packtest.Session {
 }
 
 var lies = []lie{
+	{"evidence.purpose", "opened-for-nothing", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.Own(evidence.EvidenceRead, evidence.ReadBody{Object: "sample commands-000000000000", Level: "L2", By: packtest.Alice, Reader: "Audit LLP"})
+		return finish(g, s)
+	}},
 	{"record.body", "unknown-field", changing(func(d *evidence.Draft) {
 		if d.Head.Type == evidence.SessionEnd {
 			d.Body = []byte(`{"reason":"terminate","commands":2,"denied":1,"mood":"good"}`)
@@ -706,6 +715,54 @@ var forgeries = []forgery{
 		u.resign(t, g, nil)
 		return nil
 	}},
+	{"pack.digests", "another-readme", func(t testing.TB, _ *packtest.Gateway, u unpacked) []entry {
+		u[verify.ReadmeFile] = append(u[verify.ReadmeFile], "Certified.\n"...)
+		return nil
+	}},
+	workbook("altered-cell", func(t testing.TB, parts *[]entry) {
+		change(t, parts, ">billing-bot<", ">harmless-bot<")
+	}),
+	workbook("added-row", func(t testing.TB, parts *[]entry) {
+		change(t, parts, "</row>\n</sheetData>", "</row>\n<row r=\"99\"><c r=\"A99\" s=\"3\"><v>1</v></c></row>\n</sheetData>")
+	}),
+	workbook("formula", func(t testing.TB, parts *[]entry) {
+		change(t, parts, "<v>0</v>", "<f>HYPERLINK(&quot;http://example.com&quot;)</f><v>0</v>")
+	}),
+	workbook("missing-tab", func(t testing.TB, parts *[]entry) {
+		*parts = slices.DeleteFunc(*parts, func(e entry) bool { return e.name == "xl/worksheets/sheet3.xml" })
+	}),
+	workbook("hidden-tab", func(t testing.TB, parts *[]entry) {
+		change(t, parts, `<sheet name="denials"`, `<sheet state="hidden" name="denials"`)
+	}),
+	workbook("white-on-white", func(t testing.TB, parts *[]entry) { change(t, parts, `rgb="FF9C0006"`, `rgb="FFFFFFFF"`) }),
+	workbook("macros", func(t testing.TB, parts *[]entry) {
+		*parts = append(*parts, entry{"xl/vbaProject.bin", []byte("Sub Auto_Open()")})
+	}),
+	workbook("two-of-a-name", func(t testing.TB, parts *[]entry) { *parts = append(*parts, (*parts)[0]) }),
+	{"pack.tables", "workbook-with-more-after-it", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		u[verify.SummaryFile] = append(u[verify.SummaryFile], u[verify.SummaryFile]...)
+		u.resign(t, g, nil)
+		return nil
+	}},
+	{"pack.tables", "transcript", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		for name := range u {
+			if strings.HasPrefix(name, "transcripts/") {
+				u[name] = bytes.Replace(u[name], []byte("DROP TABLE"), []byte("SELECT"), 1)
+			}
+		}
+		u.resign(t, g, nil)
+		return nil
+	}},
+	{"pack.tables", "transcript-left-out", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		maps.DeleteFunc(u, func(name string, _ []byte) bool { return strings.HasPrefix(name, "transcripts/") })
+		u.resign(t, g, nil)
+		return nil
+	}},
+	{"pack.tables", "workbook-is-none", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		u[verify.SummaryFile] = []byte("see the CSV files")
+		u.resign(t, g, nil)
+		return nil
+	}},
 	{"pack.tables", "policy-text", func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
 		for name := range u {
 			if strings.HasPrefix(name, "policies/") {
@@ -715,6 +772,41 @@ var forgeries = []forgery{
 		u.resign(t, g, nil)
 		return nil
 	}},
+}
+
+// workbook is a forgery of summary.xlsx by the operator, who signs it.
+func workbook(name string, forge func(testing.TB, *[]entry)) forgery {
+	return forgery{"pack.tables", "workbook-" + name, func(t testing.TB, g *packtest.Gateway, u unpacked) []entry {
+		b := u[verify.SummaryFile]
+		var parts []entry
+		for _, f := range openZip(t, b).File {
+			r, err := f.Open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			data, err := io.ReadAll(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			parts = append(parts, entry{f.Name, data})
+		}
+		forge(t, &parts)
+		u[verify.SummaryFile] = unpacked{}.zip(t, parts...)
+		u.resign(t, g, nil)
+		return nil
+	}}
+}
+
+// change changes a text in the first part that has it.
+func change(t testing.TB, parts *[]entry, from, to string) {
+	t.Helper()
+	for i, p := range *parts {
+		if bytes.Contains(p.data, []byte(from)) {
+			(*parts)[i].data = bytes.Replace(p.data, []byte(from), []byte(to), 1)
+			return
+		}
+	}
+	t.Fatalf("no part of the workbook has %s", from)
 }
 
 // cutForgeries are of a pack whose period is not the whole log.
@@ -752,6 +844,8 @@ var cutForgeries = []forgery{
 		for i, h := range headers {
 			if !h.Control && h.First > 0 {
 				u[verify.ContextFile] = bytes.Join(slices.Delete(files, i, i+1), nil)
+				// A session that isn't known is not told.
+				maps.DeleteFunc(u, func(name string, _ []byte) bool { return strings.HasPrefix(name, "transcripts/gw1.1.11.") })
 				break
 			}
 		}

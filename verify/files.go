@@ -256,17 +256,21 @@ type openTile struct{ *bytes.Reader }
 func (openTile) Stat() (fs.FileInfo, error) { return nil, fs.ErrInvalid }
 func (openTile) Close() error               { return nil }
 
-// comparer is a Writer that wants what is written to be what the pack's file
-// holds.
+// comparer is a Writer that wants what is written to be what a reader gives.
 type comparer struct {
-	files *files
-	file  *file
-	r     *bufio.Reader
-	check *Check
-	line  int64
-	ended bool // the file differs, or isn't there
+	name   string
+	r      *bufio.Reader
+	check  *Check
+	finish func()
+	line   int64
+	ended  bool // it differs, or isn't there
 }
 
+func newComparer(name string, r io.Reader, c *Check, finish func()) *comparer {
+	return &comparer{name: name, r: bufio.NewReaderSize(r, 64<<10), check: c, finish: finish, line: 1}
+}
+
+// compare compares with a file of the pack.
 func (f *files) compare(path string, c *Check) *comparer {
 	c.Population++
 	file, err := f.open(path)
@@ -274,7 +278,7 @@ func (f *files) compare(path string, c *Check) *comparer {
 		c.except("%.200s", err)
 		return &comparer{ended: true}
 	}
-	return &comparer{files: f, file: file, r: bufio.NewReaderSize(file, 64<<10), check: c, line: 1}
+	return newComparer(path, file, c, func() { f.finish(file) })
 }
 
 // Write implements io.Writer. It never fails: what differs is a finding.
@@ -311,8 +315,8 @@ func commonPrefix(a, b []byte) int {
 
 func (c *comparer) differs() {
 	c.ended = true
-	c.check.except("%s differs from what its records say at line %d", c.file.Path, c.line)
-	c.files.finish(c.file)
+	c.check.except("%s differs from what its records say at line %d", c.name, c.line)
+	c.finish()
 }
 
 // close reports whether the file held more than was written.
@@ -322,7 +326,7 @@ func (c *comparer) close() {
 	}
 	c.ended = true
 	if _, err := c.r.Peek(1); !errors.Is(err, io.EOF) {
-		c.check.except("%s has lines that no record gives, from line %d", c.file.Path, c.line)
+		c.check.except("%s has lines that no record gives, from line %d", c.name, c.line)
 	}
-	c.files.finish(c.file)
+	c.finish()
 }

@@ -9,7 +9,8 @@ import (
 	"os"
 )
 
-const usage = `usage: %s PACK --trust FILE | --log-key KEY [--tsa-ca FILE] [--json] [--remember]
+const usage = `usage: %s PACK --trust FILE | --log-key KEY [--tsa-ca FILE] [--sample FILE [--answer FILE]]...
+       [--json] [--remember]
 
 Checks an evidence pack (a zip file or a folder) offline.
 
@@ -18,6 +19,9 @@ Checks an evidence pack (a zip file or a folder) offline.
   --log-key KEY a key of the log that you believe, beside or instead of a file
   --tsa-ca FILE roots, as PEM, of the time stamp authorities that you believe;
                 one of them must have stamped the log
+  --sample FILE a sample of the pack, to be drawn again
+  --answer FILE what the gateway opened for the sample before it, decrypted
+                (age --decrypt --identity KEY ANSWER > FILE)
   --json        the report as JSON
   --remember    after a pass, keep the log's checkpoint in the trust file
 
@@ -35,6 +39,15 @@ func Main(name string, args []string, stdout, stderr io.Writer) int {
 	tsaCA := flags.String("tsa-ca", "", "")
 	var logKeys []string
 	flags.Func("log-key", "", func(key string) error { logKeys = append(logKeys, key); return nil })
+	var samples []sampleFiles
+	flags.Func("sample", "", func(path string) error { samples = append(samples, sampleFiles{sample: path}); return nil })
+	flags.Func("answer", "", func(path string) error {
+		if len(samples) == 0 || samples[len(samples)-1].answer != "" {
+			return errors.New("an answer comes after its sample")
+		}
+		samples[len(samples)-1].answer = path
+		return nil
+	})
 	asJSON := flags.Bool("json", false, "")
 	remember := flags.Bool("remember", false, "")
 	paths, err := parseArgs(flags, args)
@@ -48,7 +61,7 @@ func Main(name string, args []string, stdout, stderr io.Writer) int {
 		return ExitUnusable
 	}
 	shown := newProgress(stderr)
-	report, err := verifyFile(paths[0], *trust, *tsaCA, logKeys, *remember, shown.tell)
+	report, err := verifyFile(paths[0], *trust, *tsaCA, logKeys, samples, *remember, shown.tell)
 	shown.clear()
 	if err != nil {
 		fmt.Fprintln(stderr, "error:", err)
@@ -82,7 +95,7 @@ func parseArgs(flags *flag.FlagSet, args []string) (paths []string, err error) {
 	}
 }
 
-func verifyFile(path, trustPath, tsaPath string, logKeys []string, remember bool, tell func(done, total uint64)) (*Report, error) {
+func verifyFile(path, trustPath, tsaPath string, logKeys []string, sampled []sampleFiles, remember bool, tell func(done, total uint64)) (*Report, error) {
 	believed, err := readTrust(trustPath)
 	if err != nil {
 		return nil, err
@@ -98,11 +111,19 @@ func verifyFile(path, trustPath, tsaPath string, logKeys []string, remember bool
 			return nil, err
 		}
 	}
+	var samples []*Sampled
+	for _, f := range sampled {
+		s, err := f.read()
+		if err != nil {
+			return nil, err
+		}
+		samples = append(samples, s)
+	}
 	pack, closer, err := Open(path)
 	if err != nil {
 		return nil, err
 	}
-	report, err := PackWith(tell, pack, trust)
+	report, err := PackWith(tell, pack, trust, samples...)
 	if err := errors.Join(err, closer.Close()); err != nil {
 		return nil, err
 	}

@@ -20,7 +20,9 @@ import (
 const (
 	ManifestFile  = "manifest.json"
 	SignatureFile = "manifest.sig"
-	ReadmeFile    = "README.md"
+	ReadmeFile    = "README.html"
+	PrintFile     = "README.pdf"
+	SummaryFile   = "summary.xlsx"
 	LogFolder     = "log"
 	StampsFile    = LogFolder + "/" + ledger.StampsFile
 	KeysFile      = "log/keys.jsonl"
@@ -41,6 +43,9 @@ func TablePath(name string) string { return "pop/" + name }
 
 // ListingPath is the path of a listing, without its extension.
 func ListingPath(name string) string { return "listings/" + name }
+
+// TranscriptPath is the path of a transcript.
+func TranscriptPath(name string) string { return "transcripts/" + name }
 
 // ControlPath is the path of a table about controls, without its extension.
 func ControlPath(name string) string { return "controls/" + name }

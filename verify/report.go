@@ -11,12 +11,13 @@ import (
 	"github.com/exhibit-gateway/exhibit/workpaper"
 )
 
-// The two kinds of check. If one of integrity fails, the pack is not to be
-// relied on. If one of control fails, the evidence is sound and shows an
-// exception.
+// The kinds of check. If one of integrity fails, the pack is not to be relied
+// on. If one of control fails, the evidence is sound and shows an exception. If
+// one of sampling fails, that says nothing of the pack.
 const (
 	Integrity = "integrity"
 	Control   = "control"
+	Sampling  = "sampling"
 )
 
 // Check is one thing that was checked, over the whole of its population.
@@ -85,7 +86,7 @@ func (r *Report) having(s workpaper.State) (list []*Check) {
 
 // conclude sets states, verdict and summary.
 func (r *Report) conclude() {
-	integrity, control := 0, 0
+	integrity, control, sampling := 0, 0, 0
 	for _, c := range r.Checks {
 		switch {
 		case c.Kind == Control:
@@ -96,10 +97,14 @@ func (r *Report) conclude() {
 		default:
 			c.Conclude()
 		}
-		if c.State == workpaper.Fail && c.Kind == Integrity {
+		switch {
+		case c.State != workpaper.Fail:
+		case c.Kind == Integrity:
 			integrity++
-		} else if c.State == workpaper.Fail {
+		case c.Kind == Control:
 			control++
+		default:
+			sampling++
 		}
 	}
 	tests := make([]*workpaper.Test, len(r.Checks))
@@ -113,6 +118,8 @@ func (r *Report) conclude() {
 		r.Summary = fmt.Sprintf("This pack is not to be relied on: %s.", plural(integrity, "check of its integrity failed", "checks of its integrity failed"))
 	case control > 0:
 		r.Summary = fmt.Sprintf("The evidence is sound, and %s.", plural(control, "control test has exceptions", "control tests have exceptions"))
+	case sampling > 0:
+		r.Summary = fmt.Sprintf("The evidence is sound, no control test has exceptions, and %s.", plural(sampling, "check of samples failed", "checks of samples failed"))
 	default:
 		r.Verdict, r.Summary = "pass", "The evidence is sound, and no control test has exceptions."
 	}

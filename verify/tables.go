@@ -2,32 +2,48 @@ package verify
 
 import (
 	"fmt"
+	"io"
 
 	"github.com/exhibit-gateway/exhibit/ledger"
 	"github.com/exhibit-gateway/exhibit/workpaper"
 )
 
-// tables writes the populations again and compares both forms of each with the
+// tables writes the populations again and compares every form of each with the
 // pack's as they come.
 type tables struct {
-	encoders  map[string][2]workpaper.Encoder
+	files     *files
+	check     *Check
+	encoders  map[string][]workpaper.Encoder
 	comparers []*comparer
+	book      *book
+	workbook  *Workbook
 }
 
 func (t *tables) begin(f *files, c *Check) {
-	t.encoders = make(map[string][2]workpaper.Encoder)
+	t.files, t.check, t.encoders = f, c, make(map[string][]workpaper.Encoder)
+	t.book = openBook(f, c)
+	t.workbook = NewWorkbook(t.book.create)
 	for _, p := range workpaper.Populations() {
-		csv, jsonl := f.compare(TablePath(p.Name)+".csv", c), f.compare(TablePath(p.Name)+".jsonl", c)
-		t.comparers = append(t.comparers, csv, jsonl)
-		toCSV, err := workpaper.NewCSV(csv, p.Columns)
-		if err != nil {
-			c.except("%s: %.200s", p.Name, err)
-		}
-		toJSONL, err := workpaper.NewJSONL(jsonl, p.Columns)
-		if err != nil {
-			c.except("%s: %.200s", p.Name, err)
-		}
-		t.encoders[p.Name] = [2]workpaper.Encoder{toCSV, toJSONL}
+		t.table(TablePath(p.Name), &p)
+	}
+}
+
+// table begins the comparison of a table in all of its forms.
+func (t *tables) table(path string, p *workpaper.Table) {
+	csv, jsonl := t.files.compare(path+".csv", t.check), t.files.compare(path+".jsonl", t.check)
+	t.comparers = append(t.comparers, csv, jsonl)
+	toCSV, err := workpaper.NewCSV(csv, p.Columns)
+	t.failed(p, err)
+	toJSONL, err := workpaper.NewJSONL(jsonl, p.Columns)
+	t.failed(p, err)
+	sheet, err := t.workbook.Table(path, p)
+	t.failed(p, err)
+	t.encoders[p.Name] = []workpaper.Encoder{toCSV, toJSONL, sheet}
+}
+
+func (t *tables) failed(p *workpaper.Table, err error) {
+	if err != nil {
+		t.check.except("%s: %.200s", p.Name, err)
 	}
 }
 
@@ -37,15 +53,51 @@ func (t *tables) Row(table string, cells []string) error {
 	if !ok {
 		return fmt.Errorf("a row of table %q, which there is not", table)
 	}
-	if err := forms[0].Row(cells); err != nil {
-		return err
+	for _, form := range forms {
+		if err := form.Row(cells); err != nil {
+			return err
+		}
 	}
-	return forms[1].Row(cells)
+	return nil
 }
 
-func (t *tables) close() {
+// whole compares a table that has its rows.
+func (t *tables) whole(path string, p *workpaper.Table) {
+	t.table(path, p)
+	for _, r := range p.Rows {
+		if err := t.Row(p.Name, r); err != nil {
+			t.failed(p, err)
+			return
+		}
+	}
+}
+
+// transcript compares the transcript of a session.
+func (t *tables) transcript(told *workpaper.Transcript) error {
+	return told.Each(func(name string, write func(io.Writer) error) error {
+		w := t.files.compare(TranscriptPath(name), t.check)
+		defer w.close()
+		return write(w)
+	})
+}
+
+// close ends the comparison; what the tables are of stands in the manifest and
+// the summary.
+func (t *tables) close(m *Manifest, s *workpaper.Summary) {
 	for _, c := range t.comparers {
 		c.close()
+	}
+	err := t.workbook.Close(m, s, func(path string) string { return t.files.manifest[path].SHA256 })
+	t.book.finish()
+	if err != nil {
+		t.check.except("%s: %.200s", SummaryFile, err)
+	}
+}
+
+// release lets go of what is open, however far the comparison came.
+func (t *tables) release() {
+	if t.book != nil {
+		_ = t.book.close() // it was only read
 	}
 }
 

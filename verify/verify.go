@@ -89,6 +89,9 @@ type verifier struct {
 	keys     keyring
 
 	encoded, signature []byte // the manifest and what signs it
+
+	samples                     []*Sampled
+	drawn, sealedParts, ordered Check
 }
 
 // link is what is kept of a block of the context: its place in the chain of
@@ -100,19 +103,23 @@ type link struct {
 }
 
 // Pack checks a pack. The error is for what leaves nothing to report: trust
-// that can't be used. Whatever is wrong with the pack is in the report.
-func Pack(pack fs.FS, t Trust) (*Report, error) { return verifyPack(pack, t, true, nil) }
-
-// PackWith is Pack, and tells how many of the range's records have been read.
-func PackWith(progress func(done, total uint64), pack fs.FS, t Trust) (*Report, error) {
-	return verifyPack(pack, t, true, progress)
+// that can't be used. Whatever is wrong with the pack is in the report, and with
+// the samples that were drawn of it.
+func Pack(pack fs.FS, t Trust, samples ...*Sampled) (*Report, error) {
+	return verifyPack(pack, t, true, samples, nil)
 }
 
-func verifyPack(pack fs.FS, t Trust, remember bool, progress func(done, total uint64)) (*Report, error) {
+// PackWith is Pack, and tells how many of the range's records have been read.
+func PackWith(progress func(done, total uint64), pack fs.FS, t Trust, samples ...*Sampled) (*Report, error) {
+	return verifyPack(pack, t, true, samples, progress)
+}
+
+func verifyPack(pack fs.FS, t Trust, remember bool, samples []*Sampled, progress func(done, total uint64)) (*Report, error) {
 	if err := t.check(); err != nil {
 		return nil, err
 	}
 	v := &verifier{progress: progress, trust: t, c: newChecks(), texts: make(map[string]bool), memo: newMemo(remember), leavesAt: 1}
+	v.sampling(samples)
 	v.files = &files{fs: pack, taken: make(map[string]bool), check: &v.c.digests}
 	v.run()
 	return v.report(), nil
@@ -131,7 +138,9 @@ func (v *verifier) run() {
 	if whole {
 		v.conclude()
 		v.concludeKeys()
+		v.concludeSamples()
 	}
+	v.out.release()
 	v.files.rest(&v.c.files, whole)
 }
 
@@ -302,7 +311,7 @@ func (v *verifier) eachBlock(path string, fn func(*ledger.Block) bool) bool {
 func (v *verifier) readContext() bool {
 	v.out.begin(v.files, &v.c.tables)
 	v.fold = workpaper.NewFold(&v.out)
-	v.fold.Decided = v.decided
+	v.fold.Decided, v.fold.Told = v.decided, v.out.transcript
 	if _, there := v.files.manifest[ContextFile]; !there {
 		return true // block 0 begins the range
 	}
@@ -506,6 +515,7 @@ func (v *verifier) folded(err error) bool {
 // commitment checks a record's body against its head. Records of the context
 // may be of scopes that the pack discloses nothing of.
 func (v *verifier) commitment(r *evidence.Record, context bool) bool {
+	v.opened(r)
 	if !r.Head.HasBody && !r.Head.HasSealed {
 		return true
 	}
@@ -556,36 +566,36 @@ func (v *verifier) conclude() {
 		return
 	}
 	v.sum = sum
-	v.out.close()
 	for i := range sum.Listings {
-		v.table(ListingPath(sum.Listings[i].Name), &sum.Listings[i])
+		v.out.whole(ListingPath(sum.Listings[i].Name), &sum.Listings[i])
 	}
 	for i := range sum.Controls {
-		v.table(ControlPath(sum.Controls[i].Name), &sum.Controls[i])
+		v.out.whole(ControlPath(sum.Controls[i].Name), &sum.Controls[i])
 	}
+	v.out.close(v.m, sum)
 	w := v.files.compare(TestsFile, c)
 	if err := workpaper.WriteTests(w, sum.Tests); err != nil {
 		c.except("%s: %.200s", TestsFile, err)
 	}
 	w.close()
 	w = v.files.compare(ReadmeFile, c)
-	_, _ = w.Write(Readme(v.m, sum)) // a comparer doesn't fail
+	_ = Readme(v.m, sum).WriteHTML(w) // a comparer doesn't fail
 	w.close()
+	v.derived(PrintFile)
 }
 
-// table compares both forms of a whole table with the pack's.
-func (v *verifier) table(path string, t *workpaper.Table) {
-	c := &v.c.tables
-	for _, form := range []struct {
-		path  string
-		write func(io.Writer) error
-	}{{path + ".csv", t.WriteCSV}, {path + ".jsonl", t.WriteJSONL}} {
-		w := v.files.compare(form.path, c)
-		if err := form.write(w); err != nil {
-			c.except("%s: %.200s", form.path, err)
-		}
-		w.close()
+// derived takes a file whose content proves nothing: if there is one it is that
+// of the manifest, and a rendering of what was compared in another form.
+func (v *verifier) derived(path string) {
+	if _, there := v.files.manifest[path]; !there {
+		return
 	}
+	f, err := v.files.open(path)
+	if err != nil {
+		v.c.files.except("%.200s", err)
+		return
+	}
+	v.files.finish(f)
 }
 
 // report says how it went.
@@ -603,6 +613,7 @@ func (v *verifier) report() *Report {
 			r.Checks = append(r.Checks, &Check{Kind: Control, Test: *t, made: true})
 		}
 	}
+	r.Checks = append(r.Checks, v.sampleChecks()...)
 	if v.m != nil && v.cp != nil {
 		r.Pack = &PackInfo{v.m.Organisation, v.m.Origin, v.m.Gateway, v.m.Generator, v.m.Params, v.m.Range, v.m.Range.LastBlock - v.m.Range.FirstBlock + 1, v.cp.Size}
 		r.Remember = v.cp.Text()

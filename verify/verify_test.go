@@ -30,7 +30,7 @@ func at(seconds int64) time.Time {
 func create(t testing.TB, g *packtest.Gateway, from, to time.Time) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	_, err := pack.Create(context.Background(), g.Source(), pack.Params{
+	_, err := pack.Create(context.Background(), g.Source(), pack.Params{Plain: true,
 		From: from, To: to, By: packtest.Alice, Organisation: "Example Ltd", Generator: verify.Generator{Version: "1.0.0"}, Temp: t.TempDir(),
 	}, &b)
 	if err != nil {
@@ -326,5 +326,48 @@ func TestZipBomb(t *testing.T) {
 		if used := after.TotalAlloc - before.TotalAlloc; used > 24<<20 {
 			t.Errorf("%s: verifying allocated %d MiB", name, used>>20)
 		}
+	}
+}
+
+// README.pdf is a rendering: nothing rests on what it says, and still nobody but
+// the operator can change it.
+func TestPaperIsTheManifestsAndProvesNothing(t *testing.T) {
+	g := finish(packtest.Shop())
+	var b bytes.Buffer
+	if _, err := pack.Create(t.Context(), g.Source(), pack.Params{From: at(0), To: at(3600), By: packtest.Alice, Temp: t.TempDir()}, &b); err != nil {
+		t.Fatal(err)
+	}
+	u := unpack(t, b.Bytes())
+	if !bytes.HasPrefix(u[verify.PrintFile], []byte("%PDF-")) {
+		t.Fatalf("%s begins with %.20q", verify.PrintFile, u[verify.PrintFile])
+	}
+	u[verify.PrintFile] = append(u[verify.PrintFile], "Certified.\n"...)
+	for _, finding := range []string{"pack.digests", ""} {
+		r, err := verify.Pack(u.fs(), trust(t, g))
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect(t, r, finding)
+		u.resign(t, g, nil)
+	}
+}
+
+// A pack that somebody packed again, with what they had, is told from one that
+// was altered.
+func TestCompressedWorkbookIsAskedForAsItIs(t *testing.T) {
+	g := finish(packtest.Shop())
+	u := unpack(t, create(t, g, at(0), at(3600)))
+	book := u[verify.SummaryFile]
+	delete(u, verify.SummaryFile)
+	r, err := verify.Pack(openZip(t, u.zip(t, entry{verify.SummaryFile, book})), trust(t, g))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text bytes.Buffer
+	if err := r.WriteText(&text); err != nil {
+		t.Fatal(err)
+	}
+	if want := "summary.xlsx is compressed within the pack"; !strings.Contains(text.String(), want) {
+		t.Errorf("the report doesn't say %q:\n%s", want, &text)
 	}
 }

@@ -20,6 +20,7 @@ type Summary struct {
 	Tests             []*Test
 	Uncovered         uint64 // commands that were allowed and not understood
 	Allowed, Refused  uint64 // decisions
+	Told, Untold      uint64 // sessions with a transcript, if transcripts were asked for, and those without
 }
 
 // ErrEmpty is returned by Close when no record was folded.
@@ -46,6 +47,7 @@ func (f *Fold) Close() (*Summary, error) {
 	s := &Summary{
 		First: f.first, Last: f.last, OpenedAt: f.openedAt, EndedAt: f.lastTime, Records: f.records,
 		Tests: f.tests.all(), Uncovered: f.counts.opaque, Allowed: f.counts.allowed, Refused: f.counts.denied + f.counts.failed,
+		Told: uint64(f.telling.notable + f.telling.ordinary), Untold: f.telling.untold,
 	}
 	f.tests.approvals.unseparated(f.counts.unseparated)
 	for _, t := range s.Tests {
@@ -232,7 +234,8 @@ func (f *Fold) totalRows(at *closing) error {
 		{"decisions", "allow", c.allowed}, {"decisions", "deny", c.denied}, {"decisions", "error", c.failed},
 		{changesTable, "policy", c.policyChanges}, {changesTable, "configuration", c.configChanges}, {changesTable, "keys of the log", c.keyChanges},
 		{uptimeTable, "boots begun", c.boots}, {uptimeTable, "recording gaps", c.gaps}, {uptimeTable, "microseconds between boots", c.down},
-		{alertsTable, "raised", c.alerts}, {alertsTable, "acknowledgements", c.acks}, {readsTable, "reads and exports", c.exports},
+		{alertsTable, "raised", c.alerts}, {alertsTable, "acknowledgements", c.acks},
+		{readersTable, "reads", c.reads}, {readersTable, "records opened", c.unsealed}, {readersTable, "exports", c.exports}, {readersTable, "packs made", c.packs},
 		{"records", "backups", c.backups}, {"records", "restores", c.restores},
 	} {
 		if err := f.row(totalsTable, t.table, t.measure, count(t.value)); err != nil {

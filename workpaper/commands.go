@@ -312,6 +312,7 @@ func (f *Fold) commandRows(c *command, end *evidence.Head) error {
 			strconv.FormatUint(end.Micros, 10), f.clock.format(end.Time), pos(end.Pos))
 	}
 	f.commandRow = cells
+	f.tellCommand(c, cells)
 	return f.row(commandsTable, cells...)
 }
 

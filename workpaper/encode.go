@@ -97,17 +97,30 @@ func needsCare(cell string) bool {
 func CSVText(cell string) string {
 	visible := Visible(cell)
 	if len(visible) > maxCell {
-		cut := maxCell
-		for !utf8.RuneStart(visible[cut]) {
-			cut--
-		}
-		sum := sha256.Sum256([]byte(cell))
-		visible = visible[:cut] + " [cut: " + strconv.Itoa(len(cell)) + " bytes, sha256 " + hex.EncodeToString(sum[:]) + "]"
+		visible = cutFrom(visible, maxCell, cell)
 	}
 	if visible != "" && strings.IndexByte("=+-@", visible[0]) >= 0 {
 		return "'" + visible
 	}
 	return visible
+}
+
+// cut is a cell of at most so many bytes; of a longer one the end says what it
+// was.
+func cut(cell string, most int) string {
+	if len(cell) <= most {
+		return cell
+	}
+	return cutFrom(cell, most, cell)
+}
+
+// cutFrom cuts what shows the whole of a cell.
+func cutFrom(shown string, most int, whole string) string {
+	for !utf8.RuneStart(shown[most]) && most > 0 {
+		most--
+	}
+	sum := sha256.Sum256([]byte(whole))
+	return shown[:most] + " [cut: " + strconv.Itoa(len(whole)) + " bytes, sha256 " + hex.EncodeToString(sum[:]) + "]"
 }
 
 // Visible shows what the eye doesn't see as \u{hex}: control characters, line

@@ -53,6 +53,9 @@ type Asker struct {
 type Fold struct {
 	// Decided, when set, is called for each decision of the range.
 	Decided func(*Decided) error
+	// Told, when set, is given the transcripts of the sessions that have one, as
+	// they end.
+	Told func(*Transcript) error
 
 	out      Out
 	clock    clock
@@ -91,6 +94,10 @@ type Fold struct {
 	configs    map[string]bool
 	counts     counts
 	commandRow []string
+	telling    telling
+
+	sessionColumns, transcriptColumns []Column
+	commandCells                      []int
 }
 
 // counts are the control totals.
@@ -107,6 +114,7 @@ type counts struct {
 	transactions, resolutions                                           uint64
 	approvalsAsked, approvalsDecided, approvalsUsed                     uint64
 	violations, unseparated, kills, acks, down                          uint64
+	reads, unsealed, packs                                              uint64
 }
 
 // NewFold returns a fold whose rows go to out.
@@ -119,6 +127,7 @@ func NewFold(out Out) *Fold {
 		grantUses: make(map[string]*uses), keyUses: make(map[string]*uses),
 		askers: make(map[string]*Asker), policies: make(map[string]bool), configs: make(map[string]bool),
 		refusals: make(map[[2]string]uint64), hours: hours{byHour: make(map[int64]map[string]*hourCount)}, alertAt: make(map[evidence.Position]int),
+		sessionColumns: columnsOf(sessionsTable), transcriptColumns: transcriptColumns(), commandCells: commandCells(),
 		watch: watch{detector: NewDetector(false), found: make(map[asked]bool)},
 	}
 	for _, t := range f.tests.all() {
@@ -206,6 +215,7 @@ func (f *Fold) record(r *evidence.Record) error {
 	f.records++
 	f.before, f.last, f.lastTime = f.last, h.Pos, h.Time
 	f.watched(r)
+	f.follow(r)
 	if f.approving != nil || h.Type == evidence.ApprovalUse {
 		f.used(r)
 	}
@@ -308,6 +318,8 @@ func (f *Fold) other(r *evidence.Record) error {
 	switch r.Head.Type {
 	case evidence.PackExport, evidence.EvidenceRead:
 		return f.evidenceRead(r)
+	case evidence.PackMade:
+		return f.packMade(r)
 	case evidence.LogBackup:
 		f.counts.backups++
 	case evidence.LogRestore:

@@ -216,7 +216,7 @@ func TestTheLogsKeysAndCopies(t *testing.T) {
 	for _, n := range []struct {
 		table, measure string
 		want           uint64
-	}{{"changes", "keys of the log", 2}, {"records", "backups", 1}, {"records", "restores", 1}, {"evidence_access", "reads and exports", 1}} {
+	}{{"changes", "keys of the log", 2}, {"records", "backups", 1}, {"records", "restores", 1}, {"evidence_access", "reads", 1}} {
 		if got := c.total(t, n.table, n.measure); got != n.want {
 			t.Errorf("%s, %s: %d, want %d", n.table, n.measure, got, n.want)
 		}

@@ -100,7 +100,7 @@ func Artifacts() []Artifact {
 		{"E19", "Monitoring and alerts", "pop/" + alertsTable},
 		{"E20", "Incidents", ""},
 		{"E21", "Bypass of the gateway", ""},
-		{"E22", "Access to the evidence", "pop/" + readsTable},
+		{"E22", "Access to the evidence", "pop/" + readersTable},
 	}
 }
 
@@ -281,7 +281,7 @@ func Controls() []Control {
 
 		{ID: "EX-2201", Artifact: "E22", About: "Whoever reads or exports evidence is on record",
 			Criteria: []string{"C1.1", "CC6.1", "P6"}, NIST: []string{"AU-9(4)", "AU-12"}, ISO: []string{"5.33", "8.15"},
-			Tests: []string{"evidence.readers"},
+			Tests: []string{"evidence.readers", "evidence.purpose"},
 			Left:  "copies of packs that were handed out"},
 
 		{ID: "EX-9001", About: "Physical access to the gateway's machines is restricted",
@@ -318,5 +318,5 @@ var populationOf = map[string]string{
 	"access.revoked": grantsTable, "access.lag": sessionsTable,
 	"alert.raised": alertsTable, "alert.acknowledged": alertsTable, "alert.heard": alertsTable,
 	"session.principal": sessionsTable, "session.encrypted": sessionsTable, "credential.age": credentialsTable, "grant.unused": usedTable,
-	"evidence.readers": readsTable,
+	"evidence.readers": readersTable, "evidence.purpose": readersTable,
 }

@@ -19,7 +19,7 @@ const (
 	alertsTable       = "alerts"
 	changesTable      = "changes"
 	uptimeTable       = "uptime"
-	readsTable        = "evidence_access"
+	readersTable      = "evidence_access"
 	totalsTable       = "totals"
 )
 
@@ -67,7 +67,7 @@ func Populations() []Table {
 		{Name: uptimeTable, Columns: columns("boot:n", "started_at:t", "start_pos:n", "last_at:t", "last_pos:n", "end:n", "reason", "previous_pos:n", "previous_clean",
 			"version", "binary_digest", "config_digest", "policy_digest", "fail_mode", "host", "heartbeat_s:#", "records:#",
 			"longest_silence_us:#", "heartbeat_gaps:#", "recording_gaps:#", "clock_steps:#", "down_before_us:#")},
-		{Name: readsTable, Columns: columns("pos:n", "at:t", "kind:n", "reader", "via", "purpose", "object", "level:n", "from", "to")},
+		readersPopulation(),
 		{Name: totalsTable, Columns: columns("table:n", "measure", "value:#")},
 	}
 }

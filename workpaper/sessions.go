@@ -28,6 +28,7 @@ type session struct {
 	n        uint64 // ordinal of its last record; 0 isn't known
 	retired  int64  // when its agent was retired, while it was open
 	gap      bool
+	course   course
 
 	open       []evidence.Position // intents without an outcome, in order
 	transacted evidence.Position   // last command of the last transaction that ended
@@ -363,13 +364,17 @@ func (f *Fold) sessionRow(s *session, state string, end *evidence.Head, eb *evid
 			unattributed = strconv.FormatInt(int64(end.Bytes)-int64(s.bytes), 10)
 		}
 	}
-	return f.row(sessionsTable, pos(s.start), state, s.agent, b.Owner.ID, b.Owner.Email, b.Principal, b.PType, b.Ticket,
+	cells := []string{pos(s.start), state, s.agent, b.Owner.ID, b.Owner.Email, b.Principal, b.PType, b.Ticket,
 		b.Credential, b.Authn, s.resource, b.Protocol, b.Client, b.Listener, b.TLS, b.Upstream, b.User, b.Database,
 		u.Local, u.Remote, pid, u.Start, u.TLS, u.Peer, u.System, u.Server, b.Durability, b.Mode,
 		string(s.head.Effect), join(b.Rules), join(b.Grants), b.Policy, b.Reason,
 		f.clock.format(s.at), ended, endPos, reason, yes(s.carried),
 		count(s.commands), count(s.denied), count(s.skipped), count(s.errors), count(s.doubts), count(s.opaque),
-		count(s.rows), count(s.bytes), count(reply), unattributed, yes(s.gap || end != nil && end.Outcome == evidence.InDoubt))
+		count(s.rows), count(s.bytes), count(reply), unattributed, yes(s.gap || end != nil && end.Outcome == evidence.InDoubt)}
+	if err := f.row(sessionsTable, cells...); err != nil {
+		return err
+	}
+	return f.tell(s, state, cells)
 }
 
 // openSessions writes the rows of sessions that are open at the end.

@@ -108,6 +108,7 @@ type tests struct {
 	change, policyCited, grantCited, afterRevoke, lag Test
 	approvals, approvalUse, limits, acks, detected    Test
 	enforce, denials, liveness, gap, digests          Test
+	opened                                            Test
 	leavers, privileges, bypass                       Test
 	principal, encrypted, keyAge, unused              Test
 	heard, readers                                    Test
@@ -118,7 +119,7 @@ func (t *tests) all() []*Test {
 		&t.bodies, &t.sequence, &t.scope, &t.boot, &t.pairing, &t.sessionPairing, &t.writeAhead, &t.transactions, &t.resolutions, &t.bytes, &t.attribution, &t.connection,
 		&t.totals, &t.registered, &t.owner, &t.authentication, &t.credential, &t.change, &t.policyCited, &t.grantCited,
 		&t.approvals, &t.approvalUse, &t.limits, &t.afterRevoke, &t.lag, &t.detected, &t.acks, &t.enforce, &t.denials, &t.liveness, &t.gap, &t.digests,
-		&t.principal, &t.encrypted, &t.keyAge, &t.unused, &t.heard, &t.readers,
+		&t.principal, &t.encrypted, &t.keyAge, &t.unused, &t.heard, &t.readers, &t.opened,
 		&t.leavers, &t.privileges, &t.bypass,
 	}
 }
@@ -163,6 +164,7 @@ func newTests() *tests {
 		liveness: Test{ID: "gateway.liveness", Of: "records", Title: "While the gateway ran, it was never silent for longer than its heartbeat"},
 		gap:      Test{ID: "gateway.gaps", Of: "boots", Title: "Nothing passed unrecorded (recording.gap)"},
 		digests:  Test{ID: "gateway.digests", Of: "boots", Title: "Policy and configuration that a boot ran with are recorded changes"},
+		opened:   Test{ID: "evidence.purpose", Of: "openings of sealed parts", Title: "What was sealed was opened for a named reader and a purpose"},
 
 		principal: Test{ID: "session.principal", Of: "sessions", Title: "Every session says on whose behalf its agent acts"},
 		encrypted: Test{ID: "session.encrypted", Of: "connections", Title: "Connections of agents and to systems were encrypted, or did not leave the machine"},
@@ -175,4 +177,13 @@ func newTests() *tests {
 		privileges: Test{ID: "import.privileges", Of: "upstream roles", Title: "Privileges upstream are no wider than here", State: NotTested, Note: "Effective privilege: gateway policy only"},
 		bypass:     Test{ID: "import.connections", Of: "upstream connections", Title: "Nothing went around the gateway", State: NotTested, Note: "Bypass: untested"},
 	}
+}
+
+// TestTable is the tests as a table, their exceptions counted.
+func TestTable(tests []*Test) Table {
+	t := Table{Name: "tests", Columns: columns("id:n", "title", "state:n", "population:#", "of", "exceptions:#", "note")}
+	for _, c := range tests {
+		t.Rows = append(t.Rows, []string{c.ID, c.Title, string(c.State), count(c.Population), c.Of, count(c.Failed), c.Note})
+	}
+	return t
 }

@@ -1,5 +1,6 @@
 // Command exhibit-verify checks an evidence pack offline: a pack and what the
-// auditor trusts flow in, a report and an exit code flow out. It is the verify
+// auditor trusts flow in, a report and an exit code flow out; exhibit-verify sample draws a sample of
+// one. It is the verify
 // package and nothing else, so that an auditor has little to read and to build.
 package main
 
@@ -10,5 +11,8 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "sample" {
+		os.Exit(verify.SampleMain("exhibit-verify sample", "exhibit-verify", os.Args[2:], os.Stdout, os.Stderr))
+	}
 	os.Exit(verify.Main("exhibit-verify", os.Args[1:], os.Stdout, os.Stderr))
 }

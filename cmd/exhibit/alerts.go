@@ -109,14 +109,7 @@ func alertsOf(c config.Alerts) (list []alert.Target, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("alerts.webhooks: %w", err)
 		}
-		var header func() (string, string, error)
-		if w.Header.Name != "" {
-			header = func() (string, string, error) {
-				v, err := w.Header.Value.Read()
-				return w.Header.Name, w.Header.Prefix + v, err
-			}
-		}
-		list = append(list, alert.Target{Name: "webhook " + u.Host, Least: w.Least, Sink: alert.Webhook(w.URL, header)})
+		list = append(list, alert.Target{Name: "webhook " + u.Host, Least: w.Least, Sink: alert.Webhook(w.URL, headerOf(w.Header))})
 	}
 	for _, s := range c.Syslog {
 		network, address, err := s.Split()

@@ -38,7 +38,7 @@ var verbs = []func(*app) *cobra.Command{
 	newAgent, newEnroll, newCredential, newGrant, newPolicy, newApproval, newKill,
 	newConnect, newRun, newToken, newCertificate,
 	newWho, newAllowed, newDid, newExplain, newSuggest, newSessions, newAlert,
-	newLog, newBackup, newRestore, newReady, newPack, newVerify,
+	newLog, newBackup, newRestore, newReady, newPack, newExport, newVerify, newSample, newUnseal,
 	newConfig, newMCP, newOpenAPI, newVersion,
 }
 

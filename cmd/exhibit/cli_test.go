@@ -57,7 +57,9 @@ func TestScripts(t *testing.T) {
 		},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("UID", strconv.Itoa(os.Getuid()))
-			return nil
+			packs, err := filepath.Abs("../../verify/testdata") // published test vectors
+			e.Setenv("PACKS", packs)
+			return err
 		},
 	})
 }
@@ -494,7 +496,12 @@ func (g *memory) RollbackPolicy(_ context.Context, change, reason string, _ evid
 }
 
 func (g *memory) LogStatus(context.Context) (api.LogStatus, error) {
-	return api.LogStatus{Origin: "example.com/gw1", Blocks: 7, Published: noon, Position: "gw1.1.9", UnsealedBytes: 120, UnsealedAge: 0.5,
+	return api.LogStatus{
+		Sinks: []api.Sink{
+			{Name: "siem", To: "siem.example.com", Delivered: "gw1.1.9"},
+			{Name: "lines", To: "/var/log/events.jsonl", Records: 9, Seconds: 61.2, Problem: "no space left on device", Since: noon},
+		},
+		Origin: "example.com/gw1", Blocks: 7, Published: noon, Position: "gw1.1.9", UnsealedBytes: 120, UnsealedAge: 0.5,
 		Quorum: 1, Witnessed: 7, Witnesses: []api.Witness{
 			{Name: "one.example", Blocks: 7, Cosigned: noon},
 			{Name: "two.example", Blocks: 1, Behind: 6, Problem: "it answers with 500", Since: noon},
@@ -563,7 +570,26 @@ func (g *memory) CreatePack(_ context.Context, r api.PackRequest, _ evidence.By,
 	if r.Purpose == "break" {
 		return api.Pack{}, errors.New("block 3 is damaged")
 	}
-	return api.Pack{From: "gw1.1.0", To: "gw1.1.9", Records: 10, Blocks: 1, Bytes: 6, Digest: "d"}, nil
+	return api.Pack{From: "gw1.1.0", To: "gw1.1.9", Records: 10, Blocks: 1, Bytes: 6, Digest: "d", Made: "gw1.1.11"}, nil
+}
+
+func (g *memory) UnsealSample(_ context.Context, r api.UnsealRequest, _ evidence.By, w io.Writer) (api.Unsealed, error) {
+	if r.Reader == "break" {
+		return api.Unsealed{}, api.Unavailable("the read cannot be recorded, so nothing is opened", "")
+	}
+	_, err := fmt.Fprintln(w, "an answer to", r.Sample, "for", r.Recipient, r.Records)
+	return api.Unsealed{Made: "gw1.2.5", Read: "gw1.2.9", Records: len(r.Records), Blocks: 9}, err
+}
+
+func (g *memory) ExportOCSF(_ context.Context, r api.Range, _ evidence.By, w io.Writer, _ func(api.Progress)) (api.Export, error) {
+	if !r.To.IsZero() {
+		if _, err := io.WriteString(w, `{"class_uid":60`); err != nil {
+			return api.Export{}, err
+		}
+		return api.Export{}, errors.New("the archive cannot be read")
+	}
+	_, err := io.WriteString(w, "{\"class_uid\":6002}\n{\"class_uid\":0}\n")
+	return api.Export{Events: 2, From: "gw1.1.0", To: "gw1.1.1"}, err
 }
 
 func (g *memory) Sessions(context.Context) ([]api.Session, error) {

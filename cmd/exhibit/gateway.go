@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"runtime"
 	"strings"
@@ -118,7 +119,7 @@ func (a *app) document(d api.Document, err error) error {
 func newLog(a *app) *cobra.Command {
 	status := &cobra.Command{
 		Use: "status", Short: "How far the log is", Args: exactly(),
-		Long: "Shows the log's size and what waits to be sealed. Exits with 1 when something\nkeeps records from being sealed; a witness or a time stamp\nauthority that lags is shown and is no failure.",
+		Long: "Shows the log's size and what waits to be sealed. Exits with 1 when something\nkeeps records from being sealed; a witness, a time stamp authority or a\nsink that lags is shown and is no failure.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.ask(func(c *api.Client) error {
 				s, err := c.LogStatus(cmd.Context())
@@ -129,7 +130,7 @@ func newLog(a *app) *cobra.Command {
 				pairs := []string{"origin", s.Origin, "key", s.Key, "blocks", fmt.Sprint(s.Blocks), "root", s.Root,
 					"published", stamp(s.Published), "newest record", s.Position, "newest sealed", s.Sealed,
 					"unsealed bytes", fmt.Sprint(s.UnsealedBytes), "unsealed for", age.String(), "problem", s.Problem}
-				err = a.fields(s, append(append(pairs, witnessFields(s)...), stampFields(s)...)...)
+				err = a.fields(s, append(append(pairs, witnessFields(s)...), append(stampFields(s), sinkFields(s)...)...)...)
 				if err == nil && s.Problem != "" {
 					return errSilent
 				}
@@ -181,6 +182,21 @@ func stampFields(s api.LogStatus) (pairs []string) {
 			text += "; stamped " + stamp(t.Stamped)
 		}
 		pairs = append(pairs, "authority "+t.URL, text)
+	}
+	return pairs
+}
+
+// sinkFields are a line for each sink.
+func sinkFields(s api.LogStatus) (pairs []string) {
+	for _, k := range s.Sinks {
+		text := fmt.Sprintf("%s: delivered up to %s, %d behind", k.To, cmp.Or(k.Delivered, "nothing"), k.Records)
+		if k.Seconds >= 1 {
+			text += fmt.Sprintf(" (%s)", time.Duration(k.Seconds*float64(time.Second)).Round(time.Second))
+		}
+		if k.Problem != "" {
+			text += fmt.Sprintf("; takes nothing since %s: %s", stamp(k.Since), k.Problem)
+		}
+		pairs = append(pairs, "sink "+k.Name, text)
 	}
 	return pairs
 }

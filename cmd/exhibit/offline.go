@@ -19,7 +19,7 @@ func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
 func newVerify(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "verify PACK --trust FILE [--tsa-ca FILE] [--json] [--remember]", Short: "Check an evidence pack offline", GroupID: groupEvidence,
+		Use: "verify PACK --trust FILE [--tsa-ca FILE] [--sample FILE] [--json] [--remember]", Short: "Check an evidence pack offline", GroupID: groupEvidence,
 		DisableFlagParsing: true, // it is the command line of exhibit-verify, to the letter
 		RunE: func(_ *cobra.Command, args []string) error {
 			if code := verify.Main("exhibit verify", args, a.out, a.err); code != exitOK {

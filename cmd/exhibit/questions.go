@@ -315,6 +315,7 @@ func (a *app) createPack(cmd *cobra.Command, c *api.Client, r api.PackRequest, o
 	}
 	a.say("Wrote %s: %s to %s, %d records in %d blocks, %d bytes", output, p.From, p.To, p.Records, p.Blocks, p.Bytes)
 	a.say("SHA-256 %s", p.Digest)
+	a.say("The digest of its manifest is in the log as %s, from which samples can be drawn", p.Made)
 	if p.Cosignatures > 0 {
 		a.say("Its checkpoint is cosigned by %s", count(p.Cosignatures, "witness"))
 	} else {

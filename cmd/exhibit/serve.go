@@ -149,6 +149,10 @@ func settingsOf(c *config.Config, live *atomic.Pointer[inForce]) (gateway.Settin
 		return gateway.Settings{}, err
 	}
 	s.Telling = fmt.Sprintf("%+v", c.Alerts)
+	if s.Sinks, err = sinksOf(c.Sinks); err != nil {
+		return gateway.Settings{}, err
+	}
+	s.Sinking = fmt.Sprintf("%+v", c.Sinks)
 	for _, p := range c.People {
 		s.People = append(s.People, p.Evidence())
 	}

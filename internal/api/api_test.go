@@ -168,12 +168,26 @@ func (g *gateway) Policy(context.Context) (Document, error) { return ask[Documen
 func (g *gateway) Reload(_ context.Context, dry bool, by evidence.By) (Reload, error) {
 	return ask[Reload](g, dry, by)
 }
+func (g *gateway) ExportOCSF(_ context.Context, r Range, by evidence.By, w io.Writer, progress func(Progress)) (Export, error) {
+	progress(Progress{Stage: "exporting", Done: 1})
+	if _, err := io.WriteString(w, "{\"class_uid\":0}\n"); err != nil {
+		return Export{}, err
+	}
+	return ask[Export](g, r, by)
+}
+
 func (g *gateway) CreatePack(_ context.Context, r PackRequest, by evidence.By, w io.Writer, progress func(Progress)) (Pack, error) {
 	progress(Progress{Stage: "select", Done: 1})
 	if _, err := w.Write(g.pack); err != nil {
 		return Pack{}, err
 	}
 	return ask[Pack](g, r, by)
+}
+func (g *gateway) UnsealSample(_ context.Context, r UnsealRequest, by evidence.By, w io.Writer) (Unsealed, error) {
+	if _, err := w.Write(g.pack); err != nil {
+		return Unsealed{}, err
+	}
+	return ask[Unsealed](g, r, by)
 }
 func (g *gateway) Alerts(_ context.Context, r Range, open bool, _ evidence.By) ([]Alert, error) {
 	return ask[[]Alert](g, r, open)
@@ -414,6 +428,7 @@ func TestReading(t *testing.T) {
 	wantProblem(t, err, 404, `no agent "x"`, "agent list")
 
 	status := LogStatus{Origin: "example.com/gw1", Blocks: 7, Published: now, Quorum: 1, Witnesses: []Witness{{Name: "witness.example.org", Blocks: 6, Behind: 1, Since: now}},
+		Sinks:   []Sink{{Name: "siem", To: "siem.example.com", Delivered: "gw1.1.9", Records: 3, Seconds: 2.5, Problem: "it answers 503", Since: now}},
 		Stamped: 6, StampedAt: now, Authorities: []Authority{{URL: "http://tsa.example.org", Blocks: 6, Behind: 1, Stamped: now}}}
 	g.answer = status
 	if got, err := c.LogStatus(t.Context()); err != nil || !reflect.DeepEqual(got, status) {

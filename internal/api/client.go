@@ -448,6 +448,26 @@ func (c *Client) CreatePack(ctx context.Context, r PackRequest, w io.Writer, pro
 	return *e.Pack, nil
 }
 
+// ExportOCSF writes the records of a range to w as OCSF events.
+func (c *Client) ExportOCSF(ctx context.Context, r Range, w io.Writer, progress func(Progress)) (Export, error) {
+	in := map[string]string{"from": r.From.String(), "to": r.To.String()}
+	maps.DeleteFunc(in, func(_, v string) bool { return v == "" })
+	e, err := c.events(ctx, http.MethodPost, "/v1/export/ocsf", in, func(e Event) error {
+		told(progress, e)
+		if _, err := w.Write(e.Data); err != nil {
+			return fmt.Errorf("writing the gateway's answer: %w", err)
+		}
+		return nil
+	})
+	if err != nil {
+		return Export{}, err
+	}
+	if e.Export == nil {
+		return Export{}, errors.New("the gateway's answer has no result")
+	}
+	return *e.Export, nil
+}
+
 // Sessions returns the live sessions.
 func (c *Client) Sessions(ctx context.Context) ([]Session, error) {
 	return items[Session](ctx, c, "/v1/sessions")

@@ -235,6 +235,7 @@ func (a *routes) register() {
 	a.registerControl()
 	a.registerPolicies()
 	a.registerPacks()
+	a.registerSamples()
 	a.registerAlerts()
 	a.registerReadiness()
 	handle(a, operation{id: "list-sessions", method: "GET", path: "/v1/sessions", tag: "sessions", summary: "Live sessions"},
@@ -717,6 +718,20 @@ func (a *routes) registerPacks() {
 			r := PackRequest{From: from, To: to, Purpose: in.Body.Purpose}
 			pack, err := a.Services.Packs.CreatePack(ctx, r, by(ctx), s, s.progress)
 			s.event = Event{Pack: &pack}
+			return err
+		})
+	type exporting struct {
+		From string `json:"from,omitempty" doc:"date, time (RFC 3339) or position; of the range"`
+		To   string `json:"to,omitempty" doc:"date, time (RFC 3339) or position; just past the range"`
+	}
+	stream(a, operation{id: "export-ocsf", method: "POST", path: "/v1/export/ocsf", tag: "packs", summary: "The records of a range as OCSF events (JSON Lines), streamed as data events"},
+		func(ctx context.Context, in *body[exporting], s *events) error {
+			r, err := parseRange(in.Body.From, in.Body.To, 0)
+			if err != nil {
+				return err
+			}
+			export, err := a.Services.Packs.ExportOCSF(ctx, r, by(ctx), s, s.progress)
+			s.event = Event{Export: &export}
 			return err
 		})
 }

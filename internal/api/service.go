@@ -667,6 +667,19 @@ type LogStatus struct {
 	Stamped     uint64      `json:"stamped,omitempty" doc:"blocks of the newest checkpoint with a time stamp"`
 	StampedAt   time.Time   `json:"stamped_at,omitzero" doc:"that it existed not later than"`
 	Authorities []Authority `json:"timestamp_authorities,omitempty"`
+
+	Sinks []Sink `json:"sinks,omitempty"`
+}
+
+// Sink is how far the log has been delivered.
+type Sink struct {
+	Name      string    `json:"name"`
+	To        string    `json:"to"`
+	Delivered string    `json:"delivered,omitempty" doc:"position up to which it has everything"`
+	Records   uint64    `json:"behind_records" doc:"sealed ones that it has not taken"`
+	Seconds   float64   `json:"behind_seconds" doc:"age of the oldest record that is being delivered"`
+	Problem   string    `json:"problem,omitempty" doc:"why it takes none"`
+	Since     time.Time `json:"since,omitzero" doc:"when that began"`
 }
 
 // Witness is how far a witness has followed the log.
@@ -750,11 +763,24 @@ type Diff struct {
 	Diff   string `json:"diff,omitempty" doc:"unified"`
 }
 
-// Packs makes evidence packs.
+// Packs makes evidence packs, and hands out evidence in the forms of others.
 type Packs interface {
 	// CreatePack writes a pack to w, and says how far it is. The export is
 	// recorded before the first byte leaves.
 	CreatePack(ctx context.Context, r PackRequest, by evidence.By, w io.Writer, progress func(Progress)) (Pack, error)
+	// UnsealSample writes what is sealed of a sample to w, encrypted to the
+	// auditor. That is recorded, and in the log, before anything is opened.
+	UnsealSample(ctx context.Context, r UnsealRequest, by evidence.By, w io.Writer) (Unsealed, error)
+	// ExportOCSF writes the records of a range to w as events, one a line. The
+	// read is recorded before the first byte leaves.
+	ExportOCSF(ctx context.Context, r Range, by evidence.By, w io.Writer, progress func(Progress)) (Export, error)
+}
+
+// Export is what was written.
+type Export struct {
+	Events uint64 `json:"events"`
+	From   string `json:"from,omitempty" doc:"position of the first record"`
+	To     string `json:"to,omitempty" doc:"position of the last record"`
 }
 
 // PackRequest says what a pack holds.
@@ -779,6 +805,9 @@ type Pack struct {
 	Blocks  uint64 `json:"blocks"`
 	Bytes   uint64 `json:"bytes"`
 	Digest  string `json:"digest" doc:"SHA-256 of its bytes, hex"`
+
+	Manifest string `json:"manifest" doc:"SHA-256 of its manifest, hex"`
+	Made     string `json:"made" doc:"position of the record that has that"`
 
 	Cosignatures int    `json:"cosignatures" doc:"of witnesses, under its checkpoint"`
 	Unwitnessed  string `json:"unwitnessed,omitempty" doc:"why it lacks a quorum of them"`

@@ -21,6 +21,8 @@ type Event struct {
 	Entry    *Entry    `json:"entry,omitempty" doc:"the next line of a transcript"`
 
 	Pack       *Pack       `json:"pack,omitempty" doc:"result of create-pack"`
+	Unsealed   *Unsealed   `json:"unsealed,omitempty" doc:"result of unseal-sample"`
+	Export     *Export     `json:"export,omitempty" doc:"result of export-ocsf"`
 	Fsck       *FsckReport `json:"fsck,omitempty" doc:"result of log-fsck"`
 	Transcript *Transcript `json:"transcript,omitempty" doc:"result of transcript"`
 	Problem    *Problem    `json:"problem,omitempty"`

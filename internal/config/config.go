@@ -40,6 +40,7 @@ type Config struct {
 	Limits       Limits     `yaml:"limits"`
 	Sealing      Sealing    `yaml:"sealing"`
 	Alerts       Alerts     `yaml:"alerts"`
+	Sinks        []Sink     `yaml:"sinks"` // that are delivered the log as it grows
 
 	file string
 	text []byte

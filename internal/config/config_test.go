@@ -133,6 +133,14 @@ func TestFull(t *testing.T) {
 		Issuer:   "https://gateway.example.com:8443",
 		Policies: dir + "/policies",
 		Limits:   Limits{Sessions: 10, SessionsPerAgent: 2, TokenTTL: 5 * time.Minute, Handshake: 3 * time.Second, SessionIdle: time.Minute, MessageBytes: 1 << 20},
+		Sinks: []Sink{
+			{
+				Name: "siem", URL: "https://siem.example.com/in", CA: dir + "/siem.pem", From: "2026-11-01",
+				Header: UpstreamHeader{Name: "Authorization", Prefix: "Bearer ", Value: Secret{File: dir + "/secrets/siem"}},
+			},
+			{Name: "collector", Syslog: "tls://logs.example.com:6514"},
+			{Name: "lines", File: dir + "/events.jsonl"},
+		},
 		Alerts: Alerts{
 			Webhooks: []Webhook{{
 				URL: "https://hooks.example.com/exhibit", Least: "medium",

@@ -54,6 +54,9 @@ func (c *Config) complete(d *decoder, dir string) {
 	for i := range c.Alerts.Webhooks {
 		paths = append(paths, &c.Alerts.Webhooks[i].Header.Value.File)
 	}
+	for i := range c.Sinks {
+		paths = append(paths, &c.Sinks[i].File, &c.Sinks[i].CA, &c.Sinks[i].Header.Value.File)
+	}
 	for _, p := range paths {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(dir, *p)
@@ -125,6 +128,7 @@ func (c *Config) validate(d *decoder) {
 	c.validateIssuer(d)
 	c.validateNumbers(d)
 	c.validateAlerts(d)
+	c.validateSinks(d)
 }
 
 // required reports a value that is missing or holds what can't be shown.

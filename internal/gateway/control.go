@@ -164,6 +164,9 @@ func restarts(old, s Settings) (keys []string) {
 	if old.Telling != s.Telling {
 		keys = append(keys, "alerts")
 	}
+	if old.Sinking != s.Sinking {
+		keys = append(keys, "sinks")
+	}
 	if !slices.Equal(old.Listening, s.Listening) {
 		keys = append(keys, "listeners", "admin", "metrics")
 	}

@@ -60,6 +60,7 @@ func (g *Gateway) LogStatus(context.Context) (api.LogStatus, error) {
 		}
 		s.Authorities = append(s.Authorities, out)
 	}
+	s.Sinks = g.apiSinks()
 	if st.Witnessed.Err != nil && s.Problem == "" {
 		s.Problem = "keeping the witnessed checkpoint: " + st.Witnessed.Err.Error()
 	}
@@ -144,7 +145,12 @@ func (g *Gateway) CreatePack(ctx context.Context, r api.PackRequest, by evidence
 		return api.Pack{}, err
 	}
 	m := res.Manifest
+	made, err := g.packMadeRecord(ctx, exporter.pos, evidence.PackMadeBody{Manifest: res.Digest, Level: m.Params.Level, Records: m.Range.Records, By: by})
+	if err != nil {
+		return api.Pack{}, err
+	}
 	return api.Pack{
+		Made: made.String(), Manifest: res.Digest,
 		Cosignatures: exporter.cosignatures, Unwitnessed: exporter.unwitnessed, Stamps: res.Stamps,
 		From: m.Range.First.String(), To: m.Range.Last.String(), Records: m.Range.Records,
 		Blocks: m.Range.LastBlock - m.Range.FirstBlock + 1, Bytes: count.n, Digest: hex.EncodeToString(sum.Sum(nil)),
@@ -227,14 +233,17 @@ type exporter struct {
 	note.Signer
 
 	g            *Gateway
+	pos          evidence.Position // of the record of the export
 	cosignatures int
 	unwitnessed  string // why there is no quorum of them
 }
 
 func (e *exporter) Export(ctx context.Context, b evidence.ReadBody) error {
-	if err := e.g.record(ctx, evidence.Power, evidence.PackExport, b); err != nil {
+	d := &evidence.Draft{Head: evidence.Head{Type: evidence.PackExport}, Body: evidence.EncodeBody(b)}
+	if _, err := e.g.recorder.Own().Record(ctx, 0, evidence.Power, d); err != nil {
 		return err
 	}
+	e.pos = d.Head.Pos
 	return e.g.sealer.Flush(ctx)
 }
 

@@ -26,6 +26,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/internal/alert"
 	"github.com/exhibit-gateway/exhibit/internal/api"
 	"github.com/exhibit-gateway/exhibit/internal/archive"
+	"github.com/exhibit-gateway/exhibit/internal/export/sink"
 	"github.com/exhibit-gateway/exhibit/internal/failpoint"
 	"github.com/exhibit-gateway/exhibit/internal/identity"
 	"github.com/exhibit-gateway/exhibit/internal/journal"
@@ -61,6 +62,9 @@ type Settings struct {
 
 	Alerts  []alert.Target // told of alerts
 	Telling string         // the same, as written
+
+	Sinks   []sink.Target // delivered the log
+	Sinking string        // the same, as written
 
 	InForce func() // called once the settings are in force; may be nil
 
@@ -140,6 +144,7 @@ type Gateway struct {
 	gate       *session.Gate
 	watcher    *watcher
 	sender     *alert.Sender
+	sinks      *sink.Runner
 	clock      clock
 	began      time.Time     // by the wall clock
 	beganAt    time.Duration // by the other
@@ -184,6 +189,7 @@ func Open(ctx context.Context, s Settings, reload func() (Settings, error), log 
 	if err := g.openStores(ctx, s); err != nil {
 		return nil, err
 	}
+	g.sinks = g.newSinks()
 	past, registry, version, err := g.fold(ctx)
 	if err != nil {
 		return nil, err
@@ -415,6 +421,7 @@ func (g *Gateway) Run(ctx context.Context, others ...func(context.Context) error
 	start(g.watch, background)
 	start(g.watchFolder, background)
 	start(g.sender.Run, background)
+	start(g.sinks.Run, background)
 	start(g.settleKeys, background)
 	start(g.keepReady, background)
 	accept, refuse := context.WithCancel(ctx)
@@ -482,6 +489,9 @@ func (g *Gateway) stop(ctx context.Context, open int, cause error) error {
 	stamping, cancel := context.WithTimeout(ctx, stopStamping)
 	defer cancel()
 	g.sealer.Stamp(stamping, false)
+	delivering, cancel := context.WithTimeout(ctx, lastDelivery)
+	defer cancel()
+	g.sinks.Drain(delivering)
 	return nil
 }
 

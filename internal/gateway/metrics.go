@@ -28,7 +28,7 @@ func (g *Gateway) Metrics(r prometheus.Registerer) {
 	gauge("log_blocks", "Blocks sealed in the log.", func() float64 { return float64(g.sealer.Status().Blocks) })
 	gauge("log_unsealed_bytes", "Bytes of the journal that wait for their blocks.", func() float64 { return float64(g.sealer.Status().UnsealedBytes) })
 	gauge("log_unsealed_seconds", "Age of the oldest record that waits for its block.", func() float64 { return g.sealer.Status().UnsealedAge.Seconds() })
-	r.MustRegister(sealingMetrics{g.sealer}, witnessMetrics{g.sealer}, stampMetrics{g.sealer}, alertMetrics{g.sender})
+	r.MustRegister(sealingMetrics{g.sealer}, witnessMetrics{g.sealer}, stampMetrics{g.sealer}, alertMetrics{g.sender}, sinkMetrics{g.sinks})
 	gauge("ready", "1 while new sessions are taken.", func() float64 {
 		if g.Ready() != nil {
 			return 0

@@ -4,6 +4,7 @@ import (
 	"archive/zip"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -63,6 +64,7 @@ type Params struct {
 	Purpose      string
 	Organisation string
 	Generator    verify.Generator
+	Plain        bool                     // without README.pdf, which nothing rests on
 	Temp         string                   // folder for spooling; "" is the system's
 	Progress     func(done, total uint64) // blocks; may be nil
 }
@@ -74,7 +76,8 @@ const level = "L1"
 type Result struct {
 	Manifest *verify.Manifest
 	Tests    []*workpaper.Test
-	Stamps   int // stamped checkpoints in it
+	Digest   string // of the manifest: SHA-256, hex
+	Stamps   int    // stamped checkpoints in it
 }
 
 // maker is a pack in the making.
@@ -154,6 +157,7 @@ func (m *maker) make(ctx context.Context, cp ledger.Checkpoint, checkpoint []byt
 		return nil, err
 	}
 	m.fold = workpaper.NewFold(m.spools)
+	m.fold.Told = m.spools.transcript
 	if err := m.blocks(ctx); err != nil {
 		return nil, err
 	}
@@ -170,9 +174,6 @@ func (m *maker) make(ctx context.Context, cp ledger.Checkpoint, checkpoint []byt
 	if err := m.stamps(cp.Size); err != nil {
 		return nil, err
 	}
-	if err := m.tables(summary); err != nil {
-		return nil, err
-	}
 	first, err := m.headers.get(m.first)
 	if err != nil {
 		return nil, err
@@ -187,34 +188,39 @@ func (m *maker) make(ctx context.Context, cp ledger.Checkpoint, checkpoint []byt
 		Range:  verify.Range{FirstBlock: m.first, LastBlock: m.last, First: first.FirstPosition(), Last: last.LastPosition(), Records: summary.Records},
 		Tree:   verify.Size{Size: cp.Size, Root: cp.Root[:]},
 	}
-	if err := m.add(verify.ReadmeFile, zip.Deflate, verify.Readme(manifest, summary)); err != nil {
+	if err := m.tables(summary); err != nil {
+		return nil, err
+	}
+	if err := m.summary(manifest, summary); err != nil {
 		return nil, err
 	}
 	slices.SortFunc(m.files, func(a, b verify.File) int { return cmp.Compare(a.Path, b.Path) })
 	manifest.Files = m.files
-	if err := m.sign(manifest); err != nil {
+	digest, err := m.sign(manifest)
+	if err != nil {
 		return nil, err
 	}
 	if err := m.zip.Close(); err != nil {
 		return nil, fmt.Errorf("writing the pack: %w", err)
 	}
-	return &Result{manifest, summary.Tests, m.stamped}, nil
+	return &Result{manifest, summary.Tests, digest, m.stamped}, nil
 }
 
-// sign writes the manifest and its signature.
-func (m *maker) sign(manifest *verify.Manifest) error {
+// sign writes the manifest and its signature, and returns its digest.
+func (m *maker) sign(manifest *verify.Manifest) (digest string, err error) {
 	encoded, err := manifest.Encode()
 	if err != nil {
-		return fmt.Errorf("encoding the manifest: %w", err)
+		return "", fmt.Errorf("encoding the manifest: %w", err)
 	}
 	signed, err := note.Sign(&note.Note{Text: verify.SignedText(manifest.Origin, encoded)}, m.src.Signer)
 	if err != nil {
-		return fmt.Errorf("signing the manifest: %w", err)
+		return "", fmt.Errorf("signing the manifest: %w", err)
 	}
 	if err := m.add(verify.ManifestFile, zip.Deflate, encoded); err != nil {
-		return err
+		return "", err
 	}
-	return m.add(verify.SignatureFile, zip.Deflate, signed)
+	sum := sha256.Sum256(encoded)
+	return hex.EncodeToString(sum[:]), m.add(verify.SignatureFile, zip.Deflate, signed)
 }
 
 // blocks writes the blocks and folds their records.
@@ -490,7 +496,34 @@ func (m *maker) tables(s *workpaper.Summary) error {
 		}
 		m.files[len(m.files)-1].Rows = f.rows
 	}
+	err = m.spools.eachTranscript(func(path string, copyTo func(io.Writer) error) error { return m.stream(path, zip.Deflate, copyTo) })
+	if err != nil {
+		return err
+	}
 	return m.stream(verify.TestsFile, zip.Deflate, func(w io.Writer) error { return workpaper.WriteTests(w, s.Tests) })
+}
+
+// summary writes what an auditor opens first: the page that says what the pack
+// is, on screen and on paper, and the workbook.
+func (m *maker) summary(manifest *verify.Manifest, s *workpaper.Summary) error {
+	readme := verify.Readme(manifest, s)
+	if err := m.stream(verify.ReadmeFile, zip.Deflate, readme.WriteHTML); err != nil {
+		return err
+	}
+	if !m.params.Plain {
+		paper := func(w io.Writer) error { return writePDF(w, readme, time.UnixMicro(s.EndedAt).UTC()) }
+		if err := m.stream(verify.PrintFile, zip.Store, paper); err != nil {
+			return err
+		}
+	}
+	digests := make(map[string]string, len(m.files))
+	for _, f := range m.files {
+		digests[f.Path] = f.SHA256
+	}
+	if err := m.spools.book.Close(manifest, s, func(path string) string { return digests[path] }); err != nil {
+		return fmt.Errorf("writing %s: %w", verify.SummaryFile, err)
+	}
+	return m.stream(verify.SummaryFile, zip.Store, m.spools.writeBook)
 }
 
 func (m *maker) add(path string, method uint16, data []byte) error {

@@ -91,7 +91,7 @@ func TestPackUpToNowHoldsTheRecordOfItsMaking(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(totals), "evidence_access,reads and exports,1\n") {
+	if !strings.Contains(string(totals), "evidence_access,exports,1\n") {
 		t.Errorf("its totals are %s", totals)
 	}
 }

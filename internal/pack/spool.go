@@ -1,6 +1,7 @@
 package pack
 
 import (
+	"archive/zip"
 	"bufio"
 	"cmp"
 	"crypto/sha256"
@@ -24,36 +25,66 @@ type spools struct {
 	dir    string
 	files  map[string]*spool // by path in the pack
 	tables map[string]*tableSpool
+	parts  []*spool // of summary.xlsx
+	book   *verify.Workbook
+
+	transcripts *spool // one after the other
+	sections    []section
+}
+
+// section is a file of the pack within a spool.
+type section struct {
+	path     string
+	from, to int64
 }
 
 type spool struct {
 	path string
 	rows int64
+	size int64 // of what came through Write
 	file *os.File
 	w    *bufio.Writer
 }
 
-// tableSpool is both forms of a population.
+// tableSpool is every form of a table.
 type tableSpool struct {
-	csv, jsonl   *spool
-	toCSV, toRow workpaper.Encoder
+	csv, jsonl *spool
+	forms      []workpaper.Encoder
 }
 
 func newSpools(dir string) *spools {
-	return &spools{dir: dir, files: make(map[string]*spool), tables: make(map[string]*tableSpool)}
+	s := &spools{dir: dir, files: make(map[string]*spool), tables: make(map[string]*tableSpool)}
+	s.book = verify.NewWorkbook(s.part)
+	return s
+}
+
+// part begins a part of summary.xlsx.
+func (s *spools) part(name string) (io.Writer, error) {
+	f, err := s.create(name, "part"+strconv.Itoa(len(s.parts)))
+	if err != nil {
+		return nil, err
+	}
+	s.parts = append(s.parts, f)
+	return f.w, nil
 }
 
 func (s *spools) open(path string) (*spool, error) {
 	if f, ok := s.files[path]; ok {
 		return f, nil
 	}
-	file, err := os.OpenFile(filepath.Join(s.dir, strconv.Itoa(len(s.files))), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := s.create(path, strconv.Itoa(len(s.files)))
+	if err == nil {
+		s.files[path] = f
+	}
+	return f, err
+}
+
+func (s *spools) create(path, name string) (*spool, error) {
+	file, err := os.OpenFile(filepath.Join(s.dir, name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("spooling: %w", err)
 	}
-	f := &spool{path: path, file: file, w: bufio.NewWriterSize(file, 64<<10)}
-	s.files[path] = f
-	return f, nil
+	return &spool{path: path, file: file, w: bufio.NewWriterSize(file, 64<<10)}, nil
 }
 
 // append appends bytes, which are so many rows, to the file of a path.
@@ -102,17 +133,23 @@ func (s *spools) begin(path string, t *workpaper.Table) error {
 	if err != nil {
 		return err
 	}
-	s.tables[path] = &tableSpool{csv, jsonl, toCSV, toRow}
+	sheet, err := s.book.Table(path, t)
+	if err != nil {
+		return err
+	}
+	s.tables[path] = &tableSpool{csv, jsonl, []workpaper.Encoder{toCSV, toRow, sheet}}
 	return nil
 }
 
 func (t *tableSpool) row(cells []string) error {
 	t.csv.rows++
 	t.jsonl.rows++
-	if err := t.toCSV.Row(cells); err != nil {
-		return err
+	for _, form := range t.forms {
+		if err := form.Row(cells); err != nil {
+			return err
+		}
 	}
-	return t.toRow.Row(cells)
+	return nil
 }
 
 // table writes a whole table.
@@ -126,6 +163,51 @@ func (s *spools) table(path string, t *workpaper.Table) error {
 		}
 	}
 	return nil
+}
+
+// transcript spools the transcript of a session. There are too many for a file
+// of each.
+func (s *spools) transcript(t *workpaper.Transcript) error {
+	if s.transcripts == nil {
+		f, err := s.create("", "transcripts")
+		if err != nil {
+			return err
+		}
+		s.transcripts = f
+	}
+	return t.Each(func(name string, write func(io.Writer) error) error {
+		from := s.transcripts.size
+		err := write(s.transcripts)
+		s.sections = append(s.sections, section{verify.TranscriptPath(name), from, s.transcripts.size})
+		return err
+	})
+}
+
+// eachTranscript gives the files of transcripts.
+func (s *spools) eachTranscript(fn func(path string, copyTo func(io.Writer) error) error) error {
+	if s.transcripts == nil {
+		return nil
+	}
+	if err := s.transcripts.w.Flush(); err != nil {
+		return fmt.Errorf("spooling: %w", err)
+	}
+	for _, part := range s.sections {
+		err := fn(part.path, func(w io.Writer) error {
+			_, err := io.Copy(w, io.NewSectionReader(s.transcripts.file, part.from, part.to-part.from))
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Write implements io.Writer.
+func (f *spool) Write(b []byte) (int, error) {
+	n, err := f.w.Write(b)
+	f.size += int64(n)
+	return n, err
 }
 
 // finish returns the spooled files in order of their paths.
@@ -147,10 +229,35 @@ func (f *spool) copyTo(w io.Writer) error {
 	return err
 }
 
+// writeBook writes summary.xlsx, of which everything was spooled. What programs
+// look for first was spooled last.
+func (s *spools) writeBook(w io.Writer) error {
+	z := zip.NewWriter(w)
+	for _, f := range slices.Backward(s.parts) {
+		if err := f.w.Flush(); err != nil {
+			return fmt.Errorf("spooling: %w", err)
+		}
+		part, err := z.CreateHeader(&zip.FileHeader{Name: f.path, Method: zip.Deflate})
+		if err != nil {
+			return err
+		}
+		if err := f.copyTo(part); err != nil {
+			return err
+		}
+	}
+	return z.Close()
+}
+
 func (s *spools) close() error {
 	var errs []error
 	for _, f := range s.files {
 		errs = append(errs, f.file.Close())
+	}
+	for _, f := range s.parts {
+		errs = append(errs, f.file.Close())
+	}
+	if s.transcripts != nil {
+		errs = append(errs, s.transcripts.file.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -22,6 +22,8 @@ type Reader struct {
 	found bool              // block is known
 	lsn   journal.LSN       // where they go on in the journal
 	tail  bool              // lsn is known, and all blocks up to it were read
+
+	sealed bool // the journal isn't read
 }
 
 // ReadFrom returns a reader of the records from pos on. It goes to their block
@@ -42,6 +44,12 @@ func (s *Sealer) ReadSince(t int64) (*Reader, error) {
 	return &Reader{s: s, block: n, found: true}, nil
 }
 
+// Sealed makes r read only what a published checkpoint covers. It returns r.
+func (r *Reader) Sealed() *Reader {
+	r.sealed = true
+	return r
+}
+
 // maxRead is how many records of the journal one call of Next takes in.
 const maxRead = 4096
 
@@ -54,6 +62,9 @@ func (r *Reader) Next(ctx context.Context, fn func(*evidence.Record) error) (n i
 		if !r.tail {
 			if n, err = r.blocks(ctx, fn); n > 0 || err != nil {
 				return n, err
+			}
+			if r.sealed && r.atEnd() {
+				return 0, nil
 			}
 			continue
 		}
@@ -76,7 +87,7 @@ func (r *Reader) blocks(ctx context.Context, fn func(*evidence.Record) error) (n
 		r.found = true
 	}
 	if r.block >= st.blocks {
-		r.lsn, r.tail = st.upTo, true
+		r.lsn, r.tail = st.upTo, !r.sealed
 		return 0, nil
 	}
 	b, err := r.s.blockOf(ctx, &st, r.block, ledger.Bodies+1)
@@ -89,6 +100,9 @@ func (r *Reader) blocks(ctx context.Context, fn func(*evidence.Record) error) (n
 	}
 	return n, err
 }
+
+// atEnd reports whether all blocks have been read.
+func (r *Reader) atEnd() bool { return r.block >= r.s.state().blocks }
 
 // errEnough ends reading at a record that is for the next call.
 var errEnough = errors.New("enough for one call")
@@ -159,4 +173,53 @@ func (s *Sealer) firstBlock(st *sealed, so func(*ledger.Header) bool) (uint64, e
 		return err != nil || so(&h)
 	})
 	return uint64(n), failed
+}
+
+// SealedAfter returns how many records in blocks come after pos; zero is before
+// the first. It asks the tree's leaves and no block.
+func (s *Sealer) SealedAfter(pos evidence.Position) (n uint64, err error) {
+	st := s.state()
+	if st.last == nil {
+		return 0, nil
+	}
+	boot, had := pos.Boot, pos.Seq+1
+	if pos.IsZero() {
+		first, err := s.leaf(&st, 0)
+		if err != nil {
+			return 0, fmt.Errorf("counting records: %w", err)
+		}
+		boot, had = first.Boot, first.FirstPosition().Seq
+	}
+	for {
+		end, err := s.firstBlock(&st, func(h *ledger.Header) bool { return h.Boot > boot })
+		if err != nil {
+			return 0, fmt.Errorf("counting records: %w", err)
+		}
+		if end > 0 {
+			last, err := s.leaf(&st, end-1)
+			if err != nil {
+				return 0, fmt.Errorf("counting records: %w", err)
+			}
+			if count := last.LastPosition().Seq + 1; last.Boot == boot && count > had {
+				n += count - had
+			}
+		}
+		if end >= st.blocks {
+			return n, nil
+		}
+		next, err := s.leaf(&st, end)
+		if err != nil {
+			return 0, fmt.Errorf("counting records: %w", err)
+		}
+		boot, had = next.Boot, 0
+	}
+}
+
+// leaf returns the header of a block, as the tree has it.
+func (s *Sealer) leaf(st *sealed, block uint64) (ledger.Header, error) {
+	leaves, err := ledger.ReadEntries(s.tree.FS(), block/bundle, st.checkpoint.Size)
+	if err != nil {
+		return ledger.Header{}, err
+	}
+	return ledger.ParseHeader(leaves[block%bundle])
 }

@@ -841,6 +841,63 @@ func TestAReaderFollowsTheLog(t *testing.T) {
 	}
 }
 
+// A reader of the sealed log sees nothing that no checkpoint covers, and how much
+// it has before it is known without reading that.
+func TestAReaderOfTheSealedLog(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.config.Interval, w.config.MaxBytes = time.Hour, 16<<20
+	w.open()
+	after := func(pos evidence.Position) uint64 {
+		t.Helper()
+		n, err := w.sealer.SealedAfter(pos)
+		check(t, err)
+		return n
+	}
+	if n := after(evidence.Position{}); n != 0 {
+		t.Errorf("%d records are sealed before there are any", n)
+	}
+	var heads []string
+	r := w.sealer.ReadFrom(evidence.Position{}).Sealed()
+	read := func() {
+		t.Helper()
+		for {
+			n, err := r.Next(t.Context(), func(rec *evidence.Record) error {
+				heads = append(heads, string(rec.HeadBytes))
+				return nil
+			})
+			check(t, err)
+			if n == 0 {
+				return
+			}
+		}
+	}
+	for range 3 {
+		w.work(10)
+		sealed := len(heads)
+		if read(); len(heads) != sealed {
+			t.Fatalf("%d records were read before they were sealed", len(heads)-sealed)
+		}
+		w.flush()
+		read()
+		same(t, "what is sealed", heads, w.heads)
+		w.newBoot()
+	}
+	for i, head := range heads {
+		h, err := evidence.ParseHead(head)
+		check(t, err)
+		if n := after(h.Pos); n != uint64(len(heads)-i-1) {
+			t.Errorf("%d records come after %s, want %d", n, h.Pos, len(heads)-i-1)
+		}
+	}
+	if n := after(evidence.Position{}); n != uint64(len(heads)) {
+		t.Errorf("%d records in all, want %d", n, len(heads))
+	}
+	if n := after(evidence.Position{Gateway: "gw1", Boot: 99}); n != 0 {
+		t.Errorf("%d records after the last", n)
+	}
+}
+
 func TestLastBootIsWhereOpenSessionsMayBegin(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -386,7 +386,7 @@ func (s *Session) ask(text, action, object, approval, limit string) (evidence.Po
 	}
 	d := &evidence.Draft{
 		Head: evidence.Head{Type: evidence.CommandIntent, Agent: s.Agent, Resource: s.Resource, Verb: evidence.VerbRead, Effect: known.decision.Effect, Frames: 5, Bytes: 120, Time: g.Now},
-		Body: known.body, Sealed: []byte(`{"params":["MQ=="]}`),
+		Body: known.body, Sealed: []byte(asked),
 	}
 	s.commands++
 	if known.decision.Effect != evidence.Allow {

@@ -78,6 +78,17 @@ func rights(g *Gateway) {
 		Disposition: evidence.AlertExpected, Reason: "a test", By: Bob})})
 	g.Own(evidence.SessionKill, evidence.KillBody{Agent: "billing-bot", Sessions: []evidence.Position{s.ID()}, Reason: "enough", By: Bob})
 	s.Close()
+	reads(g, wanted)
+}
+
+// reads is how evidence is looked at, exported, and opened for an auditor.
+func reads(g *Gateway, record evidence.Position) {
+	g.Own(evidence.EvidenceRead, evidence.ReadBody{Purpose: "question", Object: "who reached orders", Level: "L1", By: Alice})
+	export := g.Own(evidence.PackExport, evidence.ReadBody{Purpose: "SOC 2", Object: "pack", Level: "L1", From: "2026-10-01T00:00:00.000000Z", To: "2027-01-01T00:00:00.000000Z", By: Alice})
+	g.Record(g.own, &evidence.Draft{Head: evidence.Head{Type: evidence.PackMade, Of: export}, Body: evidence.EncodeBody(evidence.PackMadeBody{
+		Manifest: "0f343b0931126a20f133d67c2b018a3b5bde7fd1ca1f9dae2e7b5d3c2f0a9c11", Level: "L1", Records: 4711, By: Alice})})
+	g.Own(evidence.EvidenceRead, evidence.ReadBody{Purpose: "fieldwork", Object: "sample commands-000000000000", Level: "L2", By: Alice, Reader: "Audit LLP",
+		Recipient: "age1auditor", Sample: "00", Manifest: "0f343b0931126a20f133d67c2b018a3b5bde7fd1ca1f9dae2e7b5d3c2f0a9c11", Records: []evidence.Position{record}})
 }
 
 // Shop is a small log: rights first, then one session with some commands.
