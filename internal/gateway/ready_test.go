@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -14,6 +15,8 @@ import (
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/api"
 	"github.com/exhibit-gateway/exhibit/internal/pack/packtest"
+	"github.com/exhibit-gateway/exhibit/internal/policy"
+	"github.com/exhibit-gateway/exhibit/internal/protocol"
 	"github.com/exhibit-gateway/exhibit/workpaper"
 )
 
@@ -145,4 +148,79 @@ func TestReadinessIsRecordedAndGoesOn(t *testing.T) {
 	if later.Position == "" {
 		t.Error("says nothing of how far it looked")
 	}
+}
+
+// What a question costs on a log of a million commands on disk: without the
+// cache, with it after a start, and again.
+func BenchmarkReadiness(b *testing.B) {
+	const commands, shapes = 1_000_000, 200
+	var settings Settings
+	w := newWorld(b, holding, func(s *Settings) {
+		s.Vocabulary = policy.Vocabulary{Actions: packtest.Actions}
+		s.Policy = bundleOf(files("")) // without limits
+		s.Config.Resources[0].Durability = "process"
+		settings = *s
+	})
+	w.grantAs("reader")
+	s := w.session(w.agentKey())
+	var asked [shapes]*evidence.Command
+	for i := range asked {
+		asked[i] = &evidence.Command{Shape: &evidence.Shape{
+			Path: "simple", Parse: evidence.ParseFull, Verb: evidence.VerbRead, Text: fmt.Sprintf("SELECT a FROM public.t%d WHERE id = ?", i),
+			Checks: []evidence.Check{{Action: "postgres:select", Object: fmt.Sprintf("public.t%d", i)}},
+		}, Raw: fmt.Appendf(nil, "select a from t%d where id = 1", i)}
+	}
+	for i := range commands {
+		w.ask(s, asked[i%shapes])
+	}
+	if err := s.Close(protocol.SessionEnd{Reason: "terminate"}); err != nil {
+		b.Fatal(err)
+	}
+	if err := w.stop(); err != nil {
+		b.Fatal(err)
+	}
+	cache := filepath.Join(settings.Data, readyFile)
+	ask := func(b *testing.B) {
+		r, err := w.Readiness(b.Context(), api.ReadinessQuery{}, packtest.Alice)
+		if err != nil || r.Allowed < commands {
+			b.Fatalf("%d allowed, %v", r.Allowed, err)
+		}
+	}
+	started := func(b *testing.B) {
+		b.Helper()
+		g, err := Open(b.Context(), settings, nil, slog.New(slog.DiscardHandler))
+		if err != nil {
+			b.Fatal(err)
+		}
+		w.runs(g)
+	}
+	for _, c := range []struct {
+		name   string
+		cached bool
+	}{{"whole", false}, {"started", true}} {
+		b.Run(c.name, func(b *testing.B) {
+			for range b.N {
+				b.StopTimer()
+				if !c.cached {
+					if err := os.Remove(cache); err != nil && !errors.Is(err, os.ErrNotExist) {
+						b.Fatal(err)
+					}
+				}
+				started(b)
+				b.StartTimer()
+				ask(b)
+				b.StopTimer()
+				if err := w.stop(); err != nil { // which keeps the cache
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+	started(b)
+	ask(b)
+	b.Run("again", func(b *testing.B) {
+		for range b.N {
+			ask(b)
+		}
+	})
 }
