@@ -18,7 +18,7 @@ SUITE     ?=
 BENCH_OUT ?=
 TESTFLAGS ?=
 
-.PHONY: build test race demo bench lint fmt-check tidy-check clean help
+.PHONY: build test race kube-tools demo bench lint fmt-check tidy-check clean help
 
 ## build: bin/exhibit, and bin/exhibit-verify without C or anything dynamic
 build:
@@ -29,12 +29,19 @@ build:
 ## test: everything, against real servers that the tests start themselves
 test:
 	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory kube-tools
 	$(GO) test -timeout 25m $(TESTFLAGS) ./...
 
 ## race: the same under the race detector, without the slowest tests and without e2e, whose programs are built without it
 race:
 	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory kube-tools
 	$(GO) test -race -short -timeout 25m $(TESTFLAGS) $$($(GO) list ./... | grep -v /e2e$$)
+
+## kube-tools: the API server of Kubernetes, kubectl and kwok for the tests, built once into a cache outside the repository
+kube-tools:
+	@scripts/tool.sh kubernetes >/dev/null
+	@scripts/tool.sh kwok >/dev/null
 
 ## demo: a server, a gateway, two agents, a pack and its verification, in one go
 demo: build

@@ -36,6 +36,7 @@ var layout = map[string]string{
 	"verify":                "checks a pack offline",
 	"internal/gateway":      "one running gateway: joins the others and decides nothing",
 	"internal/pgserver":     "a real PostgreSQL in a folder of its own, for demo, tests and bench",
+	"internal/kubeserver":   "a real Kubernetes API server in a folder of its own, likewise",
 	"internal/config":       "file in; one valid Config, or all of its errors",
 	"internal/listener":     "connection in: accept, TLS, limits, route",
 	"internal/protocol":     "the contract with the wire protocols",

@@ -76,14 +76,15 @@ func resourceAttributes(r evidence.Resource) cedar.Record {
 
 // object is the entity of a thing within a resource. Beside the attributes of
 // its resource it has name and, when the object's name has a dot, schema: what
-// stands after and before the first one.
+// stands after and before the first one. In the names of Kubernetes' objects a
+// dot says nothing of the kind.
 func object(res *resourceState, name string) cedar.Entity {
 	m := make(cedar.RecordMap, 4)
 	for k, v := range res.entity.Attributes.All() {
 		m[k] = v
 	}
 	schema, rest, dot := strings.Cut(name, ".")
-	if dot {
+	if dot && res.Protocol != undotted {
 		m["schema"], m["name"] = cedar.String(schema), cedar.String(rest)
 	} else {
 		m["name"] = cedar.String(name)
@@ -94,6 +95,9 @@ func object(res *resourceState, name string) cedar.Entity {
 		Attributes: cedar.NewRecord(m),
 	}
 }
+
+// undotted is the protocol whose objects have a name only.
+const undotted = "kubernetes"
 
 // clockFact is the one fact that nobody states: context.time, from the time of
 // the request.

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// terminal is a person at psql.
+// terminal is a person at a program.
 type terminal struct {
 	t    *testing.T
 	keys *os.File
@@ -25,6 +25,14 @@ type terminal struct {
 // sit starts psql at a terminal of its own.
 func (w *world) sit(t *testing.T, url string) *terminal {
 	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "psql", "-X", "-P", "pager=off", url)
+	cmd.Env = append(os.Environ(), "TERM=dumb", "PSQL_HISTORY=/dev/null", "PSQL_EDITOR=true")
+	return w.sitAt(t, cmd, "\x03\n\\q\n")
+}
+
+// sitAt starts a program at a terminal of its own, and ends it by keys.
+func (w *world) sitAt(t *testing.T, cmd *exec.Cmd, goodbye string) *terminal {
+	t.Helper()
 	keys, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	w.ok(err)
 	w.ok(unix.IoctlSetPointerInt(int(keys.Fd()), unix.TIOCSPTLCK, 0))
@@ -32,8 +40,6 @@ func (w *world) sit(t *testing.T, url string) *terminal {
 	w.ok(err)
 	tty, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
 	w.ok(err)
-	cmd := exec.CommandContext(t.Context(), "psql", "-X", "-P", "pager=off", url)
-	cmd.Env = append(os.Environ(), "TERM=dumb", "PSQL_HISTORY=/dev/null", "PSQL_EDITOR=true")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = tty, tty, tty
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	w.ok(cmd.Start())
@@ -53,8 +59,8 @@ func (w *world) sit(t *testing.T, url string) *terminal {
 		}
 	})
 	t.Cleanup(func() {
-		_, _ = keys.WriteString("\x03\n\\q\n")
-		_ = cmd.Wait() // it ends of \q, or with the test's context
+		_, _ = keys.WriteString(goodbye)
+		_ = cmd.Wait() // it ends of that, or with the test's context
 		reader.Wait()
 		_ = keys.Close()
 	})

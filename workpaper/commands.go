@@ -294,6 +294,22 @@ func (f *Fold) result(r *evidence.Record) error {
 	return f.commandRows(c, h)
 }
 
+// content checks that what flowed within a command stands between its intent and
+// its end.
+func (f *Fold) content(r *evidence.Record) error {
+	h := &r.Head
+	var b evidence.ContentBody
+	f.decode(r, &b)
+	f.belongs(h)
+	switch c := f.commands[h.Of]; {
+	case c == nil:
+		f.tests.attribution.Except(h.Pos, "is content of %s, which is not an open command", h.Of)
+	case c.head.Session != h.Session:
+		f.tests.attribution.Except(h.Pos, "belongs to session %s, its intent %s to %s", h.Session, h.Of, c.head.Session)
+	}
+	return nil
+}
+
 // commandRows writes the row of a command that ended with the record end; a
 // nil end leaves it open.
 func (f *Fold) commandRows(c *command, end *evidence.Head) error {

@@ -231,6 +231,8 @@ func (f *Fold) record(r *evidence.Record) error {
 		return f.gatewayStart(r)
 	case evidence.SessionStart:
 		return f.sessionStart(r)
+	case evidence.CommandContent:
+		return f.content(r)
 	case evidence.SessionUpstream, evidence.SessionNote, evidence.SessionEnd, evidence.TxEnd:
 		return f.ofSession(r)
 	case evidence.Authn:

@@ -36,8 +36,8 @@ const (
 var verbs = []func(*app) *cobra.Command{
 	newInit, newServe, newDoctor, newReload, newDemo,
 	newAgent, newEnroll, newCredential, newGrant, newPolicy, newApproval, newKill,
-	newConnect, newRun, newToken, newCertificate,
-	newWho, newAllowed, newDid, newExplain, newSuggest, newSessions, newAlert,
+	newConnect, newRun, newToken, newKube, newCertificate,
+	newWho, newAllowed, newDid, newReplay, newExplain, newSuggest, newSessions, newAlert,
 	newLog, newBackup, newRestore, newReady, newPack, newExport, newVerify, newSample, newUnseal,
 	newConfig, newMCP, newOpenAPI, newVersion,
 }
@@ -194,7 +194,7 @@ func newRoot(a *app) *cobra.Command {
 	f.StringVar(&a.url, "url", "", "https:// address of the gateway, instead of the socket")
 	f.StringVar(&a.cert, "cert", "", "with --url: file of your client certificate")
 	f.StringVar(&a.key, "cert-key", "", "with --url: file of its key")
-	f.StringVar(&a.ca, "ca", "", "with --url, connect and run: file of the authority of the gateway's certificate")
+	f.StringVar(&a.ca, "ca", "", "with --url, connect, run and kube: file of the authority of the gateway's certificate")
 	f.BoolVar(&a.json, "json", false, "print JSON")
 	f.BoolVar(&a.csv, "csv", false, "print tables as CSV")
 	for _, v := range verbs {

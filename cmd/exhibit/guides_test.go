@@ -39,7 +39,7 @@ func TestRulesOfTheGuides(t *testing.T) {
 }
 
 // The guide to policy names each action of HTTP in its class; the one to MCP
-// those of MCP.
+// those of MCP, and that to Kubernetes its.
 func TestTheGuidesNameEachAction(t *testing.T) {
 	text, err := os.ReadFile("../../docs/guides/policy.md")
 	if err != nil {
@@ -55,11 +55,17 @@ func TestTheGuidesNameEachAction(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	kubeGuide, err := os.ReadFile("../../docs/guides/kubernetes.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for action, classes := range actions {
 		protocol, name, _ := strings.Cut(action, ":")
 		switch {
 		case protocol == "http" && !strings.Contains(rows[classes[0]], "`"+name+"`"):
 			t.Errorf("%s is missing in class %s", action, classes[0])
+		case protocol == "kubernetes" && !strings.Contains(string(kubeGuide), "`"+name+"`"):
+			t.Errorf("%s is missing", action)
 		case protocol == "mcp" && !strings.Contains(string(mcpGuide), "`"+action+"`"):
 			t.Errorf("%s is missing", action)
 		}

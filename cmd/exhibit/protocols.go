@@ -16,6 +16,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/internal/policy"
 	"github.com/exhibit-gateway/exhibit/internal/protocol"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/http"
+	"github.com/exhibit-gateway/exhibit/internal/protocol/kubernetes"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/mcp"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/sql"
@@ -24,7 +25,7 @@ import (
 // actions are those of all protocols.
 var actions = func() map[string][]string {
 	all := make(map[string][]string)
-	for _, of := range []map[string][]string{sql.Actions, http.Actions, mcp.Actions} {
+	for _, of := range []map[string][]string{sql.Actions, http.Actions, mcp.Actions, kubernetes.Actions} {
 		maps.Copy(all, of)
 	}
 	return all
@@ -33,7 +34,7 @@ var actions = func() map[string][]string {
 // vocabulary is what policies can speak of.
 var vocabulary = policy.Vocabulary{
 	Actions:  actions,
-	Facts:    map[string]map[string]string{"postgres": sql.Facts, http.Name: http.Facts, mcp.Name: mcp.Facts},
+	Facts:    map[string]map[string]string{"postgres": sql.Facts, http.Name: http.Facts, mcp.Name: mcp.Facts, kubernetes.Name: kubernetes.Facts},
 	Pointers: []string{http.Name, mcp.Name},
 }
 
@@ -43,6 +44,7 @@ type inForce struct {
 	services  []http.Resource
 	servers   []mcp.Resource
 	endpoints []mcp.Endpoint
+	clusters  []kubernetes.Resource
 }
 
 // protocolsOf returns how to make the protocol of a listener: a line for each.
@@ -61,10 +63,12 @@ func protocolsOf(live *atomic.Pointer[inForce], g *gateway.Gateway, log *slog.Lo
 		InForce: func() *[]http.Resource { return &live.Load().services }, Record: g.RecordImport, Logger: log,
 	})
 	servers := func() []mcp.Resource { return live.Load().servers }
+	clusters := kubernetes.Clusters(func() []kubernetes.Resource { return live.Load().clusters })
 	definitions := mcp.NewDefinitions(mcp.DefinitionsConfig{Resources: servers, Record: g.RecordImport, Logger: log})
 	g.ExplainWith("postgres", databases)
 	g.ExplainWith(http.Name, services)
 	g.ExplainWith(mcp.Name, definitions)
+	g.ExplainWith(kubernetes.Name, clusters)
 	g.ResolveWith("postgres", postgres.Resolver{})
 	c := live.Load()
 	return func(l config.Listener, t *tls.Config) (protocol.Protocol, error) {
@@ -83,6 +87,11 @@ func protocolsOf(live *atomic.Pointer[inForce], g *gateway.Gateway, log *slog.Lo
 			return mcp.New(mcp.Config{
 				Listener: l.Name, Resources: servers, Endpoints: func() []mcp.Endpoint { return live.Load().endpoints }, Definitions: definitions, Issuer: func() string { return live.Load().Issuer },
 				Assert: g.Identify, Keys: g.Keys, Ask: wishesOf(g), Logger: log,
+				Limits: httpgate.Limits{Idle: c.Limits.SessionIdle, Login: c.Limits.Handshake},
+			}), nil
+		case kubernetes.Name:
+			return kubernetes.New(kubernetes.Config{
+				Listener: l.Name, Resources: clusters, Logger: log,
 				Limits: httpgate.Limits{Idle: c.Limits.SessionIdle, Login: c.Limits.Handshake},
 			}), nil
 		}
@@ -119,6 +128,22 @@ func servicesOf(c *config.Config) ([]http.Resource, error) {
 		})
 	}
 	return list, nil
+}
+
+// clustersOf are the resources that speak Kubernetes.
+func clustersOf(c *config.Config) []kubernetes.Resource {
+	list := []kubernetes.Resource{}
+	for _, r := range c.Resources {
+		if r.Protocol != kubernetes.Name {
+			continue
+		}
+		k := r.Kubernetes
+		list = append(list, kubernetes.Resource{
+			Route: httpgate.Route{Resource: r.Name, Prefix: k.Prefix, Host: k.Host},
+			Hosts: k.Hosts, UserPrefix: k.UserPrefix, Groups: k.Groups, Extra: k.Extra,
+		})
+	}
+	return list
 }
 
 // serversOf are the resources that speak MCP.

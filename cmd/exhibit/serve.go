@@ -136,7 +136,7 @@ func settingsOf(c *config.Config, live *atomic.Pointer[inForce]) (gateway.Settin
 			MaxUnsealedAge: c.Sealing.MaxUnsealedAge, MaxUnsealedBytes: int64(c.Sealing.MaxUnsealedBytes),
 		},
 		Listening: []string{c.Admin.Socket, c.Admin.HTTPS.Address, c.Metrics.Address},
-		InForce:   func() { live.Store(&inForce{c, services, serversOf(c), endpointsOf(c)}) },
+		InForce:   func() { live.Store(&inForce{c, services, serversOf(c), endpointsOf(c), clustersOf(c)}) },
 	}
 	if s.Witnesses, err = witnessesOf(c.Log); err != nil {
 		return gateway.Settings{}, err
@@ -228,8 +228,9 @@ func targetOf(u config.Upstream) (*upstream.Target, error) {
 			Mode: u.TLS.Mode, CA: u.TLS.CA, ServerName: u.TLS.ServerName, Cert: u.TLS.Cert, Key: u.TLS.Key,
 			Direct: u.TLS.Negotiation == config.NegotiationDirect, Bound: u.TLS.ChannelBinding == config.BindingRequire,
 		},
-		Version: u.MaxProtocolVersion,
-		Header:  upstream.Header{Name: u.Header.Name, Prefix: u.Header.Prefix, Value: secretOf(u.Header.Value)},
+		Version:    u.MaxProtocolVersion,
+		Header:     upstream.Header{Name: u.Header.Name, Prefix: u.Header.Prefix, Value: secretOf(u.Header.Value)},
+		Kubeconfig: upstream.Kubeconfig{File: u.Kubeconfig, Context: u.Context},
 		OAuth: upstream.OAuth{
 			TokenURL: u.OAuth.TokenURL, ClientID: u.OAuth.ClientID, ClientSecret: secretOf(u.OAuth.ClientSecret),
 			Scopes: u.OAuth.Scopes, Audience: u.OAuth.Audience,

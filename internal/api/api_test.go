@@ -176,6 +176,12 @@ func (g *gateway) ExportOCSF(_ context.Context, r Range, by evidence.By, w io.Wr
 	return ask[Export](g, r, by)
 }
 
+func (g *gateway) Recording(_ context.Context, command evidence.Position, by evidence.By, w io.Writer) (Recording, error) {
+	if _, err := io.WriteString(w, "cast"); err != nil {
+		return Recording{}, err
+	}
+	return ask[Recording](g, command, by)
+}
 func (g *gateway) CreatePack(_ context.Context, r PackRequest, by evidence.By, w io.Writer, progress func(Progress)) (Pack, error) {
 	progress(Progress{Stage: "select", Done: 1})
 	if _, err := w.Write(g.pack); err != nil {
@@ -345,6 +351,7 @@ func TestChangesCarryThePerson(t *testing.T) {
 		{"transcript", func() error { return transcript(ctx, c, followed) }, []any{followed, by}},
 		{"explain", func() error { _, err := c.Explain(ctx, explain); return err }, []any{explain, by}},
 		{"explain decision", func() error { _, err := c.ExplainDecision(ctx, "gw1.1.4"); return err }, []any{evidence.Position{Gateway: "gw1", Boot: 1, Seq: 4}, by}},
+		{"recording", func() error { _, err := c.Recording(ctx, "gw1.1.4", io.Discard); return err }, []any{evidence.Position{Gateway: "gw1", Boot: 1, Seq: 4}, by}},
 		{"suggest", func() error { _, err := c.Suggest(ctx, "a", Range{From: Moment{Time: expires}}); return err }, []any{"a", Range{From: Moment{Time: expires}}, by}},
 		{"propose", func() error { _, err := c.ProposePolicy(ctx, proposal, nil); return err }, []any{proposal, by}},
 		{"backtest", func() error { _, err := c.Backtest(ctx, proposal, nil); return err }, []any{proposal, by}},

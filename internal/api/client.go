@@ -298,6 +298,21 @@ func (q Did) query() string {
 	return query("session", q.Session, "agent", q.Agent, "verb", strings.Join(q.Verbs, ","), "outcome", strings.Join(q.Outcomes, ",")) + "&" + q.Range.query()
 }
 
+// Recording writes what flowed within a command, as an asciicast.
+func (c *Client) Recording(ctx context.Context, command string, w io.Writer) (Recording, error) {
+	e, err := c.events(ctx, http.MethodGet, "/v1/recordings/"+segment(command), nil, func(e Event) error {
+		_, err := w.Write(e.Data)
+		return err
+	})
+	if err == nil && e.Recording == nil {
+		err = errors.New("the gateway's answer has no result")
+	}
+	if err != nil {
+		return Recording{}, err
+	}
+	return *e.Recording, nil
+}
+
 // Explain says what would be decided.
 func (c *Client) Explain(ctx context.Context, q Explain) (Explanation, error) {
 	return call[Explanation](ctx, c, http.MethodPost, "/v1/explain", q)

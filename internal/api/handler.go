@@ -486,6 +486,19 @@ func (a *routes) registerQuestions() {
 			s.event = Event{Transcript: &t}
 			return err
 		})
+	type recording struct {
+		Command string `path:"command" doc:"its position"`
+	}
+	stream(a, operation{id: "recording", method: "GET", path: "/v1/recordings/{command}", tag: "questions", summary: "What flowed within a command, to be played; an asciicast streams as data events"},
+		func(ctx context.Context, in *recording, s *events) error {
+			at, err := evidence.ParsePosition(in.Command)
+			if err != nil {
+				return Invalid(err.Error(), "exhibit did shows the positions of commands with --json")
+			}
+			r, err := a.Services.Questions.Recording(ctx, at, by(ctx), s)
+			s.event = Event{Recording: &r}
+			return err
+		})
 	handle(a, operation{id: "explain", method: "POST", path: "/v1/explain", tag: "questions", summary: "What would be decided, and why"},
 		func(ctx context.Context, in *body[Explain]) (*body[Explanation], error) {
 			out, err := a.Services.Questions.Explain(ctx, in.Body, by(ctx))

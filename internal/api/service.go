@@ -320,8 +320,19 @@ type Questions interface {
 	// ExplainDecision makes a recorded decision again, that of a command or of a
 	// connection, from what the log holds, and says why it was made.
 	ExplainDecision(ctx context.Context, at evidence.Position, by evidence.By) (Explanation, error)
+	// Recording writes what flowed within a command, so that it can be played: as
+	// an asciicast (version 2). That is read in its sealed part.
+	Recording(ctx context.Context, command evidence.Position, by evidence.By, w io.Writer) (Recording, error)
 	// Suggest says which rules would have allowed what an agent did.
 	Suggest(ctx context.Context, agent string, r Range, by evidence.By) (Suggestion, error)
+}
+
+// Recording is what was written of a command.
+type Recording struct {
+	Command string `json:"command"`
+	Pieces  int    `json:"pieces" doc:"that it consists of"`
+	Left    uint64 `json:"left_out,omitempty" doc:"bytes of content that were digested and not kept"`
+	Open    bool   `json:"open,omitempty" doc:"the command has not ended yet"`
 }
 
 // Moment is a point in the log: a position, a time, or when both are zero, now.

@@ -25,6 +25,7 @@ type Event struct {
 	Export     *Export     `json:"export,omitempty" doc:"result of export-ocsf"`
 	Fsck       *FsckReport `json:"fsck,omitempty" doc:"result of log-fsck"`
 	Transcript *Transcript `json:"transcript,omitempty" doc:"result of transcript"`
+	Recording  *Recording  `json:"recording,omitempty" doc:"result of recording"`
 	Problem    *Problem    `json:"problem,omitempty"`
 
 	Proposed *Proposed       `json:"proposed,omitempty" doc:"result of propose-policy"`

@@ -146,6 +146,7 @@ type Resource struct {
 	Upstream   Upstream          `yaml:"upstream"`
 	HTTP       HTTP              `yaml:"http"`
 	MCP        MCP               `yaml:"mcp"`
+	Kubernetes Kubernetes        `yaml:"kubernetes"`
 	Durability string            `yaml:"durability"` // of reads: DurabilityPower or DurabilityProcess
 	Labels     map[string]string `yaml:"labels"`
 
@@ -185,6 +186,17 @@ type MCP struct {
 	TrustAnnotations bool              `yaml:"trust_annotations"` // a tool that says it only reads is a read
 	Match            []string          `yaml:"match"`             // JSON pointers into arguments; policy sees the values
 	MessageBytes     Size              `yaml:"message_bytes"`     // largest message, either way
+}
+
+// Kubernetes says which requests are meant for a cluster, and as whom agents
+// come to it.
+type Kubernetes struct {
+	Hosts      []string `yaml:"hosts"`       // that requests name; none is any that no other cluster has
+	Prefix     string   `yaml:"prefix"`      // of the path; taken off before the request goes on
+	Host       string   `yaml:"host"`        // that the API server is asked for; default: its address
+	UserPrefix string   `yaml:"user_prefix"` // put before an agent's id to make the user
+	Groups     []string `yaml:"groups"`      // that all agents are in
+	Extra      bool     `yaml:"extra"`       // the cluster is also told session, principal and ticket
 }
 
 // Endpoint is several resources of the protocol mcp that agents see as one
@@ -230,6 +242,9 @@ type Upstream struct {
 
 	Header UpstreamHeader `yaml:"header"` // of protocols above HTTP: what proves the account there
 	OAuth  UpstreamOAuth  `yaml:"oauth"`  // or where to get that from
+
+	Kubeconfig string `yaml:"kubeconfig"` // of clusters: the file where all of this stands instead
+	Context    string `yaml:"context"`    // of it; default: its current one
 }
 
 // UpstreamHeader is a field that proves the account to an upstream.

@@ -126,6 +126,21 @@ func TestFull(t *testing.T) {
 				MCP:        MCP{Prefix: "/search", Endpoint: "/api/mcp", Host: "search.example.com", Identity: true, Accept: AcceptAll, MessageBytes: 8 << 20},
 				Durability: DurabilityPower,
 			},
+			{
+				Name: "prod", Protocol: "kubernetes", Upstream: Upstream{
+					Address: "kube.example.com:6443", TLS: UpstreamTLS{Mode: TLSVerifyFull, CA: dir + "/kube-ca.pem"},
+					Header: UpstreamHeader{Name: "Authorization", Prefix: "Bearer ", Value: Secret{File: dir + "/secrets/kube"}},
+				},
+				Kubernetes: Kubernetes{
+					Hosts: []string{"kube.gw.example.com"}, Prefix: "/prod", Host: "kube.example.com",
+					UserPrefix: "agent:", Groups: []string{"agents"}, Extra: true,
+				},
+				Durability: DurabilityPower,
+			},
+			{
+				Name: "test", Protocol: "kubernetes", Upstream: Upstream{Kubeconfig: dir + "/kube/test.config", Context: "test", TLS: UpstreamTLS{Mode: TLSVerifyFull}},
+				Kubernetes: Kubernetes{Prefix: "/test", UserPrefix: "exhibit:", Groups: []string{"exhibit:agents"}}, Durability: DurabilityPower,
+			},
 		},
 		Endpoints: []Endpoint{{
 			Hosts: []string{"tools.gw.example.com"}, Prefix: "/all", Members: map[string]string{"files": "files", "web-search": "search"},

@@ -39,7 +39,8 @@ func (c *Config) complete(d *decoder, dir string) {
 	for i := range c.Resources {
 		r := &c.Resources[i]
 		paths = append(paths, &r.Upstream.Password.File, &r.Upstream.TLS.CA, &r.Upstream.TLS.Cert, &r.Upstream.TLS.Key,
-			&r.Upstream.Header.Value.File, &r.Upstream.OAuth.ClientSecret.File, &r.HTTP.OpenAPI, &r.MCP.Dir)
+			&r.Upstream.Header.Value.File, &r.Upstream.OAuth.ClientSecret.File, &r.Upstream.Kubeconfig, &r.HTTP.OpenAPI, &r.MCP.Dir)
+		completeKubernetes(d, fmt.Sprintf("resources[%d].kubernetes", i), r)
 		c.completeMCP(d, fmt.Sprintf("resources[%d].mcp", i), r, dir)
 		if !d.has(fmt.Sprintf("resources[%d].durability", i)) {
 			r.Durability = DurabilityPower
@@ -379,7 +380,7 @@ func (c *Config) validateResources(d *decoder) {
 			d.fail(at+".durability", "durability is power or process", "power: the record of a read survives power loss before the read is forwarded; process: it survives a crash of the gateway, and the pack says so")
 		}
 		u := r.Upstream
-		if len(r.MCP.Command) == 0 || r.Protocol != "mcp" {
+		if (len(r.MCP.Command) == 0 || r.Protocol != "mcp") && u.Kubeconfig == "" {
 			d.address(at+".upstream.address", u.Address)
 		}
 		if r.Protocol == "postgres" {
@@ -388,6 +389,7 @@ func (c *Config) validateResources(d *decoder) {
 		}
 		c.validateHTTP(d, at, r)
 		c.validateMCP(d, at, i)
+		c.validateKubernetes(d, at, i)
 		if u.Password.File != "" && u.Password.Env != "" {
 			d.fail(at+".upstream.password", "password has both file and env", "keep one")
 		}
@@ -404,7 +406,7 @@ func (c *Config) validateResources(d *decoder) {
 }
 
 // overHTTP are the protocols above HTTP.
-var overHTTP = []string{"http", "mcp"}
+var overHTTP = []string{"http", "mcp", "kubernetes"}
 
 func (c *Config) validateHTTP(d *decoder, at string, r Resource) {
 	u, h := r.Upstream, r.HTTP
@@ -584,7 +586,7 @@ func (d *decoder) name(path, what, v string, seen map[string]bool) {
 }
 
 // protocols are those that a listener or a resource may name.
-var protocols = []string{"postgres", "http", "mcp"}
+var protocols = []string{"postgres", "http", "mcp", "kubernetes"}
 
 func (d *decoder) protocol(path, v string) {
 	for _, p := range protocols {

@@ -1,7 +1,6 @@
 package httpgate
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"io"
@@ -39,6 +38,11 @@ func (s *Session) Content(w http.ResponseWriter, r *Request) ([]byte, error) {
 // command's Shape is the Handler's; what is sealed, frames and bytes are filled
 // in here.
 func (s *Session) Forward(w http.ResponseWriter, r *Request, content []byte, cmd *evidence.Command) {
+	s.forward(w, r, content, cmd, r.asked())
+}
+
+// forward is Forward of a request that may lead to another protocol.
+func (s *Session) forward(w http.ResponseWriter, r *Request, content []byte, cmd *evidence.Command, to *Switch) {
 	ctx, cancel := s.Context(r.Request)
 	defer cancel()
 	o, raw, err := s.compose(ctx, r, content)
@@ -56,6 +60,9 @@ func (s *Session) Forward(w http.ResponseWriter, r *Request, content []byte, cmd
 	}
 	if content == nil && length != 0 {
 		o.trailer = declared(r.Trailer)
+	}
+	if to != nil {
+		o.upgrade = to.Protocol
 	}
 	o.content(length)
 	cmd.Frames, cmd.Bytes = 1, len(o.head)+len(content)
@@ -81,6 +88,7 @@ func (s *Session) Forward(w http.ResponseWriter, r *Request, content []byte, cmd
 		o.stream = content
 		o.abort = func() { _ = http.NewResponseController(w).SetReadDeadline(time.Now()) } // it is the server's, and can
 	}
+	o.marked(ex.Position(), s.server.cfg.Mark)
 	s.requests.Add(1)
 	s.sent.Add(uint64(cmd.Bytes))
 	resp, err := s.up.do(ctx, o)
@@ -90,7 +98,7 @@ func (s *Session) Forward(w http.ResponseWriter, r *Request, content []byte, cmd
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode == http.StatusSwitchingProtocols {
-		s.tunnel(ctx, w, resp, ex)
+		s.tunnel(ctx, w, r, resp, ex, to)
 		return
 	}
 	s.reply(ctx, w, r, resp, ex)
@@ -471,97 +479,5 @@ func (st *stream) callEnded() {
 		fallthrough
 	default:
 		st.o.Code = "grpc:" + strconv.FormatUint(n, 10)
-	}
-}
-
-// tunnel passes on what flows once both sides have switched to WebSocket.
-func (s *Session) tunnel(ctx context.Context, w http.ResponseWriter, resp *http.Response, ex protocol.Exchange) {
-	o := evidence.Outcome{Class: evidence.OK, Code: strconv.Itoa(resp.StatusCode)}
-	agent, rw, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		o = evidence.Outcome{Class: evidence.Cancelled, Detail: err.Error()}
-		if ex.End(context.WithoutCancel(ctx), o) != nil {
-			panic(http.ErrAbortHandler)
-		}
-		return
-	}
-	defer agent.Close()
-	up := resp.Body.(io.ReadWriteCloser)
-	head := make(http.Header)
-	copyFields(head, resp.Header)
-	head.Set("Connection", "Upgrade")
-	head.Set("Upgrade", "websocket")
-	answer := &http.Response{StatusCode: resp.StatusCode, ProtoMajor: 1, ProtoMinor: 1, Header: head, ContentLength: -1}
-	done := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() { agent.Close(); up.Close() })
-	defer stop()
-	if err := writeHead(rw, answer); err == nil {
-		go func() {
-			defer close(done)
-			n, _ := s.pump(up, rw.Reader, ex, evidence.ToUpstream) // as below
-			s.sent.Add(uint64(n))
-		}()
-		n, err := s.pump(agent, up, ex, evidence.ToAgent) // whoever closes first, it is over
-		over := Late(ctx)
-		if over != nil || errors.As(err, &over) {
-			o.Class, o.Code = evidence.Cancelled, over.Code
-		}
-		o.Reply = uint64(n)
-		s.replied.Add(uint64(n))
-		agent.Close()
-		up.Close()
-		<-done
-	}
-	if cause := s.Cause(); cause != nil {
-		o.Class, o.Detail = evidence.Cancelled, cause.Error()
-	}
-	if err := ex.End(context.WithoutCancel(ctx), o); err != nil {
-		s.server.log.Error("the outcome of a command cannot be recorded", "command", ex.Position().String(), "error", err)
-	}
-}
-
-// writeHead writes the head of a response without content.
-func writeHead(rw *bufio.ReadWriter, r *http.Response) error {
-	if _, err := rw.WriteString("HTTP/1.1 " + strconv.Itoa(r.StatusCode) + " " + http.StatusText(r.StatusCode) + "\r\n"); err != nil {
-		return err
-	}
-	if err := r.Header.Write(rw); err != nil {
-		return err
-	}
-	if _, err := rw.WriteString("\r\n"); err != nil {
-		return err
-	}
-	return rw.Flush()
-}
-
-// pump copies, each piece observed before it goes, and ends the other side's
-// reading when this one ends.
-func (s *Session) pump(to io.WriteCloser, from io.Reader, ex protocol.Exchange, dir evidence.Direction) (n int64, err error) {
-	p := buffers.Get().(*[]byte)
-	defer buffers.Put(p)
-	buf := *p
-	for {
-		m, err := from.Read(buf)
-		if m > 0 {
-			if e := protocol.Exceeds(ex.Decision(), 0, uint64(n)+uint64(m)); e != nil && dir == evidence.ToAgent {
-				return n, e
-			}
-			if oerr := ex.Observe(dir, buf[:m]); oerr != nil {
-				return n, oerr
-			}
-			w, werr := to.Write(buf[:m])
-			if dir == evidence.ToUpstream {
-				n += int64(m) // it counts as sent once it is on record
-			} else {
-				n += int64(w)
-			}
-			if werr != nil {
-				return n, werr
-			}
-		}
-		if err != nil {
-			// WebSocket says goodbye in frames of its own: who closes without has gone.
-			return n, errors.Join(err, to.Close())
-		}
 	}
 }

@@ -18,6 +18,7 @@ type Request struct {
 	Query    string   // as it came, checked; without the question mark
 	Stripped []string // names of fields that were taken off because they claim an identity or another method, in lower case, sorted
 	Upgrade  bool     // asks for a WebSocket (RFC 6455)
+	Switch   string   // the protocol that the connection shall switch to, in lower case; "" is none
 }
 
 // errMalformed is wrapped by what keeps a request from having a normal form.
@@ -190,7 +191,7 @@ var claims = set("Forwarded", "X-Real-Ip", "X-Client-Ip", "X-Cluster-Client-Ip",
 	"X-Goog-Iap-Jwt-Assertion", "X-Goog-Authenticated-User-Email", "X-Pomerium-Jwt-Assertion")
 
 // claimPrefixes are what such fields begin with.
-var claimPrefixes = []string{"X-Forwarded-", "X-Auth-Request-", "X-Ssl-Client-", "X-Envoy-", "Impersonate-", identityPrefix}
+var claimPrefixes = []string{"X-Forwarded-", "X-Auth-Request-", "X-Ssl-Client-", "X-Envoy-", "X-Remote-", "Impersonate-", identityPrefix}
 
 // identityPrefix begins the names of the fields that the gateway adds.
 const identityPrefix = "Exhibit-"
@@ -222,7 +223,10 @@ func isClaim(name string) bool {
 // fields takes off what isn't passed on.
 func (n *Request) fields() error {
 	h := n.Header
-	n.Upgrade = n.ProtoMajor == 1 && listed(h["Connection"], "upgrade") && len(h["Upgrade"]) == 1 && strings.EqualFold(h.Get("Upgrade"), "websocket")
+	if n.ProtoMajor == 1 && len(h["Upgrade"]) == 1 && listed(h["Connection"], "upgrade") {
+		n.Switch = strings.ToLower(h.Get("Upgrade"))
+	}
+	n.Upgrade = n.Switch == "websocket"
 	if n.Upgrade && (n.Method != http.MethodGet || n.ContentLength != 0) {
 		return malformed("a WebSocket begins with a GET without content")
 	}

@@ -71,6 +71,12 @@ type Config struct {
 	Assert func(id protocol.Identity, session, audience string) (jwt string, until time.Time, err error)
 	// Keys is the JWK set (RFC 7517) that such JWTs are checked with.
 	Keys func() []byte
+	// Fields are added to each request of a session, besides the credential. Nil
+	// adds none.
+	Fields func(*Session) []Field
+	// Mark names a field that is added with the position of each command, so that
+	// the upstream's own log names it. "" adds none.
+	Mark string
 	// Open serves what needs no credential, and reports whether it did. It may
 	// be nil.
 	Open func(w http.ResponseWriter, r *http.Request) bool
@@ -80,6 +86,9 @@ type Config struct {
 	Limits Limits
 	Logger *slog.Logger
 }
+
+// Field is one field of a message.
+type Field struct{ Name, Value string }
 
 // Caller is who shows a credential, of which nothing is known yet.
 type Caller struct {

@@ -358,17 +358,20 @@ func (s *Session) join(ctx context.Context) (context.Context, context.CancelFunc
 // malformed records a request that has no normal form as skipped, since it is
 // passed on in no case, whatever policy says.
 func (s *Session) malformed(w http.ResponseWriter, r *http.Request, cause error) {
-	raw := []byte(r.Method + " " + r.RequestURI + " " + r.Proto)
-	shape := &evidence.Shape{
+	s.Skip(w, r, &evidence.Shape{
 		Path: "http", Parse: evidence.ParseOpaque, Verb: evidence.VerbOpaque,
 		Checks: []evidence.Check{{Action: s.server.cfg.Protocol + ":malformed"}},
-	}
+	}, &Failure{Status: http.StatusBadRequest, Reason: cause.Error(), Hint: "send the request in its plain form"})
+}
+
+// Skip records a request as one that is passed on in no case, and refuses it.
+func (s *Session) Skip(w http.ResponseWriter, r *http.Request, shape *evidence.Shape, f *Failure) {
+	raw := []byte(r.Method + " " + r.RequestURI + " " + r.Proto)
 	exchanges, err := s.Begin(r.Context(), &evidence.Command{Shape: shape, Raw: raw, Frames: 1, Bytes: len(raw), Skip: true})
 	if err != nil {
 		s.server.refuse(w, r, refusalOf(err, ""))
 		return
 	}
-	s.server.refuse(w, r, &Failure{
-		Status: http.StatusBadRequest, Reason: cause.Error(), Hint: "send the request in its plain form", ID: exchanges[0].Position().String(),
-	})
+	f.ID = exchanges[0].Position().String()
+	s.server.refuse(w, r, f)
 }

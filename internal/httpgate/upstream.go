@@ -51,7 +51,8 @@ type outgoing struct {
 	abort          func()      // makes a read of stream that waits return
 	length         int64       // of stream; -1 is chunked
 	trailer        http.Header // of stream, filled in at its end; nil for none
-	upgrade        bool
+	upgrade        string      // the protocol to switch to; "" is none
+	mark           int         // where head holds the command's position, if it does
 }
 
 const (
@@ -275,7 +276,7 @@ func (x *exchange) do(o *outgoing) (*http.Response, error) {
 		}
 		x.conn.limit.N = 1<<63 - 1
 		if resp.StatusCode == http.StatusSwitchingProtocols {
-			if !o.upgrade {
+			if o.upgrade == "" {
 				return nil, errors.New("the upstream switches protocols without being asked to")
 			}
 			resp.Body = &tunnel{x}
@@ -284,7 +285,7 @@ func (x *exchange) do(o *outgoing) (*http.Response, error) {
 		if resp.StatusCode < 200 { // informational: not passed on
 			continue
 		}
-		x.keep = !resp.Close && !o.upgrade
+		x.keep = !resp.Close && o.upgrade == ""
 		x.body = resp.Body
 		resp.Body = x
 		return resp, nil
@@ -439,7 +440,10 @@ func (u *http2Upstream) do(ctx context.Context, o *outgoing) (*http.Response, er
 // former.
 func (s *Session) compose(ctx context.Context, r *Request, content []byte) (o *outgoing, raw int, err error) {
 	up := s.Upstream()
-	o = &outgoing{method: r.Method, target: r.target(s.Route.Base), host: s.Route.Host, header: r.Header, body: content, upgrade: r.Upgrade}
+	o = &outgoing{method: r.Method, target: r.target(s.Route.Base), host: s.Route.Host, header: r.Header, body: content}
+	if r.Upgrade {
+		o.upgrade = webSocket
+	}
 	if o.host == "" {
 		o.host = up.Address
 		if strings.HasPrefix(o.host, "/") {
@@ -470,6 +474,9 @@ func (s *Session) compose(ctx context.Context, r *Request, content []byte) (o *o
 	}
 	raw = len(b)
 	for _, f := range added {
+		if f.name == s.server.cfg.Mark {
+			o.mark = len(b) + len(f.name) + len(": ")
+		}
 		b = field(b, f.name, f.value)
 		if s.Route.HTTP2 { // which is written from the fields
 			o.header[f.name] = append(o.header[f.name], f.value)
@@ -509,6 +516,17 @@ func (s *Session) added(ctx context.Context, header func(context.Context) (name,
 	if jwt != "" {
 		list = append(list, addition{name: IdentityField, value: jwt})
 	}
+	if s.server.cfg.Fields != nil {
+		for _, f := range s.server.cfg.Fields(s) {
+			if strings.ContainsAny(f.Value, "\r\n\x00") {
+				return nil, fmt.Errorf("the value of %s holds a line break", f.Name)
+			}
+			list = append(list, addition{name: f.Name, value: f.Value})
+		}
+	}
+	if mark := s.server.cfg.Mark; mark != "" {
+		list = append(list, addition{name: mark, value: unmarked})
+	}
 	list = append(list, addition{name: "Via", value: via, more: true})
 	if s.told.Swap(true) {
 		return list, nil
@@ -518,6 +536,26 @@ func (s *Session) added(ctx context.Context, header func(context.Context) (name,
 		names[i] = f.name
 	}
 	return list, s.Note(ctx, protocol.Note{Kind: "setup", Gateway: true, Detail: "to each request: Host, " + strings.Join(names, ", ")})
+}
+
+// webSocket is what a connection is asked to switch to (RFC 6455 section 4.1).
+const webSocket = "websocket"
+
+// unmarked holds the place of a position: spaces behind a field's value are no
+// part of it (RFC 9110 section 5.5), so that the head's length is known before
+// the position is.
+var unmarked = strings.Repeat(" ", 80)
+
+// marked puts a command's position in its place.
+func (o *outgoing) marked(p evidence.Position, name string) {
+	if o.mark == 0 {
+		return
+	}
+	at := p.String()
+	copy(o.head[o.mark:o.mark+len(unmarked)], at)
+	if o.header != nil {
+		o.header.Set(name, at)
+	}
 }
 
 // via says that a gateway stands between (RFC 9110 section 7.6.3).
@@ -545,8 +583,8 @@ func (o *outgoing) content(length int64) {
 	o.length = length
 	b := o.head
 	switch {
-	case o.upgrade:
-		b = append(b, "Connection: Upgrade\r\nUpgrade: websocket\r\n"...)
+	case o.upgrade != "":
+		b = append(append(append(b, "Connection: Upgrade\r\nUpgrade: "...), o.upgrade...), crlf...)
 	case length < 0:
 		b = append(b, "Transfer-Encoding: chunked\r\n"...)
 	case length > 0 || o.method == http.MethodPost || o.method == http.MethodPut || o.method == http.MethodPatch:

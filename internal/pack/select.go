@@ -128,7 +128,7 @@ func (m *maker) context(ctx context.Context) ([]uint64, error) {
 }
 
 // references returns the records before the range that its records refer to:
-// starts of their sessions, intents of their results, and the start of the
+// starts of their sessions, intents of their contents and results, and the start of the
 // first boot.
 func (m *maker) references(ctx context.Context, first evidence.Position) (map[evidence.Position]bool, error) {
 	refs := make(map[evidence.Position]bool)
@@ -145,7 +145,7 @@ func (m *maker) references(ctx context.Context, first evidence.Position) (map[ev
 			if !h.Session.IsZero() && h.Session.Before(first) && h.Type != evidence.Resolution {
 				refs[h.Session] = true
 			}
-			if h.Type == evidence.CommandResult && h.Of.Before(first) {
+			if (h.Type == evidence.CommandResult || h.Type == evidence.CommandContent) && h.Of.Before(first) {
 				refs[h.Of] = true
 			}
 		}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/http"
+	"github.com/exhibit-gateway/exhibit/internal/protocol/kubernetes"
 	"github.com/exhibit-gateway/exhibit/internal/protocol/postgres/sql"
 	"github.com/exhibit-gateway/exhibit/internal/session"
 )
@@ -15,7 +16,8 @@ import (
 var words = func() Vocabulary {
 	all := maps.Clone(sql.Actions)
 	maps.Copy(all, http.Actions)
-	return Vocabulary{Actions: all, Facts: map[string]map[string]string{"postgres": sql.Facts, "http": http.Facts}, Pointers: []string{"http"}}
+	maps.Copy(all, kubernetes.Actions)
+	return Vocabulary{Actions: all, Facts: map[string]map[string]string{"postgres": sql.Facts, "http": http.Facts, kubernetes.Name: kubernetes.Facts}, Pointers: []string{"http"}}
 }()
 
 func rule(condition string) []evidence.File {

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"io/fs"
+	"os"
 	"strings"
 	"testing"
 
@@ -10,7 +11,7 @@ import (
 
 // Every rule of the example sets is tested beside it, and the tests pass.
 func TestTheExamplesPassTheirTests(t *testing.T) {
-	for name, set := range map[string]fs.FS{"policies": Example(), "guardrails": Guardrails()} {
+	for name, set := range map[string]fs.FS{"policies": Example(), "guardrails": Guardrails(), "kubernetes": os.DirFS("../../examples/kubernetes")} {
 		b, err := LoadFS(set, name, words)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)

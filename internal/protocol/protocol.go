@@ -138,6 +138,12 @@ type Exchange interface {
 	Position() evidence.Position
 	// Observe digests and counts content that streams as part of the command.
 	Observe(evidence.Direction, []byte) error
+	// Keep records content that streams as part of the command, so that it can
+	// be read again: pieces of its streams, before they go on. Towards the
+	// upstream it returns when the record is as durable as the command's own,
+	// towards the agent when it survives the process. Observe is still owed the
+	// bytes that they came in.
+	Keep(context.Context, evidence.Direction, ...evidence.Piece) error
 	// End records the outcome; nil means that it survives the process. Exactly
 	// once, and before the agent sees the end. An error means that the agent
 	// must not be told of success.

@@ -72,6 +72,9 @@ type stream struct {
 	bytes   [2]uint64
 	digests [2]digest
 	sum     [sha256.Size]byte // room for one of them
+
+	kept    [2]uint64      // bytes of content that is kept
+	keeping sync.WaitGroup // content that is being recorded
 }
 
 // digest is a running one. A session keeps those that are done for its next
@@ -97,10 +100,7 @@ func (x *exchange) Position() evidence.Position { return x.pos }
 // secret: a guess at the content can't be confirmed without it.
 func (x *exchange) Observe(dir evidence.Direction, b []byte) error {
 	x.s.mu.Lock()
-	if x.stream == nil {
-		x.stream = &stream{}
-	}
-	st := x.stream
+	st := x.streamed()
 	x.s.mu.Unlock()
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -110,6 +110,57 @@ func (x *exchange) Observe(dir evidence.Direction, b []byte) error {
 	st.bytes[dir] += uint64(len(b))
 	_, err := st.digests[dir].Write(b)
 	return err
+}
+
+// streamed is where what is observed is summed up; s.mu is held.
+func (x *exchange) streamed() *stream {
+	if x.stream == nil {
+		x.stream = &stream{}
+	}
+	return x.stream
+}
+
+// Keep implements protocol.Exchange. What comes when much is kept already is
+// digested like the rest, and left out.
+func (x *exchange) Keep(ctx context.Context, dir evidence.Direction, pieces ...evidence.Piece) error {
+	s := x.s
+	s.mu.Lock()
+	if _, open := s.open[x]; !open {
+		s.mu.Unlock()
+		return errEnded
+	}
+	st := x.streamed()
+	st.keeping.Add(1) // so that it is on record before the end
+	s.mu.Unlock()
+	defer st.keeping.Done()
+
+	body := evidence.ContentBody{To: "upstream"}
+	durability := evidence.Power
+	if dir == evidence.ToAgent {
+		body.To, durability = "agent", evidence.Process
+	}
+	digest := s.digest()
+	for _, p := range pieces {
+		body.Bytes += uint64(len(p.Data))
+		if _, err := digest.Write(p.Data); err != nil {
+			return err
+		}
+	}
+	body.Digest = base64.RawURLEncoding.EncodeToString(digest.Sum(nil))
+	digest.Reset()
+	s.digests.Put(digest)
+	st.mu.Lock()
+	st.kept[dir] += body.Bytes
+	body.Left = st.kept[dir] > evidence.MaxContent
+	st.mu.Unlock()
+	d := &evidence.Draft{
+		Head: evidence.Head{Type: evidence.CommandContent, Agent: s.agent, Resource: s.resource, Of: x.pos},
+		Body: evidence.EncodeBody(body),
+	}
+	if !body.Left {
+		d.Sealed = evidence.EncodeBody(evidence.ContentSealed{Pieces: pieces})
+	}
+	return s.record(ctx, durability, d)
 }
 
 // errEnded is what a second End gets.
@@ -124,6 +175,11 @@ func (x *exchange) End(ctx context.Context, o evidence.Outcome) error {
 		return errEnded
 	}
 	delete(s.open, x)
+	if st := x.stream; st != nil {
+		s.mu.Unlock()
+		st.keeping.Wait()
+		s.mu.Lock()
+	}
 	x.ends[0] = x.result(o)
 	last := s.leaving != nil && s.idle()
 	s.mu.Unlock()

@@ -772,3 +772,44 @@ func TestNothingTookLessThanNoTime(t *testing.T) {
 		}
 	}
 }
+
+// Content that must be read again later is on record before it goes on, in
+// order, and before its command's end.
+func TestContentIsKeptBeforeItGoesOn(t *testing.T) {
+	f := newFixture(t, session.Limits{})
+	s := f.open(t)
+	x := begin(t, s, &evidence.Command{Shape: selectShape("public.t")})[0]
+	typed := []evidence.Piece{{Stream: "stdin", Data: []byte("ls\n")}, {Stream: "resize", Data: []byte("{}")}}
+	if err := x.Keep(context.Background(), evidence.ToUpstream, typed...); err != nil {
+		t.Fatal(err)
+	}
+	r := f.records[len(f.records)-1]
+	var body evidence.ContentBody
+	if err := evidence.DecodeBody(r.Body, &body); err != nil {
+		t.Fatal(err)
+	}
+	h := evidence.NewDigester(&evidence.Secret{1}).New()
+	h.Write([]byte("ls\n{}")) //nolint:errcheck // a hash takes everything
+	if want := (evidence.ContentBody{To: "upstream", Bytes: 5, Digest: base64.RawURLEncoding.EncodeToString(h.Sum(nil))}); body != want {
+		t.Errorf("the body is %+v, want %+v", body, want)
+	}
+	if r.Head.Type != evidence.CommandContent || r.Head.Of != x.Position() || r.Head.Bytes != 0 {
+		t.Errorf("the head is %+v", r.Head)
+	}
+	large := evidence.Piece{Stream: "stdout", Data: make([]byte, evidence.MaxContent)}
+	for range 2 {
+		if err := x.Keep(context.Background(), evidence.ToAgent, large); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept, left := f.records[len(f.records)-2], f.records[len(f.records)-1]
+	if len(kept.Sealed) == 0 || len(left.Sealed) != 0 || !strings.Contains(string(left.Body), `"left_out":true`) {
+		t.Errorf("of much content %d bytes were kept, then %d, with the body %s", len(kept.Sealed), len(left.Sealed), left.Body)
+	}
+	if err := x.End(context.Background(), evidence.Outcome{Class: evidence.OK}); err != nil {
+		t.Fatal(err)
+	}
+	if err := x.Keep(context.Background(), evidence.ToAgent, typed...); err == nil {
+		t.Error("content of a command that has ended was recorded")
+	}
+}

@@ -33,6 +33,8 @@ type Config struct {
 	Version  string // newest of the protocol to ask for
 	Header   Header // of protocols above HTTP, in place of user and password
 	OAuth    OAuth  // likewise
+
+	Kubeconfig Kubeconfig // where the rest stands instead
 }
 
 // Secret says where a secret is. One of its fields is set, or none where no
@@ -83,6 +85,9 @@ type Target struct {
 // what it refers to.
 func New(cfg Config) (*Target, error) {
 	t := &Target{cfg: cfg}
+	if cfg.Kubeconfig.File != "" {
+		return t, nil
+	}
 	if !strings.HasPrefix(cfg.Address, "/") {
 		host, _, err := net.SplitHostPort(cfg.Address)
 		if err != nil || host == "" {
@@ -121,6 +126,9 @@ func (t *Target) local() bool {
 // Upstream returns what a new session needs to connect. Sessions share its TLS
 // configuration, which they must not change.
 func (t *Target) Upstream() (protocol.Upstream, error) {
+	if t.cfg.Kubeconfig.File != "" {
+		return t.cfg.Kubeconfig.upstream()
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	up := protocol.Upstream{

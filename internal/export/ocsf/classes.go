@@ -74,6 +74,7 @@ var mappings = map[evidence.Type]mapping{
 	evidence.SessionNote:     {datastore, activity{other, "Session Note"}, (*maker).sessionNote},
 	evidence.CommandIntent:   {datastore, activity{other, "Command"}, (*maker).commandIntent},
 	evidence.CommandResult:   {datastore, activity{other, "Command"}, (*maker).commandResult},
+	evidence.CommandContent:  {datastore, activity{other, "Command Content"}, (*maker).commandContent},
 	evidence.TxEnd:           {datastore, activity{other, "Transaction End"}, (*maker).txEnd},
 	evidence.Resolution:      {datastore, activity{other, "Resolution"}, (*maker).resolution},
 

@@ -266,6 +266,19 @@ func (k *maker) commandResult() error {
 	return nil
 }
 
+func (k *maker) commandContent() error {
+	b := body[evidence.ContentBody](k)
+	if _, err := k.within(k.h.Session); err != nil {
+		return err
+	}
+	k.unmapped("of", k.h.Of.String())
+	k.unmapped("to", b.To)
+	k.unmapped("digest", b.Digest)
+	k.put("bytes", b.Bytes)
+	k.put("left_out", b.Left)
+	return nil
+}
+
 func (k *maker) txEnd() error {
 	b := body[evidence.TxEndBody](k)
 	if _, err := k.within(k.h.Session); err != nil {

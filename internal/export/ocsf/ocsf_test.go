@@ -51,7 +51,7 @@ var bodies = map[evidence.Type]any{
 	evidence.Heartbeat: evidence.HeartbeatBody{}, evidence.TimeStep: evidence.TimeStepBody{}, evidence.RecordingGap: evidence.GapBody{},
 	evidence.Authn: evidence.AuthnBody{}, evidence.SessionStart: evidence.SessionStartBody{}, evidence.SessionUpstream: evidence.SessionUpstreamBody{},
 	evidence.SessionNote: evidence.NoteBody{}, evidence.SessionEnd: evidence.SessionEndBody{}, evidence.SessionKill: evidence.KillBody{},
-	evidence.CommandIntent: evidence.IntentBody{}, evidence.CommandResult: evidence.ResultBody{}, evidence.TxEnd: evidence.TxEndBody{},
+	evidence.CommandIntent: evidence.IntentBody{}, evidence.CommandResult: evidence.ResultBody{}, evidence.TxEnd: evidence.TxEndBody{}, evidence.CommandContent: evidence.ContentBody{},
 	evidence.Resolution: evidence.ResolutionBody{}, evidence.AgentCreate: evidence.AgentBody{}, evidence.AgentDisable: evidence.DisableBody{},
 	evidence.CredentialEnroll: evidence.CredentialBody{}, evidence.CredentialIssue: evidence.CredentialBody{}, evidence.CredentialRevoke: evidence.RevokeBody{},
 	evidence.GrantCreate: evidence.GrantBody{}, evidence.GrantRemove: evidence.RevokeBody{}, evidence.ApprovalRequest: evidence.ApprovalRequestBody{},

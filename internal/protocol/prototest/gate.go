@@ -1,6 +1,7 @@
 package prototest
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -41,12 +42,13 @@ type Gate struct {
 	// Hold says whether a command that may wait waits for people, whose answer it
 	// returns: a decision, or nothing for as long as they have none. Nil holds none.
 	Hold func(*evidence.Command) <-chan evidence.Decision
-	// Refuse, Begin, Note, EndTransaction and End fail what they are named
+	// Refuse, Begin, Note, EndTransaction, Keep and End fail what they are named
 	// after. Begin runs before anything is recorded.
 	Refuse         func(protocol.Credential, protocol.Target) error
 	Begin          func([]*evidence.Command) error
 	Note           func(protocol.Note) error
 	EndTransaction func(protocol.Transaction) error
+	Keep           func(*Exchange, evidence.Direction, []evidence.Piece) error
 	End            func(*Exchange, evidence.Outcome) error
 
 	mu       sync.Mutex
@@ -442,6 +444,7 @@ type Exchange struct {
 	outcome  *evidence.Outcome
 	observed [2]uint64
 	digests  [2][]byte
+	kept     [2][]evidence.Piece
 }
 
 // Decision implements protocol.Exchange.
@@ -464,6 +467,37 @@ func (x *Exchange) Observe(d evidence.Direction, b []byte) error {
 	sum := sha256.Sum256(append(x.digests[d], b...))
 	x.digests[d] = sum[:]
 	return nil
+}
+
+// Keep implements protocol.Exchange.
+func (x *Exchange) Keep(_ context.Context, d evidence.Direction, pieces ...evidence.Piece) error {
+	if x.s.gate.Keep != nil {
+		if err := x.s.gate.Keep(x, d, pieces); err != nil {
+			return err
+		}
+	}
+	x.s.mu.Lock()
+	defer x.s.mu.Unlock()
+	if x.outcome != nil {
+		x.s.fault("Keep of %s after its end", x.pos)
+	}
+	for _, p := range pieces {
+		x.kept[d] = append(x.kept[d], evidence.Piece{Stream: p.Stream, Data: bytes.Clone(p.Data)})
+	}
+	return nil
+}
+
+// Kept returns the content of one of the command's streams that was recorded.
+func (x *Exchange) Kept(d evidence.Direction, stream string) string {
+	x.s.mu.Lock()
+	defer x.s.mu.Unlock()
+	var b strings.Builder
+	for _, p := range x.kept[d] {
+		if p.Stream == stream {
+			b.Write(p.Data)
+		}
+	}
+	return b.String()
 }
 
 // End implements protocol.Exchange.
