@@ -170,6 +170,12 @@ func (r *Registry) request(h evidence.Head, b evidence.ApprovalRequestBody) erro
 // requested checks what a request asks for.
 func (r *Registry) requested(h evidence.Head, b *evidence.ApprovalRequestBody) error {
 	switch {
+	case b.Kind == evidence.ApproveErasure && b.Erasure != nil && b.Grant == nil && b.Policy == nil && b.Command == nil:
+		if b.Digest != ErasureDigest(*b.Erasure) {
+			return fmt.Errorf("request %w: its digest is not that of what it asks", ErrInvalid)
+		}
+		return r.erasable(h, *b.Erasure)
+	case b.Erasure != nil:
 	case b.Kind == evidence.ApproveGrant && b.Grant != nil && b.Policy == nil && b.Command == nil:
 		if b.Digest != ScopeDigest(*b.Grant) {
 			return fmt.Errorf("request %w: its digest is not that of what it asks", ErrInvalid)

@@ -40,6 +40,8 @@ type Registry struct {
 	policyBody  evidence.PolicyBody
 	bundles     map[string]evidence.Position // every bundle that was in force, by digest, with its newest change
 	config      evidence.ConfigBody          // in force; zero until the first config.change
+	holds       []Hold                       // never changed in place
+	erased      []Erased                     // likewise
 	summary     *summary                     // of exactly this registry
 }
 

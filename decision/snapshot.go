@@ -23,6 +23,8 @@ type state struct {
 	Credentials []Credential                 `json:"credentials,omitempty"`
 	Grants      []Grant                      `json:"grants,omitempty"`
 	Approvals   []Approval                   `json:"approvals,omitempty"`
+	Holds       []Hold                       `json:"holds,omitempty"`
+	Erased      []Erased                     `json:"erased,omitempty"`
 }
 
 // snapshotPart is about how many bytes one part of a snapshot has.
@@ -47,6 +49,8 @@ func (r *Registry) Snapshot() []evidence.SnapshotBody {
 	parts = appendParts(parts, r.Credentials(), func(l []Credential) state { return state{Credentials: l} })
 	parts = appendParts(parts, r.Grants(), func(l []Grant) state { return state{Grants: l} })
 	parts = appendParts(parts, r.Approvals(), func(l []Approval) state { return state{Approvals: l} })
+	parts = appendParts(parts, r.holds, func(l []Hold) state { return state{Holds: l} })
+	parts = appendParts(parts, r.erased, func(l []Erased) state { return state{Erased: l} })
 
 	digest := sha256.New()
 	for _, p := range parts {
@@ -156,6 +160,8 @@ func (r *Registry) restore(s *state) error {
 	for _, a := range s.Approvals {
 		r.approvals = r.approvals.with(a.ID, &a)
 	}
+	r.holds = append(r.holds, s.Holds...)
+	r.erased = append(r.erased, s.Erased...)
 	return nil
 }
 

@@ -393,6 +393,7 @@ const (
 	ApproveGrant   = "grant"
 	ApprovePolicy  = "policy"
 	ApproveCommand = "command"
+	ApproveErasure = "erasure"
 )
 
 // ApprovalRequestBody asks people to approve one exact thing. The request's id
@@ -404,6 +405,7 @@ type ApprovalRequestBody struct {
 	Grant   *GrantScope    `json:"grant,omitempty"`
 	Policy  *Proposal      `json:"policy,omitempty"`
 	Command *HeldCommand   `json:"command,omitempty"`
+	Erasure *ErasureScope  `json:"erasure,omitempty"`
 	Needs   []ApprovalNeed `json:"needs"` // all of them
 	Ticket  string         `json:"ticket,omitempty"`
 	Reason  string         `json:"reason,omitempty"`
@@ -651,6 +653,39 @@ type PackMadeBody struct {
 	Level    string `json:"level"`
 	Records  uint64 `json:"records"` // in its range
 	By       By     `json:"by"`
+}
+
+// The changes of a legal hold.
+const (
+	HoldPlaced = "place"
+	HoldLifted = "lift"
+)
+
+// HoldBody places a legal hold or lifts one. Nothing is erased while one stands.
+type HoldBody struct {
+	Change string `json:"change"`
+	Hold   string `json:"hold,omitempty"`   // that is lifted: the position of the record that placed it
+	Matter string `json:"matter,omitempty"` // the case or the like
+	Reason string `json:"reason"`
+	By     By     `json:"by"`
+}
+
+// ErasureScope is what an erasure would destroy: the secret of a session.
+type ErasureScope struct {
+	Session Position `json:"session"`
+	Slot    uint64   `json:"slot"`  // of its secret in the key file of its boot
+	Basis   string   `json:"basis"` // why it may, or must, be erased
+}
+
+// RedactionBody says that a session's secret is destroyed: what is sealed of it
+// is erased, its bodies can't be held against their heads any more, and every
+// other proof stands. It is on record before it is done.
+type RedactionBody struct {
+	Session Position `json:"session"`
+	Slot    uint64   `json:"slot"`
+	Basis   string   `json:"basis"`
+	Request string   `json:"request,omitempty"` // the approved request for it
+	By      By       `json:"by"`
 }
 
 // LogKeyBody changes the keys of the log's checkpoints. Keys are verifier keys

@@ -48,6 +48,9 @@ const (
 	PackExport     Type = "pack.export"     // ReadBody
 	PackMade       Type = "pack.made"       // PackMadeBody
 
+	LogHold   Type = "log.hold"  // HoldBody; control: nothing is erased while one stands
+	Redaction Type = "redaction" // RedactionBody; control: what is sealed of a session is erased
+
 	LogKey     Type = "log.key"     // LogKeyBody; control: who signs the log
 	LogBackup  Type = "log.backup"  // BackupBody
 	LogRestore Type = "log.restore" // RestoreBody
@@ -60,7 +63,7 @@ func (t Type) IsControl() bool {
 	switch t {
 	case AgentCreate, AgentDisable, CredentialEnroll, CredentialRevoke,
 		GrantCreate, GrantRemove, ApprovalRequest, ApprovalDecision, ApprovalUse,
-		PolicyChange, ConfigChange, StateSnapshot, LogKey:
+		PolicyChange, ConfigChange, StateSnapshot, LogKey, LogHold, Redaction:
 		return true
 	}
 	return false

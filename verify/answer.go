@@ -28,8 +28,9 @@ type AnswerHead struct {
 // Opened is a further line: the sealed part of a record, or why there is none.
 type Opened struct {
 	Pos    evidence.Position `json:"pos"`
-	Salt   string            `json:"salt,omitempty"`   // base64url
-	Sealed json.RawMessage   `json:"sealed,omitempty"` // the exact bytes
+	Body   evidence.Hash     `json:"body_hash,omitzero"` // of the record's body, in an answer
+	Salt   string            `json:"salt,omitempty"`     // base64url
+	Sealed json.RawMessage   `json:"sealed,omitempty"`   // the exact bytes
 	Absent string            `json:"absent,omitempty"`
 }
 
@@ -56,7 +57,7 @@ type Answer struct {
 
 // part is a disclosed part and what became of it in the pack.
 type part struct {
-	hash   evidence.Hash // sealed hash that its record must have; zero for none
+	commit evidence.Hash // commitment that its record's head must have
 	absent string
 	seen   bool
 }
@@ -106,7 +107,7 @@ func (a *Answer) add(line []byte) error {
 		if err != nil || len(salt) != len(evidence.Salt{}) {
 			return errors.New("it has no salt")
 		}
-		p.hash = evidence.SealedHash(evidence.Salt(salt), o.Sealed)
+		p.commit = evidence.Commit(o.Body, evidence.SealedHash(evidence.Salt(salt), o.Sealed))
 	}
 	if _, twice := a.parts[o.Pos]; twice || len(a.parts) >= maxAnswers {
 		return fmt.Errorf("record %s is there twice, or there are more than %d", o.Pos, maxAnswers)
@@ -132,7 +133,7 @@ func (v *verifier) opened(r *evidence.Record) {
 		switch {
 		case p.absent == AbsentNone && r.Head.HasSealed:
 			v.sealedParts.Except(r.Head.Pos, "has a sealed part, and the answer says that it has none")
-		case p.absent == "" && (!r.Head.HasSealed || p.hash != r.SealedHash):
+		case p.absent == "" && (!r.Head.HasSealed || p.commit != r.Head.Commitment):
 			v.sealedParts.Except(r.Head.Pos, "the part that was opened is not the one that its head commits to")
 		}
 	}

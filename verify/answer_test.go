@@ -2,6 +2,9 @@ package verify_test
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -12,6 +15,7 @@ import (
 
 // answered is a pack, a sample of it, and the true answer to that.
 type answered struct {
+	t      testing.TB
 	g      *packtest.Gateway
 	packed []byte
 	size   uint64 // of the pack's tree
@@ -25,7 +29,7 @@ type answered struct {
 func answer(t testing.TB) *answered {
 	t.Helper()
 	g := packtest.Day()
-	a := &answered{g: g, packed: create(t, g, at(0), at(3600))}
+	a := &answered{t: t, g: g, packed: create(t, g, at(0), at(3600))}
 	u := unpack(t, a.packed)
 	a.size = g.Checkpoint().Size
 	a.sample = draw(t, u, verify.SampleParams{Population: "commands", Seed: "s", N: 4, Strata: []string{"denied", "all"}})
@@ -39,11 +43,7 @@ func answer(t testing.TB) *answered {
 // verify verifies the pack with the answer as it stands.
 func (a *answered) verify(t testing.TB, tr verify.Trust) *verify.Report {
 	t.Helper()
-	file := append(evidence.EncodeBody(&a.head), '\n')
-	for i := range a.lines {
-		file = append(file, a.lines[i].Encode()...)
-	}
-	read, err := verify.ReadAnswer(bytes.NewReader(file))
+	read, err := verify.ReadAnswer(bytes.NewReader(a.file()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,69 +69,8 @@ func (a *answered) sealed(n int) int {
 // What is opened for a sample is held against the heads of the pack, and the
 // order of pack and sample against the log.
 func TestAnswersToSamples(t *testing.T) {
-	for name, c := range map[string]struct {
-		change  func(*answered)
-		finding string
-		says    string
-	}{
-		"true": {func(*answered) {}, "", ""},
-		"a part swapped": {func(a *answered) {
-			i := a.sealed(0)
-			a.lines[i].Sealed = []byte(`{"params":["Mg=="]}`)
-		}, "sample.sealed", "not the one that its head commits to"},
-		"the salt of another record": {func(a *answered) {
-			i, j := a.sealed(0), a.sealed(1)
-			a.lines[i].Salt, a.lines[j].Salt = a.lines[j].Salt, a.lines[i].Salt
-		}, "sample.sealed", "not the one that its head commits to"},
-		"a part of a record without one": {func(a *answered) {
-			for i := range a.lines {
-				if a.lines[i].Absent == verify.AbsentNone {
-					a.lines[i].Absent, a.lines[i].Sealed, a.lines[i].Salt = "", []byte(`{}`), a.lines[a.sealed(0)].Salt
-					return
-				}
-			}
-		}, "sample.sealed", "not the one that its head commits to"},
-		"a part denied": {func(a *answered) {
-			i := a.sealed(0)
-			a.lines[i] = verify.Opened{Pos: a.lines[i].Pos, Absent: verify.AbsentNone}
-		}, "sample.sealed", "the answer says that it has none"},
-		"a record left out": {func(a *answered) { a.lines = a.lines[1:] }, "sample.sealed", "the answer says nothing of it"},
-		"a record that was not sampled": {func(a *answered) {
-			for line := range bytes.Lines(unpack(t, a.packed)["pop/commands.jsonl"]) {
-				id, _, _ := strings.Cut(strings.TrimPrefix(string(line), `{"command_id":"`), `"`)
-				pos, err := evidence.ParsePosition(id)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if !strings.Contains(string(evidence.EncodeBody(a.sample)), `"`+id+`"`) {
-					a.lines = append(a.lines, a.g.Opened(pos))
-					return
-				}
-			}
-			t.Fatal("every row is sampled")
-		}, "sample.sealed", "belongs to no row"},
-		"the pack recorded after its sample": {func(a *answered) {
-			late := a.g.Made(a.sample.Pack.Manifest)
-			a.head, a.lines = a.g.Answer(a.sample, a.size, late, a.read)
-		}, "sample.order", "made after its sample was answered"},
-		"the record of another pack": {func(a *answered) {
-			other := a.g.Made(strings.Repeat("0", 64))
-			read := a.g.Asked(a.sample)
-			a.head, a.lines = a.g.Answer(a.sample, a.size, other, read)
-		}, "sample.order", "not the record that this pack was made"},
-		"a record of less": {func(a *answered) {
-			less := *a.sample
-			less.Rows = less.Rows[1:]
-			a.head, _ = a.g.Answer(a.sample, a.size, a.made, a.g.Asked(&less))
-		}, "sample.order", "not the record that this sample was answered"},
-		"to another sample":      {func(a *answered) { a.head.Sample = strings.Repeat("0", 64) }, "sample.order", "another sample, or of another pack"},
-		"a head changed":         {func(a *answered) { a.head.Made.Head = strings.Replace(a.head.Made.Head, `"t":1`, `"t":2`, 1) }, "sample.order", "do not prove it"},
-		"a body changed":         {func(a *answered) { a.head.Read.Body = strings.Replace(a.head.Read.Body, "Audit LLP", "Nobody", 1) }, "sample.order", "does not match the commitment"},
-		"a path cut":             {func(a *answered) { a.head.Made.Tree = a.head.Made.Tree[1:] }, "sample.order", "does not hold block"},
-		"another history":        {func(a *answered) { a.head.Growth[0][0] ^= 1 }, "sample.order", "the log was rewritten"},
-		"an unsigned checkpoint": {func(a *answered) { a.head.Checkpoint = strings.Replace(a.head.Checkpoint, "\n\n— ", "\n\n— x", 1) }, "sample.order", "not a checkpoint to trust"},
-	} {
-		t.Run(name, func(t *testing.T) {
+	for _, c := range answers {
+		t.Run(c.name, func(t *testing.T) {
 			a := answer(t)
 			tr := trust(t, a.g)
 			c.change(a)
@@ -196,4 +135,131 @@ func TestWhatIsNoAnswer(t *testing.T) {
 			t.Errorf("%s: taken for an answer", name)
 		}
 	}
+}
+
+// file is the answer's file.
+func (a *answered) file() []byte {
+	file := append(evidence.EncodeBody(&a.head), '\n')
+	for i := range a.lines {
+		file = append(file, a.lines[i].Encode()...)
+	}
+	return file
+}
+
+// answers are what an answer may be, and what is found of it.
+var answers = []struct {
+	name          string
+	change        func(*answered)
+	finding, says string
+}{
+	{"true", func(*answered) {}, "", ""},
+	{"a-part-swapped", func(a *answered) {
+		i := a.sealed(0)
+		a.lines[i].Sealed = []byte(`{"params":["Mg=="]}`)
+	}, "sample.sealed", "not the one that its head commits to"},
+	{"the-salt-of-another-record", func(a *answered) {
+		i, j := a.sealed(0), a.sealed(1)
+		a.lines[i].Salt, a.lines[j].Salt = a.lines[j].Salt, a.lines[i].Salt
+	}, "sample.sealed", "not the one that its head commits to"},
+	{"a-part-of-a-record-without-one", func(a *answered) {
+		for i := range a.lines {
+			if a.lines[i].Absent == verify.AbsentNone {
+				a.lines[i].Absent, a.lines[i].Sealed, a.lines[i].Salt = "", []byte(`{}`), a.lines[a.sealed(0)].Salt
+				return
+			}
+		}
+	}, "sample.sealed", "not the one that its head commits to"},
+	{"a-part-denied", func(a *answered) {
+		i := a.sealed(0)
+		a.lines[i] = verify.Opened{Pos: a.lines[i].Pos, Absent: verify.AbsentNone}
+	}, "sample.sealed", "the answer says that it has none"},
+	{"a-record-left-out", func(a *answered) { a.lines = a.lines[1:] }, "sample.sealed", "the answer says nothing of it"},
+	{"a-record-that-was-not-sampled", func(a *answered) {
+		t := a.t
+		for line := range bytes.Lines(unpack(t, a.packed)["pop/commands.jsonl"]) {
+			id, _, _ := strings.Cut(strings.TrimPrefix(string(line), `{"command_id":"`), `"`)
+			pos, err := evidence.ParsePosition(id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(string(evidence.EncodeBody(a.sample)), `"`+id+`"`) {
+				a.lines = append(a.lines, a.g.Opened(pos))
+				return
+			}
+		}
+		t.Fatal("every row is sampled")
+	}, "sample.sealed", "belongs to no row"},
+	{"the-pack-recorded-after-its-sample", func(a *answered) {
+		late := a.g.Made(a.sample.Pack.Manifest)
+		a.head, a.lines = a.g.Answer(a.sample, a.size, late, a.read)
+	}, "sample.order", "made after its sample was answered"},
+	{"the-record-of-another-pack", func(a *answered) {
+		other := a.g.Made(strings.Repeat("0", 64))
+		read := a.g.Asked(a.sample)
+		a.head, a.lines = a.g.Answer(a.sample, a.size, other, read)
+	}, "sample.order", "not the record that this pack was made"},
+	{"a-record-of-less", func(a *answered) {
+		less := *a.sample
+		less.Rows = less.Rows[1:]
+		a.head, _ = a.g.Answer(a.sample, a.size, a.made, a.g.Asked(&less))
+	}, "sample.order", "not the record that this sample was answered"},
+	{"to-another-sample", func(a *answered) { a.head.Sample = strings.Repeat("0", 64) }, "sample.order", "another sample, or of another pack"},
+	{"a-head-changed", func(a *answered) { a.head.Made.Head = strings.Replace(a.head.Made.Head, `"t":1`, `"t":2`, 1) }, "sample.order", "do not prove it"},
+	{"a-body-changed", func(a *answered) { a.head.Read.Body = strings.Replace(a.head.Read.Body, "Audit LLP", "Nobody", 1) }, "sample.order", "does not match the commitment"},
+	{"a-path-cut", func(a *answered) { a.head.Made.Tree = a.head.Made.Tree[1:] }, "sample.order", "does not hold block"},
+	{"another-history", func(a *answered) { a.head.Growth[0][0] ^= 1 }, "sample.order", "the log was rewritten"},
+	{"an-unsigned-checkpoint", func(a *answered) { a.head.Checkpoint = strings.Replace(a.head.Checkpoint, "\n\n— ", "\n\n— x", 1) }, "sample.order", "not a checkpoint to trust"},
+}
+
+// sampleVectors are a pack with a sample that is what it says, and one that
+// isn't; and with answers to the first.
+func sampleVectors(t testing.TB, packs map[string][]byte) (list []vector) {
+	const pack, sample, swapped = "good-sampled.zip", "sample.json", "sample-swapped.json"
+	encode := func(s *verify.Sample) []byte {
+		b, err := s.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	a := answer(t)
+	packs[pack], packs[sample] = a.packed, encode(a.sample)
+	forged := *a.sample
+	forged.Rows = slices.Clone(forged.Rows)
+	forged.Rows[0].ID = "gw1.1.1"
+	packs[swapped] = encode(&forged)
+	list = append(list, vector{Pack: pack, Sample: swapped, Finding: "sample.drawn"})
+	for _, c := range answers {
+		a := answer(t)
+		c.change(a)
+		name := "answer-" + c.name + ".jsonl"
+		packs[name] = a.file()
+		list = append(list, vector{Pack: pack, Sample: sample, Answer: name, Finding: c.finding})
+	}
+	return list
+}
+
+// samples are the vector's sample and the answer to it.
+func (v *vector) samples(t *testing.T) []*verify.Sampled {
+	t.Helper()
+	if v.Sample == "" {
+		return nil
+	}
+	text, err := os.ReadFile(filepath.Join("testdata", v.Sample))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &verify.Sampled{}
+	if s.Sample, err = verify.ParseSample(text); err != nil {
+		t.Fatal(err)
+	}
+	if v.Answer != "" {
+		if text, err = os.ReadFile(filepath.Join("testdata", v.Answer)); err != nil {
+			t.Fatal(err)
+		}
+		if s.Answer, err = verify.ReadAnswer(bytes.NewReader(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return []*verify.Sampled{s}
 }

@@ -148,7 +148,7 @@ func split(t testing.TB, data []byte) (files [][]byte, headers []ledger.Header) 
 		if err != nil {
 			t.Fatal(err)
 		}
-		size := verify.CutSize(&h)
+		size := verify.CutSize(&h, "L1")
 		files, headers = append(files, data[:size:size]), append(headers, h)
 		data = data[size:]
 	}
@@ -892,7 +892,9 @@ type vector struct {
 	Pack    string            `json:"pack"`
 	Trust   *verify.TrustFile `json:"trust,omitempty"`  // default: testdata/trust.json
 	TSA     string            `json:"tsa_ca,omitempty"` // file of the trusted authorities' roots
-	Finding string            `json:"finding"`          // "" when the pack is good
+	Sample  string            `json:"sample,omitempty"` // file of a sample of the pack
+	Answer  string            `json:"answer,omitempty"` // file of the answer to it
+	Finding string            `json:"finding"`          // "" when all is good
 	Also    string            `json:"also,omitempty"`   // a finding of integrity that comes with it
 }
 
@@ -1126,7 +1128,8 @@ func vectors(t testing.TB) (list []vector, packs map[string][]byte) {
 		u.resign(t, day, nil)
 		stamp("log.stamps-"+f.name+".zip", "log.stamps", u.zip(t))
 	}
-	return list, packs
+	levelVectors(t, add)
+	return append(list, sampleVectors(t, packs)...), packs
 }
 
 func TestVectors(t *testing.T) {
@@ -1150,7 +1153,7 @@ func TestVectors(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, v := range list {
-		t.Run(strings.TrimSuffix(v.Pack, ".zip"), func(t *testing.T) {
+		t.Run(strings.TrimSuffix(v.Pack, ".zip")+v.Answer, func(t *testing.T) {
 			if v.Trust == nil {
 				v.Trust = usual
 			}
@@ -1171,7 +1174,7 @@ func TestVectors(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer c.Close()
-			r, err := verify.Pack(p, tr)
+			r, err := verify.Pack(p, tr, v.samples(t)...)
 			if err != nil {
 				t.Fatal(err)
 			}

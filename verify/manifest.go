@@ -29,6 +29,7 @@ const (
 	ContextFile   = "raw/context.blocks"
 	EdgesFile     = "raw/edges.blocks"
 	SeedsFile     = "seeds.jsonl"
+	SealedFile    = "sealed.jsonl"
 	TestsFile     = "tests.jsonl"
 )
 
@@ -76,7 +77,7 @@ type Generator struct {
 type Params struct {
 	From  string      `json:"from"` // ISO 8601 in UTC to the microsecond
 	To    string      `json:"to"`
-	Level string      `json:"level"` // "L1"
+	Level string      `json:"level"`
 	By    evidence.By `json:"by"`
 }
 
@@ -149,8 +150,8 @@ func parseManifest(b []byte) (*Manifest, error) {
 		}
 	}
 	switch {
-	case m.Params.Level != "L1":
-		return nil, fmt.Errorf("%w: level %.20q, this program reads packs of level L1", errManifest, m.Params.Level)
+	case m.Params.Level != Heads && m.Params.Level != Bodies && m.Params.Level != Full:
+		return nil, fmt.Errorf("%w: level %.20q, this program reads packs of levels L0, L1 and L3", errManifest, m.Params.Level)
 	case m.Range.FirstBlock > m.Range.LastBlock || m.Range.LastBlock >= m.Tree.Size:
 		return nil, fmt.Errorf("%w: blocks %d to %d of %d", errManifest, m.Range.FirstBlock, m.Range.LastBlock, m.Tree.Size)
 	}

@@ -26,7 +26,7 @@ func Readme(m *Manifest, s *workpaper.Summary) *workpaper.Document {
 	text("Against everyone without the log's key it proves that these records are the log's, in this order, with none left out; that the tables are what the records say; that every decision follows from policy and grants of its moment. Against the operator, who holds the key, it proves that only with witnesses or checkpoints that you kept from earlier visits in your trust file; without either this is operator-only integrity.")
 
 	head("Known gaps")
-	list(gaps(s)...)
+	list(gaps(m.Params.Level, s)...)
 	head("Complementary controls, outside the boundary")
 	text("These are the organisation's to show, and nothing here speaks of them:")
 	list("Physical access to machines and media.", "Vulnerability management and patching.", "Screening, training and departure of staff.",
@@ -44,15 +44,7 @@ func Readme(m *Manifest, s *workpaper.Summary) *workpaper.Document {
 	text("no_occurrence means that there was nothing to test, and not_tested that an input is missing: neither is a pass. Exceptions are in tests.jsonl and in the tab exceptions of summary.xlsx.")
 
 	head("Files")
-	list("summary.xlsx: the populations, listings and tests as tabs of one workbook, with an index.",
-		"pop/: the populations, as CSV for people and spreadsheets and as JSON lines without loss. pop/totals.csv ties them together.",
-		"listings/: who could do what at the first and at the last record of the range.",
-		"controls/: the matrix, which tests stand behind which criterion and what they came to; and each of their exceptions.",
-		"transcripts/: what a session did, in order, as a page, as text and as JSON lines. ▮ sealed marks what is withheld.",
-		"tests.jsonl: the control tests and their exceptions.",
-		"policies/, config/: every text that was in force.",
-		"raw/, log/, seeds.jsonl: the records and their proof.",
-		"manifest.json, manifest.sig: every file with its digest, signed with the log's key.")
+	list(fileTexts(m.Params.Level)...)
 
 	head("Glossary")
 	d.Add(workpaper.Block{Table: pairs(
@@ -68,6 +60,29 @@ func Readme(m *Manifest, s *workpaper.Summary) *workpaper.Document {
 	return d
 }
 
+// fileTexts say what the files of a pack of a level are.
+func fileTexts(level string) []string {
+	all := []string{
+		"summary.xlsx: the populations, listings and tests as tabs of one workbook, with an index.",
+		"pop/: the populations, as CSV for people and spreadsheets and as JSON lines without loss. pop/totals.csv ties them together.",
+		"controls/: the matrix, which tests stand behind which criterion and what they came to; and each of their exceptions.",
+		"tests.jsonl: the control tests and their exceptions.",
+	}
+	if level != Heads {
+		all = append(all,
+			"listings/: who could do what at the first and at the last record of the range.",
+			"transcripts/: what a session did, in order, as a page, as text and as JSON lines. ▮ sealed marks what is withheld.",
+			"policies/, config/: every text that was in force.",
+			"seeds.jsonl: what opens the proof of bodies.")
+	}
+	if level == Full {
+		all = append(all, "sealed.jsonl: statements as they were asked, parameters and errors, each with what opens its proof.")
+	}
+	return append(all,
+		"raw/, log/: the records and their proof.",
+		"manifest.json, manifest.sig: every file with its digest, signed with the log's key.")
+}
+
 // facts say what the pack is of.
 func facts(m *Manifest, s *workpaper.Summary) *workpaper.Table {
 	return pairs(
@@ -79,7 +94,7 @@ func facts(m *Manifest, s *workpaper.Summary) *workpaper.Table {
 		"Decisions", fmt.Sprintf("%d allowed, %d refused", s.Allowed, s.Refused),
 		"Blocks", fmt.Sprintf("%d to %d of a log of %d", m.Range.FirstBlock, m.Range.LastBlock, m.Tree.Size),
 		"Root of the log", base64.StdEncoding.EncodeToString(m.Tree.Root),
-		"Level", m.Params.Level+": heads and bodies; statements and their parameters are sealed",
+		"Level", m.Params.Level+": "+LevelText(m.Params.Level),
 		"Made by", m.Params.By.Person.ID,
 		"Made with", "exhibit "+m.Generator.Version)
 }
@@ -94,7 +109,7 @@ func pairs(cells ...string) *workpaper.Table {
 }
 
 // gaps are what the pack doesn't show and might be thought to.
-func gaps(s *workpaper.Summary) (list []string) {
+func gaps(level string, s *workpaper.Summary) (list []string) {
 	for _, t := range s.Tests {
 		if t.State == workpaper.NotTested {
 			list = append(list, fmt.Sprintf("%s: not tested. %s.", t.Title, t.Note))
@@ -104,7 +119,11 @@ func gaps(s *workpaper.Summary) (list []string) {
 		list = append(list, fmt.Sprintf("%d of %d sessions have a transcript: the first in which something was refused, approved, in doubt, opaque, administrative or raised an alert, and the first of others. "+
 			"What the other %d did is in pop/commands, under their session_id; the organisation can print any with: exhibit did SESSION.", s.Told, s.Told+s.Untold, s.Untold))
 	}
+	opaque := "Which commands were allowed though not understood (opaque) is withheld."
+	if level != Heads {
+		opaque = fmt.Sprintf("%d commands were allowed though not understood (opaque); their content is uncovered.", s.Uncovered)
+	}
 	return append(list,
 		"Text is not effect: triggers, functions with their owner's rights and foreign tables act beyond what a statement names.",
-		fmt.Sprintf("%d commands were allowed though not understood (opaque); their content is uncovered.", s.Uncovered))
+		opaque)
 }

@@ -19,11 +19,11 @@ type tables struct {
 	workbook  *Workbook
 }
 
-func (t *tables) begin(f *files, c *Check) {
+func (t *tables) begin(f *files, c *Check, populations []workpaper.Table) {
 	t.files, t.check, t.encoders = f, c, make(map[string][]workpaper.Encoder)
 	t.book = openBook(f, c)
 	t.workbook = NewWorkbook(t.book.create)
-	for _, p := range workpaper.Populations() {
+	for _, p := range populations {
 		t.table(TablePath(p.Name), &p)
 	}
 }
@@ -101,11 +101,11 @@ func (t *tables) release() {
 	}
 }
 
-// CutSize is the size of a block in a pack: its header line and every section
-// but the sealed one.
-func CutSize(h *ledger.Header) uint64 {
+// CutSize is the size of a block in a pack of a level: its header line and the
+// sections that the level discloses.
+func CutSize(h *ledger.Header, level string) uint64 {
 	size := uint64(len(h.Encode()) + 1)
-	for _, s := range h.Sections[:ledger.Hashes+1] {
+	for _, s := range h.Sections[:Sections(level)] {
 		size += s.Size
 	}
 	return size

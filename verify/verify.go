@@ -19,18 +19,19 @@ import (
 
 // checks are those of integrity, in the order in which they are reported.
 type checks struct {
-	files, manifest, digests             Check
-	checkpoint, keys                     Check
-	witnesses, known, tree, stamps       Check
-	leaf, block, follows, control        Check
-	edges, context                       Check
-	commitments, tables, replay, meaning Check
+	files, manifest, digests       Check
+	checkpoint, keys               Check
+	witnesses, known, tree, stamps Check
+	leaf, block, follows, control  Check
+	edges, context                 Check
+	commitments, sealed            Check
+	tables, replay, meaning        Check
 }
 
 func (c *checks) all() []*Check {
 	return []*Check{
 		&c.files, &c.manifest, &c.digests, &c.checkpoint, &c.keys, &c.witnesses, &c.known, &c.tree, &c.stamps, &c.leaf, &c.block, &c.follows, &c.control,
-		&c.edges, &c.context, &c.commitments, &c.tables, &c.replay, &c.meaning,
+		&c.edges, &c.context, &c.commitments, &c.sealed, &c.tables, &c.replay, &c.meaning,
 	}
 }
 
@@ -55,11 +56,11 @@ func newChecks() *checks {
 		edges:       check("pack.range", "edges", "The range holds every block of the period"),
 		context:     check("pack.context", "blocks before the range", "Blocks that the range refers to are there, in order"),
 		commitments: check("record.commitment", "records with a body or a sealed part", "Every body is the one that its head commits to"),
+		sealed:      check("record.sealed", "sealed parts", "Every sealed part is the one that its head commits to"),
 		tables:      check("pack.tables", "files", "Every table, made again from the records, is the pack's byte for byte"),
 		replay:      check("decision.replay", "decisions", "Every decision, made again from its inputs, is the recorded one"),
 		meaning:     check("decision.facts", "statements", "The recorded checks are what the statement asks for"),
 	}
-	c.meaning.State, c.meaning.Note = workpaper.NotTested, "Statements are sealed in a pack of level L1: what they ask for is not derived again"
 	return c
 }
 
@@ -89,6 +90,8 @@ type verifier struct {
 	keys     keyring
 
 	encoded, signature []byte // the manifest and what signs it
+
+	parts *sealedFile // of a pack of level L3
 
 	samples                     []*Sampled
 	drawn, sealedParts, ordered Check
@@ -178,6 +181,7 @@ func (v *verifier) manifest() bool {
 	}
 	v.c.digests.made = true
 	v.encoded, v.signature = encoded, sig
+	v.withheld()
 	return true
 }
 
@@ -290,7 +294,7 @@ func (v *verifier) eachBlock(path string, fn func(*ledger.Block) bool) bool {
 		return false
 	}
 	defer v.files.finish(f)
-	r := ledger.NewReader(f, ledger.Hashes+1)
+	r := ledger.NewReader(f, Sections(v.m.Params.Level))
 	for {
 		b, err := r.Next()
 		if errors.Is(err, io.EOF) {
@@ -309,9 +313,12 @@ func (v *verifier) eachBlock(path string, fn func(*ledger.Block) bool) bool {
 
 // readContext folds the blocks before the range.
 func (v *verifier) readContext() bool {
-	v.out.begin(v.files, &v.c.tables)
-	v.fold = workpaper.NewFold(&v.out)
-	v.fold.Decided, v.fold.Told = v.decided, v.out.transcript
+	v.out.begin(v.files, &v.c.tables, Populations(v.m.Params.Level))
+	v.fold = newFold(v.m.Params.Level, &v.out)
+	v.fold.Decided = v.decided
+	if v.m.Params.Level != Heads {
+		v.fold.Told = v.out.transcript
+	}
 	if _, there := v.files.manifest[ContextFile]; !there {
 		return true // block 0 begins the range
 	}
@@ -378,6 +385,9 @@ func (v *verifier) readEdges() bool {
 // readRange folds the range and checks that it is whole.
 func (v *verifier) readRange() bool {
 	v.c.follows.made, v.c.context.made = true, true
+	if !v.openSealed() {
+		return false
+	}
 	prev, next, records := v.edge[0], v.m.Range.FirstBlock, uint64(0)
 	for next <= v.m.Range.LastBlock {
 		path, last := v.fileFrom(next)
@@ -407,7 +417,7 @@ func (v *verifier) readRange() bool {
 			}
 			for i := range b.Records {
 				v.key(b.Block, &b.Records[i])
-				if !v.commitment(&b.Records[i], false) || !v.text(&b.Records[i]) || !v.folded(v.fold.Record(&b.Records[i])) {
+				if !v.commitment(&b.Records[i], false) || !v.part(&b.Records[i]) || !v.text(&b.Records[i]) || !v.folded(v.fold.Record(&b.Records[i])) {
 					return false
 				}
 			}
@@ -422,6 +432,7 @@ func (v *verifier) readRange() bool {
 		}
 	}
 	v.closes(prev, records)
+	v.closeSealed()
 	return true
 }
 
@@ -516,6 +527,9 @@ func (v *verifier) folded(err error) bool {
 // may be of scopes that the pack discloses nothing of.
 func (v *verifier) commitment(r *evidence.Record, context bool) bool {
 	v.opened(r)
+	if v.m.Params.Level == Heads {
+		return true
+	}
 	if !r.Head.HasBody && !r.Head.HasSealed {
 		return true
 	}

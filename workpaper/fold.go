@@ -58,6 +58,7 @@ type Fold struct {
 	Told func(*Transcript) error
 
 	out      Out
+	told     map[string][]string // of a fold of heads, by table; nil where bodies are there
 	clock    clock
 	registry *decision.Registry
 	version  uint64
@@ -114,7 +115,7 @@ type counts struct {
 	transactions, resolutions                                           uint64
 	approvalsAsked, approvalsDecided, approvalsUsed                     uint64
 	violations, unseparated, kills, acks, down                          uint64
-	reads, unsealed, packs                                              uint64
+	reads, unsealed, packs, holds, erased                               uint64
 }
 
 // NewFold returns a fold whose rows go to out.
@@ -155,8 +156,12 @@ func (f *Fold) Opening(r *evidence.Record) error {
 		f.boot.carried = true
 	case h.Type == evidence.SessionStart && h.Effect == evidence.Allow:
 		var b evidence.SessionStartBody
-		if f.decode(r, &b) {
-			s := f.newSession(r, &b)
+		readable := &b
+		if !f.decode(r, &b) {
+			readable = nil
+		}
+		if readable != nil || f.told != nil {
+			s := f.newSession(r, readable)
 			s.carried = true
 			return f.addSession(s)
 		}
@@ -371,6 +376,8 @@ func (f *Fold) controlInRange(r *evidence.Record) error {
 	switch r.Head.Type {
 	case evidence.PolicyChange, evidence.ConfigChange, evidence.LogKey:
 		return f.change(r)
+	case evidence.LogHold, evidence.Redaction:
+		return f.kept(r)
 	case evidence.AgentDisable:
 		f.retired(r)
 	case evidence.GrantRemove, evidence.CredentialRevoke:
@@ -398,6 +405,9 @@ func (f *Fold) control(r *evidence.Record) {
 }
 
 func (f *Fold) row(table string, cells ...string) error {
+	if f.told != nil && !f.headCells(table, cells) {
+		return nil
+	}
 	if err := f.out.Row(table, cells); err != nil {
 		return fmt.Errorf("writing a row of %s: %w", table, err)
 	}

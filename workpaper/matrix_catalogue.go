@@ -245,7 +245,7 @@ func Controls() []Control {
 		{ID: "EX-1801", Artifact: "E18", About: "Records are complete and unaltered: none is missing between two, and each is what was committed to",
 			Criteria: []string{"CC2.1", "CC6.1", "CC7.2"}, NIST: []string{"AU-9(3)", "AU-10", "AU-12"}, ISO: []string{"5.28", "5.33", "8.15"},
 			Tests:  []string{"record.body", "record.sequence", "record.ordinal"},
-			Checks: []string{"log.leaf", "log.block", "log.follows", "log.tree", "record.commitment"},
+			Checks: []string{"log.leaf", "log.block", "log.follows", "log.tree", "record.commitment", "record.sealed"},
 			Left:   "custody of the log's key"},
 		{ID: "EX-1802", Artifact: "E18", About: "The log can be held against what others saw of it, and signed by the keys that its own records put in force",
 			Criteria: []string{"CC2.1", "CC7.2"}, NIST: []string{"AU-9(2)", "AU-9(3)", "AU-10"}, ISO: []string{"5.28", "8.15", "8.17"},

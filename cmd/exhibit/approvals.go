@@ -69,6 +69,8 @@ func summary(r *api.Approval) string {
 		return fmt.Sprintf("%s as %s on %s until %s", r.Grant.Agent, r.Grant.Role, r.Grant.Resource, stamp(r.Grant.Expires))
 	case r.Policy != nil:
 		return fmt.Sprintf("policy %.12s in place of %.12s", r.Digest, r.Policy.Before)
+	case r.Erasure != nil:
+		return fmt.Sprintf("erase what is sealed of session %s: %s", r.Erasure.Session, r.Erasure.Basis)
 	case r.Command != nil:
 		return fmt.Sprintf("%s on %s: %s", r.Command.Agent, r.Command.Resource, r.Command.Text)
 	}

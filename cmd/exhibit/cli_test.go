@@ -570,6 +570,10 @@ func (g *memory) CreatePack(_ context.Context, r api.PackRequest, _ evidence.By,
 		return api.Pack{}, api.NotFound("there is no record "+r.From.String(), "")
 	}
 	progress(api.Progress{Stage: "packing blocks", Done: 1, Total: 2})
+	if r.Recipient != "" {
+		_, err := fmt.Fprintf(w, "a pack of %s for %s", r.Level, r.Recipient)
+		return api.Pack{}, err
+	}
 	if _, err := w.Write([]byte("a pack")); err != nil {
 		return api.Pack{}, err
 	}
@@ -577,6 +581,36 @@ func (g *memory) CreatePack(_ context.Context, r api.PackRequest, _ evidence.By,
 		return api.Pack{}, errors.New("block 3 is damaged")
 	}
 	return api.Pack{From: "gw1.1.0", To: "gw1.1.9", Records: 10, Blocks: 1, Bytes: 6, Digest: "d", Made: "gw1.1.11"}, nil
+}
+
+func (g *memory) Holds(context.Context) ([]api.Hold, error) {
+	by := api.Change{Position: "gw1.1.20", Time: noon, By: evidence.By{Person: evidence.Person{ID: "alice@example.com"}}, Reason: "litigation"}
+	lifted := by
+	lifted.Reason = "closed"
+	return []api.Hold{{ID: "gw1.1.20", Matter: "case 12", Status: "standing", Placed: by}, {ID: "gw1.1.21", Status: "lifted", Placed: by, Lifted: &lifted}}, nil
+}
+
+func (g *memory) PlaceHold(ctx context.Context, _ api.NewHold, _ evidence.By) (api.Hold, error) {
+	list, err := g.Holds(ctx)
+	return list[0], err
+}
+
+func (g *memory) LiftHold(ctx context.Context, id, _ string, _ evidence.By) (api.Hold, error) {
+	list, err := g.Holds(ctx)
+	if id != list[1].ID {
+		return api.Hold{}, api.NotFound("hold "+id+" unknown", "")
+	}
+	return list[1], err
+}
+
+func (g *memory) Erase(_ context.Context, e api.Erasure, _ evidence.By) (api.Erased, error) {
+	switch {
+	case e.Session == "gw1.1.30":
+		return api.Erased{}, api.Invalid("session gw1.1.30 is under a legal hold: gw1.1.20, placed by alice@example.com", "")
+	case e.Request == "":
+		return api.Erased{Session: e.Session, Request: "gw1.1.40"}, nil
+	}
+	return api.Erased{Session: e.Session, Position: "gw1.1.41"}, nil
 }
 
 func (g *memory) UnsealSample(_ context.Context, r api.UnsealRequest, _ evidence.By, w io.Writer) (api.Unsealed, error) {

@@ -138,7 +138,7 @@ func newLog(a *app) *cobra.Command {
 			})
 		},
 	}
-	return group(groupEvidence, "log", "Look after the log", status, newFsck(a), newLogKeys(a), newRotateKey(a), newRevokeKey(a))
+	return group(groupEvidence, "log", "Look after the log", status, newFsck(a), newLogKeys(a), newRotateKey(a), newRevokeKey(a), newHold(a), newErase(a))
 }
 
 // witnessFields are a line about the quorum and one for each witness.

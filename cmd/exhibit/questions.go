@@ -265,12 +265,16 @@ func newSessions(a *app) *cobra.Command {
 }
 
 func newPack(a *app) *cobra.Command {
-	var from, to, output, purpose string
+	var from, to, output, purpose, level, recipient string
 	create := &cobra.Command{
 		Use: "create --from WHEN --to WHEN -o FILE", Short: "Make an evidence pack", Args: exactly(),
 		Long: `Makes a pack of everything from one moment up to another: dates, times (RFC 3339)
 or positions. The export itself is recorded. An auditor checks the pack offline
-with exhibit verify, or with exhibit-verify.`,
+with exhibit verify, or with exhibit-verify.
+
+Levels: L0 discloses heads alone (who, when, what kind, how it ended), L1 bodies
+as well (normalised statements), L3 everything that is sealed, encrypted to one
+age recipient. L2 is L1 with what is sealed of a sample: see exhibit unseal.`,
 		Example: `  exhibit pack create --from 2026-01-01 --to 2026-07-01 -o h1.zip --purpose "SOC 2, first half"`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if from == "" || to == "" || output == "" {
@@ -280,7 +284,10 @@ with exhibit verify, or with exhibit-verify.`,
 			if err != nil {
 				return err
 			}
-			req := api.PackRequest{From: r.From, To: r.To, Purpose: purpose}
+			if level == "L2" {
+				return usage{hinted{errors.New("a pack of level L2 is one of L1 with the answer to a sample beside it"), "exhibit unseal answers a sample"}}
+			}
+			req := api.PackRequest{From: r.From, To: r.To, Purpose: purpose, Level: level, Recipient: recipient}
 			return a.ask(func(c *api.Client) error { return a.createPack(cmd, c, req, output) })
 		},
 	}
@@ -289,6 +296,8 @@ with exhibit verify, or with exhibit-verify.`,
 	f.StringVar(&to, "to", "", "moment just past the pack")
 	f.StringVarP(&output, "output", "o", "", "file to write; must not exist")
 	f.StringVar(&purpose, "purpose", "", "what for; stands in the record of the export")
+	f.StringVar(&level, "level", "L1", "what it discloses: L0, L1 or L3")
+	f.StringVar(&recipient, "recipient", "", "age recipient that it is encrypted to; L3 needs one")
 	return group(groupEvidence, "pack", "Make evidence packs", create)
 }
 

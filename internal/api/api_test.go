@@ -156,6 +156,16 @@ func (g *gateway) RotateLogKey(_ context.Context, r KeyRotation, by evidence.By)
 func (g *gateway) RevokeLogKey(_ context.Context, r KeyRevocation, by evidence.By) (LogKeys, error) {
 	return ask[LogKeys](g, r, by)
 }
+func (g *gateway) Holds(context.Context) ([]Hold, error) { return ask[[]Hold](g) }
+func (g *gateway) PlaceHold(_ context.Context, n NewHold, by evidence.By) (Hold, error) {
+	return ask[Hold](g, n, by)
+}
+func (g *gateway) LiftHold(_ context.Context, id, reason string, by evidence.By) (Hold, error) {
+	return ask[Hold](g, id, reason, by)
+}
+func (g *gateway) Erase(_ context.Context, e Erasure, by evidence.By) (Erased, error) {
+	return ask[Erased](g, e, by)
+}
 func (g *gateway) Backup(_ context.Context, b Backup, by evidence.By) (LogStatus, error) {
 	return ask[LogStatus](g, b, by)
 }

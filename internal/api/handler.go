@@ -236,6 +236,7 @@ func (a *routes) register() {
 	a.registerPolicies()
 	a.registerPacks()
 	a.registerSamples()
+	a.registerKeeping()
 	a.registerAlerts()
 	a.registerReadiness()
 	handle(a, operation{id: "list-sessions", method: "GET", path: "/v1/sessions", tag: "sessions", summary: "Live sessions"},
@@ -353,7 +354,7 @@ func (a *routes) registerApprovals() {
 		ID string `path:"id"`
 	}
 	type query struct {
-		Kind string `query:"kind" enum:"grant,policy,command" doc:"only of this kind"`
+		Kind string `query:"kind" enum:"grant,policy,command,erasure" doc:"only of this kind"`
 		All  bool   `query:"all" doc:"those that have ended too"`
 	}
 	type answering struct {
@@ -715,6 +716,9 @@ type newPack struct {
 	From    string `json:"from" doc:"date, time (RFC 3339) or position; part of the pack"`
 	To      string `json:"to" doc:"date, time (RFC 3339) or position; just past the pack"`
 	Purpose string `json:"purpose,omitempty" maxLength:"1000" doc:"stands in the record of the export"`
+
+	Level     string `json:"level,omitempty" enum:"L0,L1,L3" doc:"of disclosure: heads, and bodies (default), and sealed parts"`
+	Recipient string `json:"recipient,omitempty" maxLength:"4000" doc:"age recipient that the pack is encrypted to; L3 needs one, and a purpose"`
 }
 
 func (a *routes) registerPacks() {
@@ -728,7 +732,7 @@ func (a *routes) registerPacks() {
 			if err != nil {
 				return err
 			}
-			r := PackRequest{From: from, To: to, Purpose: in.Body.Purpose}
+			r := PackRequest{From: from, To: to, Purpose: in.Body.Purpose, Level: in.Body.Level, Recipient: in.Body.Recipient}
 			pack, err := a.Services.Packs.CreatePack(ctx, r, by(ctx), s, s.progress)
 			s.event = Event{Pack: &pack}
 			return err

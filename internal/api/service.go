@@ -238,18 +238,20 @@ type Answer struct {
 // Approval is a request with everything that people said of it.
 type Approval struct {
 	ID      string             `json:"id" doc:"the position of its record"`
-	Kind    string             `json:"kind" enum:"grant,policy,command"`
+	Kind    string             `json:"kind" enum:"grant,policy,command,erasure"`
 	Status  string             `json:"status" enum:"pending,approved,denied,withdrawn,expired,used"`
 	Digest  string             `json:"digest" doc:"of what is asked"`
 	Grant   *GrantScope        `json:"grant,omitempty"`
 	Policy  *evidence.Proposal `json:"policy,omitempty"`
 	Command *HeldCommand       `json:"command,omitempty"`
-	Needs   []RequestNeed      `json:"needs" doc:"all of them"`
-	Ticket  string             `json:"ticket,omitempty"`
-	Expires time.Time          `json:"expires" doc:"of the request, and of what it approved and isn't used yet"`
-	Asked   Change             `json:"asked"`
-	Answers []ApprovalAnswer   `json:"answers,omitempty"`
-	Used    *ApprovalUse       `json:"used,omitempty"`
+
+	Erasure *evidence.ErasureScope `json:"erasure,omitempty"`
+	Needs   []RequestNeed          `json:"needs" doc:"all of them"`
+	Ticket  string                 `json:"ticket,omitempty"`
+	Expires time.Time              `json:"expires" doc:"of the request, and of what it approved and isn't used yet"`
+	Asked   Change                 `json:"asked"`
+	Answers []ApprovalAnswer       `json:"answers,omitempty"`
+	Used    *ApprovalUse           `json:"used,omitempty"`
 }
 
 // GrantScope is what a grant would give.
@@ -622,6 +624,14 @@ type Log interface {
 	// Backup records that the log is about to be copied, and returns when that
 	// record is sealed with everything before it.
 	Backup(ctx context.Context, b Backup, by evidence.By) (LogStatus, error)
+	// Holds returns legal holds, lifted ones too, in the order of their records.
+	Holds(ctx context.Context) ([]Hold, error)
+	PlaceHold(ctx context.Context, n NewHold, by evidence.By) (Hold, error)
+	LiftHold(ctx context.Context, id, reason string, by evidence.By) (Hold, error)
+	// Erase destroys what is sealed of a session that has ended; Invalid under a
+	// legal hold. Where two people are needed and no request is named it asks for
+	// the other one.
+	Erase(ctx context.Context, e Erasure, by evidence.By) (Erased, error)
 }
 
 // LogKeys are the keys that signed the log, and sign it, the oldest first.
@@ -796,9 +806,11 @@ type Export struct {
 
 // PackRequest says what a pack holds.
 type PackRequest struct {
-	From    Moment
-	To      Moment
-	Purpose string
+	From      Moment
+	To        Moment
+	Purpose   string
+	Level     string // "L0", "L1" or "L3"; "" is L1
+	Recipient string // age recipient that the pack is encrypted to; L3 needs one
 }
 
 // Progress is how far something long is. Total is 0 while it isn't known.

@@ -128,19 +128,29 @@ func (g *Gateway) CreatePack(ctx context.Context, r api.PackRequest, by evidence
 	if err != nil {
 		return api.Pack{}, err
 	}
+	if r.Level == verify.Full && (strings.TrimSpace(r.Purpose) == "" || r.Recipient == "") {
+		return api.Pack{}, api.Invalid("a pack with everything that is sealed needs a purpose, and an age recipient that it is encrypted to", "for some rows alone draw a sample: exhibit unseal")
+	}
 	sum := sha256.New()
 	count := &counter{w: io.MultiWriter(w, sum)}
+	sealed, err := encrypting(count, r.Recipient)
+	if err != nil {
+		return api.Pack{}, err
+	}
 	exporter := &exporter{Signer: g.sealer.Signer(0), g: g}
 	res, err := pack.Create(ctx, pack.Source{
 		Archive: g.archive, Log: os.DirFS(filepath.Join(g.opened.Data, logDir)),
-		Seeds: g.keys, Signer: exporter, Gateway: exporter, Stamps: g.openStamps,
+		Seeds: g.keys, Sealed: pack.SealedBy(g.keys), Signer: exporter, Gateway: exporter, Stamps: g.openStamps,
 	}, pack.Params{
-		From: from, To: to, By: by, Purpose: r.Purpose, Organisation: g.live.Load().Organisation,
+		From: from, To: to, By: by, Purpose: r.Purpose, Level: r.Level, Recipient: r.Recipient, Organisation: g.live.Load().Organisation,
 		Generator: verify.Generator{Version: g.opened.Version, Binary: g.opened.Binary},
 		Progress: func(done, total uint64) {
 			progress(api.Progress{Stage: "packing blocks", Done: done, Total: total})
 		},
-	}, count)
+	}, sealed)
+	if err == nil {
+		err = sealed.Close()
+	}
 	if err != nil {
 		return api.Pack{}, err
 	}

@@ -137,6 +137,7 @@ type Gateway struct {
 	archive    *archive.Folder
 	keys       *keys.Store
 	sealer     *seal.Sealer
+	marker     *marker
 	recorder   *recorder.Recorder
 	authority  *identity.Authority
 	assertions *identity.Assertions
@@ -154,7 +155,6 @@ type Gateway struct {
 	resolvers  map[string]protocol.Resolver // by protocol
 	snapshotAt uint64                       // version of the registry as it was last recorded whole
 	doubtful   []evidence.Head              // starts of sessions that a crash left with commands in doubt
-	traceFrom  uint64                       // block at which their boot begins
 	listeners  []*listener.Listener
 
 	acknowledging sync.Mutex
@@ -190,7 +190,7 @@ func Open(ctx context.Context, s Settings, reload func() (Settings, error), log 
 		return nil, err
 	}
 	g.sinks = g.newSinks()
-	past, registry, version, err := g.fold(ctx)
+	mark, registry, version, err := g.fold(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -198,11 +198,9 @@ func Open(ctx context.Context, s Settings, reload func() (Settings, error), log 
 		return nil, err
 	}
 	g.opened.Policy, _ = standing(registry, &s)
-	tally, err := g.tally(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if err := g.boot(ctx, past, registry, version, tally); err != nil {
+	past := &mark.Past
+	g.marker.begin(mark.Clone())
+	if err := g.boot(ctx, past, registry, version, mark.Tally); err != nil {
 		return nil, err
 	}
 	if err := g.recordNoted(ctx); err != nil {
@@ -280,6 +278,7 @@ func (g *Gateway) openStores(ctx context.Context, s Settings) (err error) {
 	if g.keys, err = keys.Open(filepath.Join(s.Data, keysDir), g.material.identity, s.Recipients); err != nil {
 		return err
 	}
+	g.marker = newMarker(s.Data, g.log)
 	g.authority = identity.NewAuthority(g.material.issuer, s.Name, s.TokenTTL)
 	g.assertions = identity.NewAssertions(s.Name, g.began)
 	g.sealer, err = seal.Open(ctx, seal.Config{
@@ -298,6 +297,7 @@ func (g *Gateway) openStores(ctx context.Context, s Settings) (err error) {
 		},
 		Known:  s.Known,
 		Logger: g.log,
+		Cut:    g.marker.cut,
 	}, g.journal, g.archive, g.keys)
 	if err != nil {
 		return fmt.Errorf("opening the log: %w", err)
@@ -306,8 +306,8 @@ func (g *Gateway) openStores(ctx context.Context, s Settings) (err error) {
 }
 
 // fold reads what the boots before left: the registry, with the number of control
-// records since its newest snapshot, and what is open, from the last boot's.
-func (g *Gateway) fold(ctx context.Context) (*recorder.Past, *decision.Registry, uint64, error) {
+// records since its newest snapshot, and what is open.
+func (g *Gateway) fold(ctx context.Context) (*recorder.Mark, *decision.Registry, uint64, error) {
 	f, err := g.foldRegistry(ctx)
 	if err != nil {
 		return nil, nil, 0, fmt.Errorf("folding the registry: %w", err)
@@ -318,17 +318,11 @@ func (g *Gateway) fold(ctx context.Context) (*recorder.Past, *decision.Registry,
 	if err := g.signedPolicy(f.registry); err != nil {
 		return nil, nil, 0, err
 	}
-	past := &recorder.Past{}
-	from, err := g.sealer.LastBoot(ctx)
-	if err != nil {
-		return nil, nil, 0, fmt.Errorf("finding the last boot: %w", err)
+	mark, err := g.resume(ctx)
+	if mark == nil && err == nil {
+		mark, err = g.recount(ctx)
 	}
-	g.traceFrom = from
-	err = g.sealer.ScanHeads(ctx, from, func(h *evidence.Head) error { return past.Add(*h) })
-	if err != nil {
-		return nil, nil, 0, fmt.Errorf("reading the last boot: %w", err)
-	}
-	return past, f.registry, f.since, nil
+	return mark, f.registry, f.since, err
 }
 
 // tally counts what agents have done in this hour, before this boot.
@@ -379,6 +373,9 @@ func (g *Gateway) boot(ctx context.Context, past *recorder.Past, registry *decis
 	g.doubtful = past.Doubtful()
 	doubts, err := g.recorder.Recover(ctx, past, g.keys)
 	if err != nil {
+		return err
+	}
+	if err := g.erase(); err != nil {
 		return err
 	}
 	if open > 0 {
@@ -518,6 +515,7 @@ func (g *Gateway) close() error {
 	var errs []error
 	if g.sealer != nil {
 		errs = append(errs, g.sealer.Close())
+		g.marker.keep()
 	}
 	if g.journal != nil {
 		errs = append(errs, g.journal.Close())

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -87,20 +88,30 @@ func (g *Gateway) resolveSession(ctx context.Context, l *lost) error {
 	}
 }
 
-// trace reads the boot before once more, for the sessions in doubt alone.
+// trace reads what the boots before left once more, for the sessions in doubt alone.
 func (g *Gateway) trace(ctx context.Context) ([]*lost, error) {
 	sessions := make(map[evidence.Position]*lost)
 	var list []*lost
+	from := g.recorder.Last()
 	for _, start := range g.doubtful {
 		l := &lost{start: start}
 		sessions[start.Pos], list = l, append(list, l)
+		if start.Pos.Before(from) {
+			from = start.Pos
+		}
 	}
-	err := g.sealer.Scan(ctx, g.traceFrom, func(r *evidence.Record) error {
+	err := g.readFrom(ctx, from, func(r *evidence.Record) error {
+		if r.Head.Pos.Boot == g.recorder.Boot() {
+			return errFound
+		}
 		if l := sessions[r.Head.Session]; l != nil {
 			return l.add(r)
 		}
 		return nil
 	})
+	if errors.Is(err, errFound) {
+		err = nil
+	}
 	return list, err
 }
 

@@ -23,9 +23,9 @@ func (g *Gateway) UnsealSample(ctx context.Context, r api.UnsealRequest, by evid
 	if strings.TrimSpace(r.Purpose) == "" || strings.TrimSpace(r.Reader) == "" {
 		return api.Unsealed{}, api.Invalid("what is sealed opens for a named reader and a purpose, which stand in the record", "")
 	}
-	recipients, err := age.ParseRecipients(strings.NewReader(r.Recipient))
-	if err != nil || len(recipients) != 1 {
-		return api.Unsealed{}, api.Invalid("the answer needs one age recipient to be encrypted to", "the auditor makes one with age-keygen, and puts it into the sample or gives you the line that begins with age1")
+	recipient, err := recipientOf(r.Recipient)
+	if err != nil {
+		return api.Unsealed{}, err
 	}
 	o, err := g.opening(ctx, &r)
 	if err != nil {
@@ -46,7 +46,7 @@ func (g *Gateway) UnsealSample(ctx context.Context, r api.UnsealRequest, by evid
 	if o.Checkpoint, err = exporter.Checkpoint(ctx); err != nil {
 		return api.Unsealed{}, err
 	}
-	sealed, err := age.Encrypt(w, recipients...)
+	sealed, err := age.Encrypt(w, recipient)
 	if err != nil {
 		return api.Unsealed{}, fmt.Errorf("encrypting the answer: %w", err)
 	}
@@ -119,3 +119,32 @@ func (g *Gateway) packMadeRecord(ctx context.Context, export evidence.Position, 
 	}
 	return d.Head.Pos, g.sealer.Flush(ctx)
 }
+
+// recipientOf parses whom something is encrypted to.
+func recipientOf(text string) (age.Recipient, error) {
+	list, err := age.ParseRecipients(strings.NewReader(text))
+	if err != nil || len(list) != 1 {
+		return nil, api.Invalid("what is sealed leaves encrypted to one age recipient, and that is none", "the auditor makes one with age-keygen, and gives you the line that begins with age1")
+	}
+	return list[0], nil
+}
+
+// encrypting encrypts what is written to a recipient; to none, it passes it on.
+func encrypting(w io.Writer, recipient string) (io.WriteCloser, error) {
+	if recipient == "" {
+		return plain{w}, nil
+	}
+	to, err := recipientOf(recipient)
+	if err != nil {
+		return nil, err
+	}
+	sealed, err := age.Encrypt(w, to)
+	if err != nil {
+		return nil, fmt.Errorf("encrypting: %w", err)
+	}
+	return sealed, nil
+}
+
+type plain struct{ io.Writer }
+
+func (plain) Close() error { return nil }

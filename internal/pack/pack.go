@@ -50,6 +50,7 @@ type Source struct {
 	Archive Archive
 	Log     fs.FS // of tlog-tiles: checkpoint, hash tiles, entries
 	Seeds   Seeds
+	Sealed  Sealed      // for level L3
 	Signer  note.Signer // of the log
 	Gateway Gateway     // nil packs what is sealed already, and leaves no record
 	// Stamps opens the checkpoints that were stamped, as ledger.ReadStamps reads
@@ -62,15 +63,14 @@ type Params struct {
 	From, To     time.Time
 	By           evidence.By
 	Purpose      string
+	Level        string // L0, L1 or L3; "" is L1
+	Recipient    string // of a pack of level L3: the age recipient that who writes it encrypts to
 	Organisation string
 	Generator    verify.Generator
 	Plain        bool                     // without README.pdf, which nothing rests on
 	Temp         string                   // folder for spooling; "" is the system's
 	Progress     func(done, total uint64) // blocks; may be nil
 }
-
-// level is the only one so far: heads and bodies, no sealed part.
-const level = "L1"
 
 // Result is what was packed.
 type Result struct {
@@ -98,9 +98,13 @@ type maker struct {
 // Create writes a pack of a period to w. It says so in the log first, so that
 // a pack up to now holds the record of its own making.
 func Create(ctx context.Context, src Source, p Params, w io.Writer) (*Result, error) {
+	p.Level = cmp.Or(p.Level, verify.Bodies)
+	if p.Level == verify.Full && (p.Purpose == "" || p.Recipient == "") {
+		return nil, errors.New("a pack with everything in it needs a purpose and a recipient")
+	}
 	if src.Gateway != nil {
 		err := src.Gateway.Export(ctx, evidence.ReadBody{
-			Purpose: p.Purpose, Object: "pack", Level: level, From: formatTime(p.From), To: formatTime(p.To), By: p.By,
+			Purpose: p.Purpose, Object: "pack", Level: p.Level, From: formatTime(p.From), To: formatTime(p.To), By: p.By, Recipient: p.Recipient,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("recording the export: %w", err)
@@ -120,7 +124,7 @@ func Create(ctx context.Context, src Source, p Params, w io.Writer) (*Result, er
 	}
 	defer os.RemoveAll(dir)
 	m := &maker{
-		src: src, params: p, zip: zip.NewWriter(w), spools: newSpools(dir), seen: make(map[string]bool),
+		src: src, params: p, zip: zip.NewWriter(w), spools: newSpools(dir, verify.Populations(p.Level)), seen: make(map[string]bool),
 		headers: headers{log: src.Log, size: cp.Size, bundles: make(map[uint64][]ledger.Header)},
 	}
 	res, err := m.make(ctx, cp, checkpoint)
@@ -156,8 +160,12 @@ func (m *maker) make(ctx context.Context, cp ledger.Checkpoint, checkpoint []byt
 	if m.first, m.last, err = m.headers.period(m.params.From.UnixMicro(), m.params.To.UnixMicro()); err != nil {
 		return nil, err
 	}
-	m.fold = workpaper.NewFold(m.spools)
-	m.fold.Told = m.spools.transcript
+	if m.params.Level == verify.Heads {
+		m.fold = workpaper.NewHeadFold(m.spools)
+	} else {
+		m.fold = workpaper.NewFold(m.spools)
+		m.fold.Told = m.spools.transcript
+	}
 	if err := m.blocks(ctx); err != nil {
 		return nil, err
 	}
@@ -184,7 +192,7 @@ func (m *maker) make(ctx context.Context, cp ledger.Checkpoint, checkpoint []byt
 	}
 	manifest := &verify.Manifest{
 		Version: 1, Organisation: m.params.Organisation, Origin: cp.Origin, Gateway: first.Gateway, Generator: m.params.Generator,
-		Params: verify.Params{From: formatTime(m.params.From), To: formatTime(m.params.To), Level: level, By: m.params.By},
+		Params: verify.Params{From: formatTime(m.params.From), To: formatTime(m.params.To), Level: m.params.Level, By: m.params.By},
 		Range:  verify.Range{FirstBlock: m.first, LastBlock: m.last, First: first.FirstPosition(), Last: last.LastPosition(), Records: summary.Records},
 		Tree:   verify.Size{Size: cp.Size, Root: cp.Root[:]},
 	}
@@ -282,7 +290,7 @@ func (m *maker) blocksFile(ctx context.Context, n uint64) (uint64, error) {
 		if err != nil {
 			return 0, err
 		}
-		size += verify.CutSize(&h)
+		size += verify.CutSize(&h, m.params.Level)
 	}
 	return end, m.stream(verify.BlocksPath(n, end-1), zip.Store, func(w io.Writer) error {
 		for i := n; i < end; i++ {
@@ -301,11 +309,24 @@ func (m *maker) progress(done uint64) {
 	}
 }
 
-// copyBlock writes a block without its sealed section and folds its records.
+// copyBlock writes of a block what the level discloses and folds its records.
 func (m *maker) copyBlock(ctx context.Context, w io.Writer, n uint64, fold func(*evidence.Record) error) error {
-	b, file, err := m.block(ctx, n, ledger.Hashes+1)
+	sections := verify.Sections(m.params.Level)
+	open := m.params.Level == verify.Full && n >= m.first
+	if open {
+		sections = ledger.NumSections
+	}
+	b, file, err := m.block(ctx, n, sections)
 	if err != nil {
 		return err
+	}
+	if open {
+		if err := m.sealed(b); err != nil {
+			return err
+		}
+		if file, err = ledger.Cut(file, verify.Sections(m.params.Level)); err != nil {
+			return err
+		}
 	}
 	if _, err := w.Write(file); err != nil {
 		return fmt.Errorf("writing block %d: %w", n, err)
@@ -333,6 +354,8 @@ func (m *maker) copyBlock(ctx context.Context, w io.Writer, n uint64, fold func(
 func (m *maker) seed(h *evidence.Head) error {
 	slot := uint64(0)
 	switch {
+	case m.params.Level == verify.Heads:
+		return nil
 	case h.Session.IsZero():
 		if m.seen[verify.BootScope(h.Pos)] {
 			return nil
@@ -372,7 +395,7 @@ func (m *maker) texts(r *evidence.Record) error {
 
 // keyChange keeps the changes of the log's keys.
 func (m *maker) keyChange(block uint64, r *evidence.Record) error {
-	if r.Head.Type != evidence.LogKey {
+	if r.Head.Type != evidence.LogKey || r.Body == nil {
 		return nil
 	}
 	c := ledger.KeyChange{Pos: r.Head.Pos, Block: block, Time: r.Head.Time}
@@ -395,7 +418,7 @@ func (m *maker) laterKeys(ctx context.Context, size uint64) error {
 		return err
 	}
 	for _, n := range control {
-		if n <= m.last {
+		if n <= m.last && m.params.Level != verify.Heads { // those were kept on their way
 			continue
 		}
 		b, _, err := m.block(ctx, n, ledger.Bodies+1)
@@ -476,6 +499,11 @@ func (m *maker) stamps(size uint64) error {
 
 // tables writes everything that was spooled, and what the fold said at its end.
 func (m *maker) tables(s *workpaper.Summary) error {
+	if m.params.Level == verify.Full {
+		if err := m.spools.append(verify.SealedFile, nil, 0); err != nil { // also where there is none
+			return err
+		}
+	}
 	for i := range s.Listings {
 		if err := m.spools.table(verify.ListingPath(s.Listings[i].Name), &s.Listings[i]); err != nil {
 			return err

@@ -23,6 +23,7 @@ import (
 // after the other. They wait in a folder.
 type spools struct {
 	dir    string
+	pops   []workpaper.Table
 	files  map[string]*spool // by path in the pack
 	tables map[string]*tableSpool
 	parts  []*spool // of summary.xlsx
@@ -52,8 +53,8 @@ type tableSpool struct {
 	forms      []workpaper.Encoder
 }
 
-func newSpools(dir string) *spools {
-	s := &spools{dir: dir, files: make(map[string]*spool), tables: make(map[string]*tableSpool)}
+func newSpools(dir string, populations []workpaper.Table) *spools {
+	s := &spools{dir: dir, pops: populations, files: make(map[string]*spool), tables: make(map[string]*tableSpool)}
 	s.book = verify.NewWorkbook(s.part)
 	return s
 }
@@ -103,7 +104,7 @@ func (s *spools) append(path string, b []byte, rows int64) error {
 // Row implements workpaper.Out.
 func (s *spools) Row(table string, cells []string) error {
 	if len(s.tables) == 0 {
-		for _, t := range workpaper.Populations() {
+		for _, t := range s.pops {
 			if err := s.begin(verify.TablePath(t.Name), &t); err != nil {
 				return err
 			}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/keys"
@@ -115,7 +116,7 @@ func (u *opener) open(ctx context.Context, pos evidence.Position) (verify.Opened
 	if !r.Head.HasSealed {
 		return verify.Opened{Pos: pos, Absent: verify.AbsentNone}, nil
 	}
-	sealed, salt, err := u.part(b, i)
+	sealed, salt, body, err := u.part(b, i)
 	if errors.Is(err, keys.ErrShredded) {
 		return verify.Opened{Pos: pos, Absent: verify.AbsentErased}, nil
 	}
@@ -125,36 +126,110 @@ func (u *opener) open(ctx context.Context, pos evidence.Position) (verify.Opened
 	if err != nil {
 		return verify.Opened{}, fmt.Errorf("opening record %s: %w", pos, err)
 	}
-	return verify.NewOpened(pos, salt, bytes.Clone(sealed)), nil
+	line := verify.NewOpened(pos, salt, bytes.Clone(sealed))
+	line.Body = body
+	return line, nil
 }
 
-// part decrypts the sealed part of record i of a block. One that is in no chunk
-// had been erased when its block was made.
-func (u *opener) part(b *ledger.Block, i int) ([]byte, evidence.Salt, error) {
+// part decrypts the sealed part of record i of a block, and returns the hash of
+// its body too: with both the head can be checked. One that is in no chunk had
+// been erased when its block was made.
+func (u *opener) part(b *ledger.Block, i int) (sealed []byte, salt evidence.Salt, body evidence.Hash, err error) {
 	chunks, err := b.Chunks()
 	if err != nil {
-		return nil, evidence.Salt{}, err
+		return nil, salt, body, err
 	}
+	r := &b.Records[i]
 	for j := range chunks {
-		c := &chunks[j]
-		for k, of := range c.Records {
-			if of != i {
-				continue
-			}
-			s, err := u.scopes.Scope(c.Boot, c.Slot)
+		if k := slices.Index(chunks[j].Records, i); k >= 0 {
+			parts, s, err := openChunk(u.scopes, b, &chunks[j])
 			if err != nil {
-				return nil, evidence.Salt{}, err
+				return nil, salt, body, err
 			}
-			plain, err := s.OpenChunk(ledger.ChunkAAD(b.Origin, b.Header.Block, c.Boot, c.Slot), c.Data)
-			if err != nil {
-				return nil, evidence.Salt{}, err
+			if r.Head.HasBody {
+				body = evidence.BodyHash(s.Body().Salt(r.Head.N), r.Body)
 			}
-			parts, err := c.Parts(plain)
-			if err != nil {
-				return nil, evidence.Salt{}, err
-			}
-			return parts[k], s.Sealed().Salt(b.Records[i].Head.N), nil
+			return parts[k], s.Sealed().Salt(r.Head.N), body, nil
 		}
 	}
-	return nil, evidence.Salt{}, keys.ErrShredded
+	return nil, salt, body, keys.ErrShredded
+}
+
+// openChunk decrypts the sealed parts of one scope in a block.
+func openChunk(scopes Scopes, b *ledger.Block, c *ledger.Chunk) ([][]byte, *keys.Scope, error) {
+	s, err := scopes.Scope(c.Boot, c.Slot)
+	if err != nil {
+		return nil, nil, err
+	}
+	plain, err := s.OpenChunk(ledger.ChunkAAD(b.Origin, b.Header.Block, c.Boot, c.Slot), c.Data)
+	if err != nil {
+		return nil, nil, err
+	}
+	parts, err := c.Parts(plain)
+	return parts, s, err
+}
+
+// Sealed opens the sealed parts of a whole block, each by its record's index.
+// Those that are left out were erased.
+type Sealed interface {
+	Open(b *ledger.Block) (map[int]Part, error)
+}
+
+// Part is a sealed part with its salt.
+type Part struct {
+	Bytes []byte
+	Salt  evidence.Salt
+}
+
+// SealedBy opens sealed parts by the key scopes that sealed them.
+func SealedBy(s Scopes) Sealed { return sealedBy{s} }
+
+type sealedBy struct{ Scopes }
+
+// Open implements Sealed.
+func (s sealedBy) Open(b *ledger.Block) (map[int]Part, error) {
+	chunks, err := b.Chunks()
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[int]Part)
+	for j := range chunks {
+		parts, scope, err := openChunk(s, b, &chunks[j])
+		if errors.Is(err, keys.ErrShredded) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for k, i := range chunks[j].Records {
+			all[i] = Part{parts[k], scope.Sealed().Salt(b.Records[i].Head.N)}
+		}
+	}
+	return all, nil
+}
+
+// sealed writes the sealed parts of a block of the range, each checked against
+// its record.
+func (m *maker) sealed(b *ledger.Block) error {
+	parts, err := m.src.Sealed.Open(b)
+	if err != nil {
+		return fmt.Errorf("opening block %d: %w", b.Header.Block, err)
+	}
+	for i := range b.Records {
+		r := &b.Records[i]
+		if !r.Head.HasSealed {
+			continue
+		}
+		line := verify.Opened{Pos: r.Head.Pos, Absent: verify.AbsentErased}
+		if p, ok := parts[i]; ok {
+			if err := r.CheckSealed(p.Salt, p.Bytes); err != nil {
+				return fmt.Errorf("opening record %s: %w", r.Head.Pos, err)
+			}
+			line = verify.NewOpened(r.Head.Pos, p.Salt, p.Bytes)
+		}
+		if err := m.spools.append(verify.SealedFile, line.Encode(), 1); err != nil {
+			return err
+		}
+	}
+	return nil
 }

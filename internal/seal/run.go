@@ -90,6 +90,9 @@ func (s *Sealer) step(ctx context.Context) error {
 					return err
 				}
 				s.run = append(s.run, c)
+				if s.cfg.Cut != nil {
+					s.cfg.Cut(s.batch.records)
+				}
 				s.batch.reset()
 			}
 		}

@@ -63,6 +63,9 @@ type Config struct {
 	Stamping         Stamping            // none by default
 	Known            []ledger.Checkpoint // that somebody kept: Open refuses a log that didn't grow from them
 	Logger           *slog.Logger        // slog.Default
+	// Cut is called with the records of each block that is cut in this boot, in
+	// order; it may keep none. They are synced in the journal. Nil is nobody.
+	Cut func([]evidence.Record)
 
 	testingOnlyTree func(merkleTree) merkleTree // wraps the tree to make it fail
 }

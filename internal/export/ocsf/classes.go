@@ -91,6 +91,8 @@ var mappings = map[evidence.Type]mapping{
 	evidence.PolicyChange:     {entities, activity{3, "Update"}, (*maker).policyChange},
 	evidence.ConfigChange:     {entities, activity{3, "Update"}, (*maker).configChange},
 	evidence.LogKey:           {entities, activity{3, "Update"}, (*maker).logKey},
+	evidence.LogHold:          {entities, activity{3, "Update"}, (*maker).logHold},
+	evidence.Redaction:        {entities, activity{4, "Delete"}, (*maker).redaction},
 	evidence.StateSnapshot:    {base, activity{other, "Registry Snapshot"}, (*maker).stateSnapshot},
 
 	evidence.ImportSnapshot: {base, activity{other, "Import"}, (*maker).importSnapshot},

@@ -505,6 +505,24 @@ func (k *maker) logKey() error {
 	return nil
 }
 
+func (k *maker) logHold() error {
+	b := body[evidence.HoldBody](k)
+	k.by(b.By)
+	k.entity("legal hold", orElse(b.Hold, k.h.Pos.String()), orElse(b.Change, "unknown"))
+	k.e.SeverityID, k.e.Comment = medium, k.text(b.Reason)
+	k.unmapped("matter", b.Matter)
+	return nil
+}
+
+func (k *maker) redaction() error {
+	b := body[evidence.RedactionBody](k)
+	k.by(b.By)
+	k.entity("sealed parts of a session", b.Session.String(), "erased")
+	k.e.SeverityID, k.e.Comment = medium, k.text(b.Basis)
+	k.unmapped("request", b.Request)
+	return nil
+}
+
 func (k *maker) stateSnapshot() error {
 	b := body[evidence.SnapshotBody](k)
 	k.unmapped("digest", b.Digest)

@@ -58,7 +58,7 @@ var bodies = map[evidence.Type]any{
 	evidence.ApprovalDecision: evidence.ApprovalDecisionBody{}, evidence.ApprovalUse: evidence.ApprovalUseBody{}, evidence.PolicyChange: evidence.PolicyBody{},
 	evidence.ConfigChange: evidence.ConfigBody{}, evidence.StateSnapshot: evidence.SnapshotBody{}, evidence.ImportSnapshot: evidence.ImportBody{},
 	evidence.Alert: evidence.AlertBody{}, evidence.AlertAck: evidence.AlertAckBody{}, evidence.EvidenceRead: evidence.ReadBody{},
-	evidence.PackExport: evidence.ReadBody{}, evidence.PackMade: evidence.PackMadeBody{}, evidence.LogKey: evidence.LogKeyBody{}, evidence.LogBackup: evidence.BackupBody{}, evidence.LogRestore: evidence.RestoreBody{},
+	evidence.PackExport: evidence.ReadBody{}, evidence.PackMade: evidence.PackMadeBody{}, evidence.LogKey: evidence.LogKeyBody{}, evidence.LogHold: evidence.HoldBody{}, evidence.Redaction: evidence.RedactionBody{}, evidence.LogBackup: evidence.BackupBody{}, evidence.LogRestore: evidence.RestoreBody{},
 }
 
 // log is records that refer to each other.

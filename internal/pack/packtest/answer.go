@@ -7,6 +7,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
+	"github.com/exhibit-gateway/exhibit/internal/pack"
 	"github.com/exhibit-gateway/exhibit/ledger"
 	"github.com/exhibit-gateway/exhibit/verify"
 )
@@ -63,7 +64,26 @@ func (g *Gateway) Opened(pos evidence.Position) verify.Opened {
 	if !h.HasSealed {
 		return verify.Opened{Pos: pos, Absent: verify.AbsentNone}
 	}
-	return verify.NewOpened(pos, g.salts(h, evidence.LabelSealed).Salt(h.N), []byte(asked))
+	line := verify.NewOpened(pos, g.salts(h, evidence.LabelSealed).Salt(h.N), []byte(asked))
+	if h.HasBody {
+		line.Body = evidence.BodyHash(g.salts(h, evidence.LabelBody).Salt(h.N), b.Records[i].Body)
+	}
+	return line
+}
+
+// sealed opens the sealed parts of a gateway's blocks.
+type sealed struct{ g *Gateway }
+
+// Open implements pack.Sealed.
+func (s sealed) Open(b *ledger.Block) (map[int]pack.Part, error) {
+	g := s.g
+	parts := make(map[int]pack.Part)
+	for i := range b.Records {
+		if h := &b.Records[i].Head; h.HasSealed {
+			parts[i] = pack.Part{Bytes: []byte(asked), Salt: g.salts(h, evidence.LabelSealed).Salt(h.N)}
+		}
+	}
+	return parts, nil
 }
 
 // find returns a record's block and its index there.

@@ -595,7 +595,7 @@ func (g *Gateway) Source(witnesses ...note.Signer) pack.Source {
 	signed, err := note.Sign(&note.Note{Text: cp.Text()}, append([]note.Signer{g.signer}, witnesses...)...)
 	must(err)
 	g.tiles[ledger.CheckpointPath] = &fstest.MapFile{Data: signed}
-	return pack.Source{Archive: archive{g.blocks}, Log: g.tiles, Seeds: g, Signer: g.signer, Stamps: g.stamps}
+	return pack.Source{Archive: archive{g.blocks}, Log: g.tiles, Seeds: g, Sealed: sealed{g}, Signer: g.signer, Stamps: g.stamps}
 }
 
 // BodySeed implements pack.Seeds.
