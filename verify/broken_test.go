@@ -590,6 +590,12 @@ var lies = []lie{
 		return finish(g, s)
 	}},
 	{"gateway.digests", "hot-edit", edit(evidence.GatewayStart, func(_ *evidence.Head, b *evidence.GatewayStartBody) { b.Config = "config-2" })},
+	{"access.revoked", "after-its-key", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.Own(evidence.CredentialRevoke, evidence.RevokeBody{ID: "billing-bot-key", Reason: "copied", By: packtest.Alice})
+		s.Do("SELECT ?", "postgres:select", "public.orders")
+		return finish(g, s)
+	}},
 	{"session.principal", "for-nobody", edit(evidence.SessionStart, func(_ *evidence.Head, b *evidence.SessionStartBody) { b.PType = "human" })},
 	{"session.encrypted", "agent-in-the-clear", edit(evidence.SessionStart, func(_ *evidence.Head, b *evidence.SessionStartBody) { b.TLS = "" })},
 	{"session.encrypted", "system-in-the-clear", edit(evidence.SessionUpstream, func(_ *evidence.Head, b *evidence.SessionUpstreamBody) { b.TLS = "" })},

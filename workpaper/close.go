@@ -32,38 +32,16 @@ func (f *Fold) Close() (*Summary, error) {
 	if f.records == 0 {
 		return nil, ErrEmpty
 	}
-	openCommands, err := f.openCommands()
-	if err != nil {
-		return nil, err
-	}
-	openSessions, err := f.openSessions()
-	if err != nil {
-		return nil, err
-	}
 	for len(f.tokens.due) > 0 {
 		if err := f.tokenRow(f.tokens.next()); err != nil {
 			return nil, err
 		}
 	}
-	agents, err := f.agentRows()
+	at, err := f.closing()
 	if err != nil {
 		return nil, err
 	}
-	keys, err := f.keyRows()
-	if err != nil {
-		return nil, err
-	}
-	grants, err := f.grantRows()
-	if err != nil {
-		return nil, err
-	}
-	if err := errors.Join(f.approvalRows(), f.usedRows(), f.alertRows(), f.terminationRows()); err != nil {
-		return nil, err
-	}
-	if err := f.bootRow(f.boot); err != nil {
-		return nil, err
-	}
-	if err := f.totalRows(agents, keys, grants, openSessions, openCommands); err != nil {
+	if err := errors.Join(f.approvalRows(), f.usedRows(), f.totalRows(&at)); err != nil {
 		return nil, err
 	}
 	s := &Summary{
@@ -71,14 +49,7 @@ func (f *Fold) Close() (*Summary, error) {
 		Tests: f.tests.all(), Uncovered: f.counts.opaque, Allowed: f.counts.allowed, Refused: f.counts.denied + f.counts.failed,
 		Told: uint64(f.telling.notable + f.telling.ordinary), Untold: f.telling.untold,
 	}
-	if n := f.counts.unseparated; n > 0 {
-		f.tests.approvals.Note = fmt.Sprintf("%d changes were made while the configuration asked for no second person; sod_violations lists those by one", n)
-		if f.tests.approvals.Population == 0 {
-			f.tests.approvals.State = NotTested
-		}
-	}
-	f.place(nil)
-	f.testPrivileges()
+	f.tests.approvals.unseparated(f.counts.unseparated)
 	for _, t := range s.Tests {
 		if f.told != nil {
 			headTest(t)
@@ -93,6 +64,48 @@ func (f *Fold) Close() (*Summary, error) {
 	s.Listings[0].Rows = accessRows(f.opening, f.openedAt, nil)
 	s.Listings[1].Rows = accessRows(f.registry, f.lastTime, f.outside.accounts)
 	return s, nil
+}
+
+// closing is what the end of a range finds.
+type closing struct {
+	openCommands, openSessions uint64
+	agents, keys, grants       rollForward
+}
+
+// closing writes the rows of what is open and of the registry, and makes the
+// tests that are about how things stand at the end.
+func (f *Fold) closing() (at closing, err error) {
+	if at.openCommands, err = f.openCommands(); err != nil {
+		return at, err
+	}
+	if at.openSessions, err = f.openSessions(); err != nil {
+		return at, err
+	}
+	if at.agents, err = f.agentRows(); err != nil {
+		return at, err
+	}
+	if at.keys, err = f.keyRows(); err != nil {
+		return at, err
+	}
+	if at.grants, err = f.grantRows(); err != nil {
+		return at, err
+	}
+	err = errors.Join(f.alertRows(), f.terminationRows(), f.bootRow(f.boot))
+	f.place(nil)
+	f.testPrivileges()
+	return at, err
+}
+
+// unseparated notes changes that needed no second person: where there was no
+// other, nothing was tested.
+func (t *Test) unseparated(n uint64) {
+	if n == 0 {
+		return
+	}
+	t.Note = fmt.Sprintf("%d changes were made while the configuration asked for no second person; sod_violations lists those by one", n)
+	if t.Population == 0 {
+		t.State = NotTested
+	}
 }
 
 // rollForward is opening + added - removed - expired = closing.
@@ -206,8 +219,8 @@ func (f *Fold) keyRows() (roll rollForward, err error) {
 	return roll, nil
 }
 
-func (f *Fold) totalRows(agents, keys, grants rollForward, openSessions, openCommands uint64) error {
-	c := &f.counts
+func (f *Fold) totalRows(at *closing) error {
+	c, agents, keys, grants := &f.counts, &at.agents, &at.keys, &at.grants
 	for _, t := range []struct {
 		table, measure string
 		value          uint64
@@ -228,9 +241,9 @@ func (f *Fold) totalRows(agents, keys, grants rollForward, openSessions, openCom
 		{credentialsTable, "tokens issued", c.tokensIssued}, {credentialsTable, "revocations", c.credentialsRevoked},
 		{authnTable, "succeeded", c.authnOK}, {authnTable, "failed", c.authnFailed},
 		{sessionsTable, "carried in", c.sessionsCarried}, {sessionsTable, "started (+)", c.sessionsStarted}, {sessionsTable, "ended (-)", c.sessionsEnded},
-		{sessionsTable, "open at closing (=)", openSessions}, {sessionsTable, "refused", c.sessionsRefused}, {sessionsTable, "ended by a crash", c.crashed},
+		{sessionsTable, "open at closing (=)", at.openSessions}, {sessionsTable, "refused", c.sessionsRefused}, {sessionsTable, "ended by a crash", c.crashed},
 		{commandsTable, "carried in", c.commandsCarried}, {commandsTable, "asked (+)", c.commands}, {commandsTable, "ended (-)", c.commandsEnded},
-		{commandsTable, "open at closing (=)", openCommands}, {commandsTable, "in doubt", c.commandsInDoubt}, {commandsTable, "allowed though opaque", c.opaque},
+		{commandsTable, "open at closing (=)", at.openCommands}, {commandsTable, "in doubt", c.commandsInDoubt}, {commandsTable, "allowed though opaque", c.opaque},
 		{transactionsTable, "ended", c.transactions}, {resolutionsTable, "commands resolved", c.resolutions},
 		{"decisions", "allow", c.allowed}, {"decisions", "deny", c.denied}, {"decisions", "error", c.failed},
 		{changesTable, "policy", c.policyChanges}, {changesTable, "configuration", c.configChanges}, {changesTable, "keys of the log", c.keyChanges}, {changesTable, "legal holds", c.holds}, {changesTable, "sessions erased", c.erased},

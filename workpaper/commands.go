@@ -251,11 +251,13 @@ func (f *Fold) stillAdmitted(h *evidence.Head, s *session) {
 		f.tests.afterRevoke.Except(h.Pos, "was allowed after %s suspended agent %s", a.Suspended, s.agent)
 		return
 	}
-	for _, id := range []string{s.credential(), s.key} {
-		if id != "" && f.registry.Revoked(id) {
-			f.tests.afterRevoke.Except(h.Pos, "was allowed after credential %s of its session was revoked", id)
-			return
-		}
+	if id := s.credential(); id != "" && f.registry.Revoked(id) {
+		f.tests.afterRevoke.Except(h.Pos, "was allowed after credential %s of its session was revoked", id)
+		return
+	}
+	if key, ok := f.registry.Key(s.key); ok && !key.Revoked.IsZero() {
+		f.tests.afterRevoke.Except(h.Pos, "was allowed after key %s, which its session rests on, was revoked", key.ID)
+		return
 	}
 	s.checkedAt = f.version + 1
 }

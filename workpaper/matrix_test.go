@@ -1,6 +1,8 @@
 package workpaper_test
 
 import (
+	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -150,5 +152,61 @@ func TestExceptionsAreInTheirRows(t *testing.T) {
 		if st.Fail != want || st.Exceptions != uint64(want) {
 			t.Errorf("%s has %d failing tests, want %d: %v", st.Criterion, st.Fail, want, st.Failing)
 		}
+	}
+}
+
+// The specification has the catalogue, so that another verifier can write the
+// same matrix.
+func TestTheSpecificationHasTheCatalogue(t *testing.T) {
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	list := func(l []string) string { return strings.Join(l, ", ") }
+	line("# The catalogue of controls\n")
+	line("Which tests and checks stand behind which criterion ([pack.md](pack.md#controls)). Texts are those of `controls/matrix`, to the letter. Written by `go test ./workpaper -update` from `workpaper/matrix_catalogue.go`; a change of it is reviewed here.\n")
+	line("## Criteria\n")
+	line("In the order of the matrix. Numbers are those of the AICPA's Trust Services Criteria, the words our own.\n")
+	line("| criterion | about | left to the entity |\n|---|---|---|")
+	for _, c := range workpaper.Criteria() {
+		line("| %s | %s | %s |", c.ID, c.About, c.Left)
+	}
+	line("\n## Artifacts\n")
+	line("| artifact | about | file |\n|---|---|---|")
+	for _, a := range workpaper.Artifacts() {
+		file := "none yet"
+		if a.File != "" {
+			file = "`" + a.File + "`"
+		}
+		line("| %s | %s | %s |", a.ID, a.About, file)
+	}
+	line("\n## Controls\n")
+	line("In the order of the matrix. `note` is that of a control without tests.\n")
+	for _, c := range workpaper.Controls() {
+		line("### %s\n\n%s\n", c.ID, c.About)
+		for _, part := range [][2]string{
+			{"artifact", c.Artifact}, {"criteria", list(c.Criteria)}, {"tests", list(c.Tests)}, {"verifier_checks", list(c.Checks)}, {"note", c.Absent},
+			{"nist_800_53", list(c.NIST)}, {"iso_27001", list(c.ISO)}, {"left_to_entity", c.Left},
+		} {
+			if part[1] != "" {
+				line("- %s: %s", part[0], part[1])
+			}
+		}
+		line("")
+	}
+	line("## Populations of tests\n")
+	line("| test | population_file |\n|---|---|")
+	for _, test := range workpaper.TestCatalogue() {
+		if file := workpaper.PopulationFile(test.ID); file != "" {
+			line("| `%s` | `%s` |", test.ID, file)
+		}
+	}
+	const path = "../docs/spec/controls.md"
+	if *update {
+		if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(path)
+	if err != nil || string(got) != b.String() {
+		t.Errorf("%s is not the catalogue: review it and run go test ./workpaper -update (%v)", path, err)
 	}
 }

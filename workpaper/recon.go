@@ -63,8 +63,12 @@ func (c *Connections) Observe(h *evidence.Head, body []byte) {
 		return
 	}
 	c.forget(h.Time - KeptConnections)
-	c.byKey[n.key] = append(c.byKey[n.key], &n)
-	c.all = append(c.all, &n)
+	c.add(&n)
+}
+
+func (c *Connections) add(n *connection) {
+	c.byKey[n.key] = append(c.byKey[n.key], n)
+	c.all = append(c.all, n)
 }
 
 // KeptConnections is for how long a connection is remembered, and how old a log

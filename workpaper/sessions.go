@@ -20,7 +20,7 @@ type session struct {
 	asker    *Asker                     // nil with it
 	agent    string
 	resource string
-	key      string // enrolled key behind its credential, if the authn is in the range
+	key      string // thumbprint of the enrolled key behind its credential, if the authn is in the range
 	carried  bool   // started before the range
 	active   bool   // has a record in the range
 	upstream *evidence.SessionUpstreamBody

@@ -38,7 +38,7 @@ var verbs = []func(*app) *cobra.Command{
 	newAgent, newEnroll, newCredential, newGrant, newPolicy, newApproval, newKill,
 	newConnect, newRun, newToken, newKube, newCertificate,
 	newWho, newAllowed, newDid, newReplay, newExplain, newSuggest, newSessions, newAlert,
-	newImport, newReconcile, newLog, newBackup, newRestore, newPack, newExport, newPush, newVerify, newSample, newUnseal,
+	newImport, newReconcile, newLog, newBackup, newRestore, newReady, newPack, newExport, newPush, newVerify, newSample, newUnseal,
 	newConfig, newMCP, newOpenAPI, newVersion,
 }
 

@@ -34,6 +34,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/internal/identity"
 	"github.com/exhibit-gateway/exhibit/internal/policy"
 	"github.com/exhibit-gateway/exhibit/ledger"
+	"github.com/exhibit-gateway/exhibit/workpaper"
 )
 
 func TestMain(m *testing.M) {
@@ -133,7 +134,7 @@ func startGateway(ts *testscript.TestScript, _ bool, args []string) {
 	g := newMemory(how == "stranger")
 	h, err := api.New(api.Options{
 		Services: api.Services{
-			Agents: g, Credentials: g, Tokens: g, Grants: g, Questions: g, Log: g, Control: g, Packs: g, Sessions: g, Policies: g, Approvals: g, Imports: g,
+			Agents: g, Credentials: g, Tokens: g, Grants: g, Questions: g, Log: g, Control: g, Packs: g, Sessions: g, Policies: g, Approvals: g, Imports: g, Readiness: g,
 		},
 		People: g, ConfigFile: "/etc/exhibit/exhibit.yaml", Version: api.Version{Version: "v1", Gateway: "gw1", Origin: "example.com/gw1"},
 	})
@@ -470,6 +471,22 @@ func (g *memory) ExplainDecision(_ context.Context, at evidence.Position, _ evid
 		e.Differs = `{"effect":"allow"}`
 	}
 	return e, nil
+}
+
+// Readiness has something to do only before 2027.
+func (g *memory) Readiness(_ context.Context, q api.ReadinessQuery, _ evidence.By) (api.ReadinessReport, error) {
+	r := api.ReadinessReport{
+		Ready: true, From: noon, Position: "gw1.1.9", Time: noon, Allowed: 7, Refused: 2, Tests: []*workpaper.Test{},
+		Concerns: []workpaper.Concern{{Kind: workpaper.ConcernExpiring, Subject: "gw1.1.9", Criteria: []string{"CC6.3"}, Text: "grant gw1.1.9 ends within " + q.Soon.String()}},
+		Criteria: []workpaper.Standing{{Criterion: "CC6.1", About: "Access", Pass: 3, NotTested: 1}},
+	}
+	if q.From.Year() < 2027 {
+		r.Ready = false
+		r.Concerns = append([]workpaper.Concern{{Kind: workpaper.ConcernAlert, Blocks: true, Subject: "gw1.1.4", Criteria: []string{"CC4.1", "CC7.3"},
+			Text: "nobody has said what \x1b[2Jdenials.burst was", Next: "exhibit alert ack gw1.1.4 --as ..."}}, r.Concerns...)
+		r.Criteria[0].Fail, r.Criteria[0].Failing = 1, []string{"alert.heard"}
+	}
+	return r, nil
 }
 
 func (g *memory) Suggest(_ context.Context, agent string, _ api.Range, _ evidence.By) (api.Suggestion, error) {

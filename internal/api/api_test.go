@@ -63,7 +63,7 @@ func ask[T any](g *gateway, asked ...any) (T, error) {
 }
 
 func (g *gateway) services() Services {
-	return Services{g, g, g, g, g, g, g, g, g, g, g, g, g}
+	return Services{g, g, g, g, g, g, g, g, g, g, g, g, g, g}
 }
 
 func (g *gateway) AddAgent(_ context.Context, a NewAgent, by evidence.By) (Agent, error) {
@@ -223,6 +223,9 @@ func (g *gateway) Alerts(_ context.Context, r Range, open bool, _ evidence.By) (
 func (g *gateway) AcknowledgeAlert(_ context.Context, id string, n NewAcknowledgement, _ evidence.By) (Alert, error) {
 	return ask[Alert](g, id, n)
 }
+func (g *gateway) Readiness(_ context.Context, q ReadinessQuery, _ evidence.By) (ReadinessReport, error) {
+	return ask[ReadinessReport](g, q)
+}
 func (g *gateway) Sessions(context.Context) ([]Session, error) { return ask[[]Session](g) }
 func (g *gateway) Kill(_ context.Context, k KillRequest, by evidence.By) (Killed, error) {
 	return ask[Killed](g, k, by)
@@ -359,6 +362,8 @@ func TestChangesCarryThePerson(t *testing.T) {
 		{"withdraw", func() error { _, err := c.AnswerApproval(ctx, "gw1.1.4", evidence.Withdrawn, Answer{}); return err }, []any{"gw1.1.4", evidence.Withdrawn, Answer{}, by}},
 		{"kill", func() error { _, err := c.Kill(ctx, KillRequest{Agent: "a", Reason: "loops"}); return err }, []any{KillRequest{Agent: "a", Reason: "loops"}, by}},
 		{"reload", func() error { _, err := c.Reload(ctx, true); return err }, []any{true, by}},
+		{"readiness", func() error { _, err := c.Readiness(ctx, "2026-01-01", "30"); return err },
+			[]any{ReadinessQuery{From: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), Soon: 30 * 24 * time.Hour}}},
 		{"who", func() error { _, err := c.Who(ctx, "orders", Range{Limit: 5}); return err }, []any{"orders", Range{Limit: 5}, by}},
 		{"allowed", func() error { _, err := c.Allowed(ctx, "a", Moment{Time: expires}); return err }, []any{"a", Moment{Time: expires}, by}},
 		{"did", func() error {

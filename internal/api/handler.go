@@ -257,6 +257,7 @@ func (a *routes) register() {
 	a.registerSamples()
 	a.registerKeeping()
 	a.registerAlerts()
+	a.registerReadiness()
 	handle(a, operation{id: "list-sessions", method: "GET", path: "/v1/sessions", tag: "sessions", summary: "Live sessions"},
 		func(ctx context.Context, _ *struct{}) (*list[Session], error) {
 			return listOf(a.Services.Sessions.Sessions(ctx))

@@ -36,6 +36,7 @@ type Services struct {
 	Packs       Packs
 	Sessions    Sessions
 	Alerts      Alerts
+	Readiness   Readiness
 	Policies    Policies
 	Approvals   Approvals
 	Imports     Imports

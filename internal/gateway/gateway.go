@@ -174,6 +174,7 @@ type Gateway struct {
 	folder        watched // the policy folder
 	reconciling   sync.Mutex
 	counted       map[string]*workpaper.Upstream // by resource: what is remembered from run to run; under reconciling
+	readiness     readiness
 }
 
 // Open opens the data directory of s, records the start of a boot, ends what
@@ -426,6 +427,7 @@ func (g *Gateway) Run(ctx context.Context, others ...func(context.Context) error
 	start(g.sinks.Run, background)
 	start(g.settleKeys, background)
 	start(g.reconcileAll, background)
+	start(g.keepReady, background)
 	accept, refuse := context.WithCancel(ctx)
 	defer refuse()
 	serving := []*sync.WaitGroup{start(g.resolve, accept)}
@@ -557,7 +559,7 @@ func (g *Gateway) RecordImport(ctx context.Context, resource string, b evidence.
 func (g *Gateway) Services() api.Services {
 	return api.Services{
 		Agents: g, Credentials: g, Tokens: g, Grants: g, Questions: g,
-		Log: g, Control: g, Packs: g, Sessions: g, Policies: g, Alerts: g, Approvals: g, Imports: g,
+		Log: g, Control: g, Packs: g, Sessions: g, Policies: g, Alerts: g, Approvals: g, Imports: g, Readiness: g,
 	}
 }
 

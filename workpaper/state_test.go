@@ -1,0 +1,76 @@
+package workpaper
+
+import (
+	"reflect"
+	"slices"
+	"testing"
+)
+
+// Everything that a fold holds is kept between runs, made again from what is
+// kept, or of no matter to tests. A field that is new stands in one of these
+// lists before it can be forgotten.
+func TestEveryFieldOfAFoldIsKeptOrNot(t *testing.T) {
+	kept := map[reflect.Type][]string{
+		reflect.TypeFor[Fold](): {"registry", "version", "openedAt", "tests", "first", "last", "before", "lastTime", "records", "boot", "sessions", "commands",
+			"doubts", "authns", "tokens", "grantUses", "hours", "approving", "alerts", "watch", "keyUses", "policies", "configs", "counts", "outside", "recon"},
+		reflect.TypeFor[session](): {"start", "at", "head", "body", "agent", "resource", "key", "carried", "active", "upstream", "n", "retired", "open", "transacted",
+			"commands", "denied", "bytes", "checkedAt"},
+		reflect.TypeFor[command]():     {"head", "carried"},
+		reflect.TypeFor[bootState]():   {"start", "at", "body", "carried", "end", "last", "lastTime", "records", "silent", "longest", "jump", "from", "n", "checkedDigests"},
+		reflect.TypeFor[jump]():        {"to", "at", "by"},
+		reflect.TypeFor[doubt]():       {"agent", "resource", "session"},
+		reflect.TypeFor[authns]():      {"young", "old"},
+		reflect.TypeFor[authn]():       {"agent", "credential", "key"},
+		reflect.TypeFor[token]():       {"head", "body"},
+		reflect.TypeFor[tokens]():      {"byID", "due"},
+		reflect.TypeFor[uses]():        {"n", "at", "last"},
+		reflect.TypeFor[hours]():       {"byHour", "newest", "from"},
+		reflect.TypeFor[hourCount]():   {"commands", "writes"},
+		reflect.TypeFor[approving]():   {"pos", "request"},
+		reflect.TypeFor[alertState]():  {"pos", "at", "rule", "heard", "cells"},
+		reflect.TypeFor[watch]():       {"detector", "due", "found", "whole"},
+		reflect.TypeFor[due]():         {"asked", "beats"},
+		reflect.TypeFor[asked]():       {"rule", "trigger"},
+		reflect.TypeFor[Detector]():    {"separated", "denials", "authn", "keys"},
+		reflect.TypeFor[window]():      {"id", "n"},
+		reflect.TypeFor[seen]():        {"hour", "host", "raised"},
+		reflect.TypeFor[Test]():        {"ID", "Title", "State", "Of", "Population", "Failed", "Exceptions", "Note", "placed"},
+		reflect.TypeFor[outside]():     {"people", "awaited", "said", "undated", "accounts"},
+		reflect.TypeFor[account]():     {"role", "itself", "objects", "most", "writes"},
+		reflect.TypeFor[reconState]():  {"connections", "upstreams", "awaited", "gap", "runs", "logged", "ofAgents", "own", "allowed", "unexplained", "missing"},
+		reflect.TypeFor[Connections](): {"byKey", "all", "run"},
+		reflect.TypeFor[connection]():  {"pos", "at", "start", "resource", "own", "key", "run"},
+		reflect.TypeFor[Upstream]():    {"Window", "counters", "since", "imported", "pending"},
+		reflect.TypeFor[counts]():      {"unseparated", "opaque", "allowed", "denied", "failed"},
+	}
+	// Of rows and totals, or made again.
+	not := map[reflect.Type][]string{
+		reflect.TypeFor[Fold](): {"Decided", "Told", "out", "clock", "opening", "excepted", "bodies", "upstreams", "activity", "refusals", "alertAt", "askers", "commandRow",
+			"told", "telling", "sessionColumns", "transcriptColumns", "commandCells"},
+		reflect.TypeFor[session]():    {"asker", "connKey", "ending", "gap", "course", "skipped", "errors", "doubts", "opaque", "rows", "reply"},
+		reflect.TypeFor[command]():    {"intent"},
+		reflect.TypeFor[bootState]():  {"down", "reason", "gaps", "steps"},
+		reflect.TypeFor[token]():      {"uses"},
+		reflect.TypeFor[uses]():       {"actions", "newest"},
+		reflect.TypeFor[alertState](): {"ack"},
+		reflect.TypeFor[Test]():       {"all"},
+		reflect.TypeFor[outside]():    {"ended", "suspended"},
+	}
+	for typ, names := range kept {
+		names = slices.Concat(names, not[typ])
+		for i := range typ.NumField() {
+			name := typ.Field(i).Name
+			if typ == reflect.TypeFor[counts]() {
+				continue // control totals, but for those that are kept
+			}
+			if !slices.Contains(names, name) {
+				t.Errorf("%s.%s is neither kept nor said not to be: see state.go", typ.Name(), name)
+			}
+		}
+		for _, name := range names {
+			if _, ok := typ.FieldByName(name); !ok {
+				t.Errorf("%s has no field %s", typ.Name(), name)
+			}
+		}
+	}
+}
