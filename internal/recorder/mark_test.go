@@ -14,7 +14,6 @@ func history(t *testing.T) []evidence.Record {
 	t.Helper()
 	r, st := newRecorder(t, 1)
 	hour := 1795400000 / 3600 * hourMicros
-	var open []*evidence.Draft
 	var chains []*Chain
 	for i := range 6 {
 		c := sessionOf(t, r)
@@ -22,7 +21,7 @@ func history(t *testing.T) []evidence.Record {
 		for j := range int64(4) {
 			d := command("simple", []string{"read", "write"}[j%2], hour+int64(i)*hourMicros/2)
 			mustRecord(t, c, d)
-			if open = append(open, d); j != 2 {
+			if j != 2 {
 				mustRecord(t, c, &evidence.Draft{Head: evidence.Head{Type: evidence.CommandResult, Of: d.Head.Pos, Outcome: evidence.OK}})
 			}
 		}
@@ -75,7 +74,7 @@ func TestAMarkThatIsOfNoUseSaysSo(t *testing.T) {
 	records := history(t)
 	m := folded(t, &Mark{}, records[:5])
 	whole := m.Encode()
-	for n := range len(whole) {
+	for n := range whole {
 		if _, err := DecodeMark(whole[:n]); !errors.Is(err, errMark) {
 			t.Fatalf("%d bytes of %d: %v", n, len(whole), err)
 		}
