@@ -24,21 +24,25 @@ func (t *tables) begin(f *files, c *Check, populations []workpaper.Table) {
 	t.book = openBook(f, c)
 	t.workbook = NewWorkbook(t.book.create)
 	for _, p := range populations {
-		t.table(TablePath(p.Name), &p)
+		t.table(TablePath(p.Name), &p, true)
 	}
 }
 
-// table begins the comparison of a table in all of its forms.
-func (t *tables) table(path string, p *workpaper.Table) {
+// table begins the comparison of a table in all of its forms; with a tab of its
+// own, unless the workbook begins with it.
+func (t *tables) table(path string, p *workpaper.Table, tab bool) {
 	csv, jsonl := t.files.compare(path+".csv", t.check), t.files.compare(path+".jsonl", t.check)
 	t.comparers = append(t.comparers, csv, jsonl)
 	toCSV, err := workpaper.NewCSV(csv, p.Columns)
 	t.failed(p, err)
 	toJSONL, err := workpaper.NewJSONL(jsonl, p.Columns)
 	t.failed(p, err)
-	sheet, err := t.workbook.Table(path, p)
-	t.failed(p, err)
-	t.encoders[p.Name] = []workpaper.Encoder{toCSV, toJSONL, sheet}
+	t.encoders[p.Name] = []workpaper.Encoder{toCSV, toJSONL}
+	if tab {
+		sheet, err := t.workbook.Table(path, p)
+		t.failed(p, err)
+		t.encoders[p.Name] = append(t.encoders[p.Name], sheet)
+	}
 }
 
 func (t *tables) failed(p *workpaper.Table, err error) {
@@ -62,8 +66,8 @@ func (t *tables) Row(table string, cells []string) error {
 }
 
 // whole compares a table that has its rows.
-func (t *tables) whole(path string, p *workpaper.Table) {
-	t.table(path, p)
+func (t *tables) whole(path string, p *workpaper.Table, tab bool) {
+	t.table(path, p, tab)
 	for _, r := range p.Rows {
 		if err := t.Row(p.Name, r); err != nil {
 			t.failed(p, err)

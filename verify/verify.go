@@ -581,10 +581,10 @@ func (v *verifier) conclude() {
 	}
 	v.sum = sum
 	for i := range sum.Listings {
-		v.out.whole(ListingPath(sum.Listings[i].Name), &sum.Listings[i])
+		v.out.whole(ListingPath(sum.Listings[i].Name), &sum.Listings[i], true)
 	}
 	for i := range sum.Controls {
-		v.out.whole(ControlPath(sum.Controls[i].Name), &sum.Controls[i])
+		v.out.whole(ControlPath(sum.Controls[i].Name), &sum.Controls[i], false)
 	}
 	v.out.close(v.m, sum)
 	w := v.files.compare(TestsFile, c)

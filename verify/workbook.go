@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 
 	"github.com/exhibit-gateway/exhibit/workpaper"
@@ -14,7 +15,7 @@ import (
 
 // Workbook writes the parts of summary.xlsx, for who makes a pack and for who
 // checks one: a tab per population and listing, and before them what the pack is
-// of, an index and the tests.
+// of, an index, the tests, the control matrix and the exceptions.
 type Workbook struct {
 	book *workpaper.Book
 	tabs []tab
@@ -50,8 +51,14 @@ func (w *Workbook) Close(m *Manifest, s *workpaper.Summary, digest func(path str
 		index.Rows = append(index.Rows, []string{t.table, strconv.Itoa(total), strconv.Itoa(shown), file, digest(file)})
 		all[t.table] = file + ", SHA-256 " + digest(file)
 	}
+	for i := range s.Controls {
+		t := &s.Controls[i]
+		file, total := ControlPath(t.Name)+".csv", len(t.Rows)
+		index.Rows = append(index.Rows, []string{t.Name, strconv.Itoa(total), strconv.Itoa(min(total, workpaper.MaxSheetRows)), file, digest(file)})
+		all[t.Name] = file + ", SHA-256 " + digest(file)
+	}
 	readme := Readme(m, s)
-	lead := []workpaper.Table{readme.Flat("about"), index, workpaper.TestTable(s.Tests)}
+	lead := slices.Concat([]workpaper.Table{readme.Flat("about"), index, workpaper.TestTable(s.Tests)}, s.Controls)
 	return w.book.Close(readme.Title+": "+readme.Subtitle, lead, func(table string) string { return all[table] })
 }
 

@@ -530,12 +530,12 @@ func (m *maker) tables(s *workpaper.Summary) error {
 		}
 	}
 	for i := range s.Listings {
-		if err := m.spools.table(verify.ListingPath(s.Listings[i].Name), &s.Listings[i]); err != nil {
+		if err := m.spools.table(verify.ListingPath(s.Listings[i].Name), &s.Listings[i], true); err != nil {
 			return err
 		}
 	}
 	for i := range s.Controls {
-		if err := m.spools.table(verify.ControlPath(s.Controls[i].Name), &s.Controls[i]); err != nil {
+		if err := m.spools.table(verify.ControlPath(s.Controls[i].Name), &s.Controls[i], false); err != nil {
 			return err
 		}
 	}

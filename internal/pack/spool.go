@@ -130,7 +130,7 @@ func (s *spools) transcript(t *workpaper.Transcript) error {
 func (s *spools) Row(table string, cells []string) error {
 	if len(s.tables) == 0 {
 		for _, t := range s.pops {
-			if err := s.begin(verify.TablePath(t.Name), &t); err != nil {
+			if err := s.begin(verify.TablePath(t.Name), &t, true); err != nil {
 				return err
 			}
 		}
@@ -142,7 +142,7 @@ func (s *spools) Row(table string, cells []string) error {
 	return t.row(cells)
 }
 
-func (s *spools) begin(path string, t *workpaper.Table) error {
+func (s *spools) begin(path string, t *workpaper.Table, tab bool) error {
 	csv, jsonl := s.open(path+".csv"), s.open(path+".jsonl")
 	toCSV, err := workpaper.NewCSV(csv, t.Columns)
 	if err != nil {
@@ -152,11 +152,15 @@ func (s *spools) begin(path string, t *workpaper.Table) error {
 	if err != nil {
 		return err
 	}
-	sheet, err := s.book.Table(path, t)
-	if err != nil {
-		return err
+	forms := []workpaper.Encoder{toCSV, toRow}
+	if tab {
+		sheet, err := s.book.Table(path, t)
+		if err != nil {
+			return err
+		}
+		forms = append(forms, sheet)
 	}
-	s.tables[path] = &tableSpool{csv, jsonl, []workpaper.Encoder{toCSV, toRow, sheet}}
+	s.tables[path] = &tableSpool{csv, jsonl, forms}
 	return nil
 }
 
@@ -171,9 +175,10 @@ func (t *tableSpool) row(cells []string) error {
 	return nil
 }
 
-// table writes a whole table.
-func (s *spools) table(path string, t *workpaper.Table) error {
-	if err := s.begin(path, t); err != nil {
+// table writes a whole table; with a tab of its own, unless the workbook begins
+// with it.
+func (s *spools) table(path string, t *workpaper.Table, tab bool) error {
+	if err := s.begin(path, t, tab); err != nil {
 		return err
 	}
 	for _, r := range t.Rows {
