@@ -47,6 +47,9 @@ type State struct {
 // can take; nothing was recorded.
 var ErrRefused = errors.New("change refused")
 
+// ErrStopped is returned for what comes after the gateway.stop of the boot.
+var ErrStopped = errors.New("the gateway has stopped: its last record is written")
+
 // Recorder gives records their places in one boot of one gateway.
 type Recorder struct {
 	gateway string
@@ -59,9 +62,10 @@ type Recorder struct {
 	own   *Chain // of records outside sessions
 	state atomic.Pointer[State]
 
-	mu    sync.Mutex // gives out seq; held for no I/O
-	seq   uint64
-	tally Tally
+	mu      sync.Mutex // gives out seq; held for no I/O
+	seq     uint64
+	stopped bool // a gateway.stop is recorded
+	tally   Tally
 }
 
 // Config is what a recorder needs.
@@ -242,6 +246,9 @@ func (c *Chain) commit(d *evidence.Draft, n uint64) Entry {
 func (r *Recorder) place(c *Chain, version uint64, drafts []*evidence.Draft) (journal.LSN, bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.stopped {
+		return 0, false, ErrStopped
+	}
 	state := r.state.Load()
 	if version != 0 && (version != state.Version || !r.tallied(c, drafts)) {
 		return 0, true, nil
@@ -287,6 +294,7 @@ func (r *Recorder) place(c *Chain, version uint64, drafts []*evidence.Draft) (jo
 		return 0, false, fmt.Errorf("writing the journal: %w", err)
 	}
 	r.seq += uint64(len(drafts))
+	r.stopped = len(drafts) > 0 && drafts[len(drafts)-1].Head.Type == evidence.GatewayStop
 	r.count(c, drafts)
 	if r.watch != nil {
 		for _, d := range drafts {

@@ -345,3 +345,18 @@ func BenchmarkRecord(b *testing.B) {
 		}
 	}
 }
+
+// What is busy while the gateway stops writes nothing behind its last record,
+// which says that all ended well.
+func TestNothingComesAfterTheStop(t *testing.T) {
+	r, st := newRecorder(t, 1)
+	mustRecord(t, r.Own(), &evidence.Draft{Head: evidence.Head{Type: evidence.GatewayStop}, Body: []byte(`{}`)})
+	for _, typ := range []evidence.Type{evidence.OwnUpstream, evidence.Heartbeat, evidence.GatewayStop} {
+		if _, err := r.Own().Record(t.Context(), 0, evidence.Process, &evidence.Draft{Head: evidence.Head{Type: typ}, Body: []byte(`{}`)}); !errors.Is(err, ErrStopped) {
+			t.Errorf("%s: %v", typ, err)
+		}
+	}
+	if n := len(r.journal.(*tape).records(t, st)); n != 1 {
+		t.Errorf("%d records", n)
+	}
+}

@@ -74,7 +74,8 @@ type stream struct {
 	sum     [sha256.Size]byte // room for one of them
 
 	kept    [2]uint64      // bytes of content that is kept
-	keeping sync.WaitGroup // content that is being recorded
+	keeps   bool           // there is such content
+	keeping sync.WaitGroup // what of it is being recorded
 }
 
 // digest is a running one. A session keeps those that are done for its next
@@ -130,6 +131,7 @@ func (x *exchange) Keep(ctx context.Context, dir evidence.Direction, pieces ...e
 		return errEnded
 	}
 	st := x.streamed()
+	st.keeps = true
 	st.keeping.Add(1) // so that it is on record before the end
 	s.mu.Unlock()
 	defer st.keeping.Done()
@@ -175,7 +177,7 @@ func (x *exchange) End(ctx context.Context, o evidence.Outcome) error {
 		return errEnded
 	}
 	delete(s.open, x)
-	if st := x.stream; st != nil {
+	if st := x.stream; st != nil && st.keeps {
 		s.mu.Unlock()
 		st.keeping.Wait()
 		s.mu.Lock()
