@@ -249,3 +249,32 @@ func TestWhatIsFollowedComesAtOnce(t *testing.T) {
 	c.audited()
 	c.passes()
 }
+
+// Somebody who waits for a rollout sees it come to its end.
+func TestRolloutsAreFollowed(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	c.grant("bot", "kube-shop-deployer", "prod")
+	config := c.kubeconfig("bot")
+	c.ok(c.kube.Apply(t.Context(), `{"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": "shop"}, "spec": {"replicas": 2,
+"selector": {"matchLabels": {"app": "web"}}, "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "main", "image": "local"}]}}}}`))
+	ready := func(n int) { // as the controller says it, which doesn't run here
+		t.Helper()
+		_, err := c.kube.Run(t.Context(), "patch", "deployment", "web", "-n", "shop", "--subresource=status", "--type=merge", "-p",
+			fmt.Sprintf(`{"status": {"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "readyReplicas": %[1]d, "availableReplicas": %[1]d}}`, n))
+		c.ok(err)
+	}
+	rollout := c.sitAt(t, c.kubectlCmd(config, "rollout", "status", "deployment/web"), "\x03")
+	rollout.expect("Waiting for deployment")
+	ready(1)
+	rollout.expect("1 of 2 updated replicas are available")
+	ready(2)
+	rollout.expect(`deployment "web" successfully rolled out`)
+	for _, d := range c.ran("watch deployments.apps/shop/web fieldSelector=metadata.name=web") {
+		if d.Outcome != "ok" && d.Outcome != "cancelled" {
+			t.Errorf("%+v", d)
+		}
+	}
+	c.audited()
+	c.passes()
+}
