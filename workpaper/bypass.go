@@ -23,16 +23,11 @@ type reconState struct {
 	runs, logged, ofAgents, own, allowed, unexplained, missing uint64
 }
 
-// maxConnections bounds the connections remembered at once.
-const maxConnections = 1 << 20
-
 func (s *reconState) observe(h *evidence.Head, body []byte) {
 	if s.connections == nil {
 		s.connections, s.upstreams = NewConnections(), make(map[string]*Upstream)
 	}
-	if len(s.connections.all) < maxConnections {
-		s.connections.Observe(h, body)
-	}
+	s.connections.Observe(h, body)
 }
 
 func (s *reconState) upstream(resource string) *Upstream {

@@ -18,7 +18,12 @@ type Connections struct {
 	byKey map[connKey][]*connection
 	all   []*connection // in order of their records
 	run   int           // number of the run that matches
+	most  int           // that are remembered at once
 }
+
+// maxConnections bounds the connections remembered at once. Where there are more
+// in two days the oldest make room: logs are held against the newest.
+const maxConnections = 1 << 20
 
 // connKey is what both sides know of a connection. The time tells apart those
 // that had it one after the other.
@@ -38,7 +43,9 @@ type connection struct {
 }
 
 // NewConnections returns an empty list.
-func NewConnections() *Connections { return &Connections{byKey: make(map[connKey][]*connection)} }
+func NewConnections() *Connections {
+	return &Connections{byKey: make(map[connKey][]*connection), most: maxConnections}
+}
 
 // Observe adds the connection of a record, if it is of one to a PostgreSQL.
 func (c *Connections) Observe(h *evidence.Head, body []byte) {
@@ -67,6 +74,9 @@ func (c *Connections) Observe(h *evidence.Head, body []byte) {
 }
 
 func (c *Connections) add(n *connection) {
+	if len(c.all) >= c.most {
+		c.forget(c.all[c.most/16].at)
+	}
 	c.byKey[n.key] = append(c.byKey[n.key], n)
 	c.all = append(c.all, n)
 }

@@ -1,9 +1,12 @@
 package workpaper
 
 import (
+	"fmt"
 	"reflect"
 	"slices"
 	"testing"
+
+	"github.com/exhibit-gateway/exhibit/evidence"
 )
 
 // Everything that a fold holds is kept between runs, made again from what is
@@ -47,14 +50,15 @@ func TestEveryFieldOfAFoldIsKeptOrNot(t *testing.T) {
 	not := map[reflect.Type][]string{
 		reflect.TypeFor[Fold](): {"Decided", "Told", "out", "clock", "opening", "excepted", "bodies", "upstreams", "activity", "refusals", "alertAt", "askers", "commandRow",
 			"told", "telling", "sessionColumns", "transcriptColumns", "commandCells"},
-		reflect.TypeFor[session]():    {"asker", "connKey", "ending", "gap", "course", "skipped", "errors", "doubts", "opaque", "rows", "reply"},
-		reflect.TypeFor[command]():    {"intent"},
-		reflect.TypeFor[bootState]():  {"down", "reason", "gaps", "steps"},
-		reflect.TypeFor[token]():      {"uses"},
-		reflect.TypeFor[uses]():       {"actions", "newest"},
-		reflect.TypeFor[alertState](): {"ack"},
-		reflect.TypeFor[Test]():       {"all"},
-		reflect.TypeFor[outside]():    {"ended", "suspended"},
+		reflect.TypeFor[session]():     {"asker", "connKey", "ending", "gap", "course", "skipped", "errors", "doubts", "opaque", "rows", "reply"},
+		reflect.TypeFor[command]():     {"intent"},
+		reflect.TypeFor[bootState]():   {"down", "reason", "gaps", "steps"},
+		reflect.TypeFor[token]():       {"uses"},
+		reflect.TypeFor[uses]():        {"actions", "newest"},
+		reflect.TypeFor[alertState]():  {"ack"},
+		reflect.TypeFor[Test]():        {"all"},
+		reflect.TypeFor[outside]():     {"ended", "suspended"},
+		reflect.TypeFor[Connections](): {"most"},
 	}
 	for typ, names := range kept {
 		names = slices.Concat(names, not[typ])
@@ -71,6 +75,29 @@ func TestEveryFieldOfAFoldIsKeptOrNot(t *testing.T) {
 			if _, ok := typ.FieldByName(name); !ok {
 				t.Errorf("%s has no field %s", typ.Name(), name)
 			}
+		}
+	}
+}
+
+// Where more connections come than are remembered the oldest make room.
+func TestTheNewestConnectionsAreRemembered(t *testing.T) {
+	c := NewConnections()
+	c.most = 32
+	var rows []evidence.ConnectionRow
+	for i := range 100 {
+		client := fmt.Sprintf("127.0.0.1:%d", 1024+i)
+		at := int64(1_800_000_000_000_000 + i*1_000_000)
+		c.Observe(&evidence.Head{Type: evidence.SessionUpstream, Resource: "orders", Time: at},
+			evidence.EncodeBody(evidence.SessionUpstreamBody{Local: client, PID: uint32(i + 1)}))
+		rows = append(rows, evidence.ConnectionRow{Client: client, PID: uint32(i + 1), Start: at})
+	}
+	if n := len(c.all); n > c.most || len(c.byKey) != n {
+		t.Errorf("%d connections are remembered, under %d keys", n, len(c.byKey))
+	}
+	c.run = 1
+	for i := range rows {
+		if found := c.find(&rows[i]) != nil; found != (i >= 100-len(c.all)) {
+			t.Errorf("connection %d: found %v", i, found)
 		}
 	}
 }
