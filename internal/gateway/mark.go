@@ -70,19 +70,13 @@ func (m *marker) keep() {
 	}
 }
 
-// write isn't synced: a mark that isn't whole is none.
 func (m *marker) write() {
 	m.at = time.Now()
 	b := m.mark.Encode()
 	if b == nil {
 		return
 	}
-	part := m.file + ".part"
-	err := os.WriteFile(part, b, 0o600)
-	if err == nil {
-		err = os.Rename(part, m.file)
-	}
-	if err != nil {
+	if err := replaceCache(m.file, b); err != nil {
 		m.log.Warn("the next start reads more than it would have to", "cause", err)
 	}
 }

@@ -193,18 +193,18 @@ func (g *Gateway) keepCache() error {
 		return err
 	}
 	path := filepath.Join(g.opened.Data, readyFile)
-	if err := writeCache(path+".new", append(header, '\n'), state.Bytes()); err != nil {
-		return err
-	}
-	if err := os.Rename(path+".new", path); err != nil {
+	if err := replaceCache(path, append(header, '\n'), state.Bytes()); err != nil {
 		return err
 	}
 	r.kept, r.keptAt = r.fold.Last(), time.Now()
 	return nil
 }
 
-func writeCache(path string, parts ...[]byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+// replaceCache writes a file that can be made again. It isn't synced: who reads
+// it knows by its digest whether it is whole.
+func replaceCache(path string, parts ...[]byte) error {
+	part := path + ".part"
+	f, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
@@ -214,7 +214,10 @@ func writeCache(path string, parts ...[]byte) error {
 			return errors.Join(err, f.Close())
 		}
 	}
-	return errors.Join(w.Flush(), f.Close())
+	if err := errors.Join(w.Flush(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(part, path)
 }
 
 // keepReady keeps the fold near the log's end until ctx is done, and its cache

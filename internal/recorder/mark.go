@@ -21,7 +21,8 @@ type Mark struct {
 	Past  Past
 	Tally Tally
 
-	last evidence.Hash // of the record that it stands at
+	head []byte        // of the record that it stands at, while it is folded
+	last evidence.Hash // the same record's, once it was read or made
 	gap  bool          // records were missed: it is of no use any more
 }
 
@@ -46,18 +47,25 @@ func (m *Mark) Add(r *evidence.Record) error {
 		return err
 	}
 	m.Tally.Add(r)
-	m.last = evidence.RecordHash(r.HeadBytes)
+	m.head = append(m.head[:0], r.HeadBytes...) // hashed when it is asked for: this is done for every record
 	return nil
+}
+
+func (m *Mark) hash() evidence.Hash {
+	if len(m.head) > 0 {
+		return evidence.RecordHash(m.head)
+	}
+	return m.last
 }
 
 // At reports whether a record is the one that the mark stands at.
 func (m *Mark) At(r *evidence.Record) bool {
-	return r.Head.Pos == m.Past.Last && evidence.RecordHash(r.HeadBytes) == m.last
+	return r.Head.Pos == m.Past.Last && evidence.RecordHash(r.HeadBytes) == m.hash()
 }
 
 // Clone returns a mark that changes apart from m.
 func (m *Mark) Clone() *Mark {
-	c := &Mark{Past: Past{Last: m.Past.Last, Clean: m.Past.Clean}, last: m.last, gap: m.gap}
+	c := &Mark{Past: Past{Last: m.Past.Last, Clean: m.Past.Clean}, last: m.hash(), gap: m.gap}
 	for pos, s := range m.Past.sessions {
 		if c.Past.sessions == nil {
 			c.Past.sessions = make(map[evidence.Position]*openSession)
@@ -100,7 +108,7 @@ func (m *Mark) Encode() []byte {
 	if m.gap || m.Past.Last.IsZero() {
 		return nil
 	}
-	e := encodedMark{Version: markVersion, Last: m.Past.Last, Record: m.last, Clean: m.Past.Clean, Agents: make(map[string][]tallyH)}
+	e := encodedMark{Version: markVersion, Last: m.Past.Last, Record: m.hash(), Clean: m.Past.Clean, Agents: make(map[string][]tallyH)}
 	for _, s := range inOrder(maps.Values(m.Past.sessions), func(s *openSession) evidence.Position { return s.start.Pos }) {
 		out := encodedSession{Start: evidence.AppendHead(nil, &s.start), N: s.n}
 		for _, h := range inOrder(maps.Values(s.intents), func(h evidence.Head) evidence.Position { return h.Pos }) {
