@@ -215,17 +215,11 @@ func (g *Gateway) headAt(ctx context.Context, pos evidence.Position) (h evidence
 			return h, err
 		}
 	}
-	_, err = g.sealer.ReadFrom(pos).Next(ctx, func(r *evidence.Record) error {
-		h = r.Head
-		return errFound
-	})
-	if err != nil && !errors.Is(err, errFound) {
+	r, err := g.recordAt(ctx, pos)
+	if err != nil {
 		return h, err
 	}
-	if h.Pos != pos {
-		return h, api.NotFound(fmt.Sprintf("there is no record %s", pos), "")
-	}
-	return h, nil
+	return r.Head, nil
 }
 
 // synced waits until everything recorded so far can be read.
