@@ -105,7 +105,9 @@ spec:
 
 // StartNode adds a node. Pods that name it run, and so do processes that are
 // executed in them: here, in the folder Work. (How one failed kwok reports as a
-// failure of its own, without the exit code, and it doesn't close their input.) What they log is the file Logs.
+// failure of its own, without the exit code, and it doesn't close their input. Who
+// attaches to one sees what is logged from then on, types nothing, and sees no
+// end.) What they log is the file Logs.
 // Their ports lead to the address behind, if there is one.
 func (s *Server) StartNode(ctx context.Context, behind string) error {
 	kubelet, err := pgserver.FreeAddr()
