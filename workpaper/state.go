@@ -41,6 +41,7 @@ type keptFold struct {
 	Watch           keptWatch
 	Outside         keptOutside
 	Recon           keptRecon
+	Tickets         keptTickets
 	Policies        []string
 	Configs         []string
 	Counts          keptCounts
@@ -166,6 +167,22 @@ type keptOutside struct {
 	Accounts map[string]keptAccount
 }
 
+type keptTickets struct {
+	Cited    []keptTicket
+	Imported bool
+	Taken    int64
+	Sums     [ticketClasses]uint64
+}
+
+type keptTicket struct {
+	ID              string
+	Uses            [4]uint64
+	First, Last     evidence.Position
+	FirstAt, LastAt int64
+	Asked, Approved []string
+	Seen            *ticketSeen
+}
+
 type keptAccount struct {
 	Role    string
 	Itself  []string
@@ -209,7 +226,7 @@ func (f *Fold) keep() *keptFold {
 		LastTime: f.lastTime, Records: f.records, Tests: make(map[string]keptTest), Doubts: make(map[evidence.Position]keptDoubt),
 		GrantUses: keepUses(f.grantUses), KeyUses: keepUses(f.keyUses),
 		Hours: keptHoursOf{ByHour: make(map[int64]map[string][2]int64), Newest: f.hours.newest, From: f.hours.from}, Watch: f.watch.keep(),
-		Outside: f.outside.keep(), Recon: f.recon.keep(),
+		Outside: f.outside.keep(), Recon: f.recon.keep(), Tickets: f.tickets.keep(),
 		Policies: slices.Sorted(maps.Keys(f.policies)), Configs: slices.Sorted(maps.Keys(f.configs)),
 		Counts: keptCounts{f.counts.unseparated, f.counts.opaque, f.counts.allowed, f.counts.denied, f.counts.failed},
 	}
@@ -298,6 +315,23 @@ func (o *outside) keep() keptOutside {
 		k.Accounts[resource] = keptAccount{a.role, a.itself, a.objects, a.most, a.writes}
 	}
 	return k
+}
+
+func (s *tickets) keep() keptTickets {
+	k := keptTickets{Imported: s.imported, Taken: s.taken, Sums: s.sums}
+	for _, t := range slices.SortedFunc(maps.Values(s.cited), func(a, b *ticket) int { return comparePositions(a.first, b.first) }) {
+		k.Cited = append(k.Cited, keptTicket{t.id, t.uses, t.first, t.last, t.firstAt, t.lastAt, t.asked, t.approved, t.seen})
+	}
+	return k
+}
+
+func (k *keptTickets) resume() tickets {
+	s := newTickets()
+	s.imported, s.taken, s.sums = k.Imported, k.Taken, k.Sums
+	for _, t := range k.Cited {
+		s.add(&ticket{t.ID, t.Uses, t.First, t.Last, t.FirstAt, t.LastAt, t.Asked, t.Approved, t.Seen})
+	}
+	return s
 }
 
 func (k *keptOutside) resume() outside {
@@ -408,7 +442,7 @@ func (k *keptFold) resume() (*Fold, error) {
 		f.alerts = append(f.alerts, alertState{pos: a.Pos, at: a.At, rule: a.Rule, heard: a.Heard, cells: a.Cells})
 	}
 	k.Watch.resume(&f.watch)
-	f.outside, f.recon = k.Outside.resume(), k.Recon.resume()
+	f.outside, f.recon, f.tickets = k.Outside.resume(), k.Recon.resume(), k.Tickets.resume()
 	for _, p := range k.Policies {
 		f.policies[p] = true
 	}

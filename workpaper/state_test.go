@@ -15,7 +15,7 @@ import (
 func TestEveryFieldOfAFoldIsKeptOrNot(t *testing.T) {
 	kept := map[reflect.Type][]string{
 		reflect.TypeFor[Fold](): {"registry", "version", "openedAt", "tests", "first", "last", "before", "lastTime", "records", "boot", "sessions", "commands",
-			"doubts", "authns", "tokens", "grantUses", "hours", "approving", "alerts", "watch", "keyUses", "policies", "configs", "counts", "outside", "recon"},
+			"doubts", "authns", "tokens", "grantUses", "hours", "approving", "alerts", "watch", "keyUses", "policies", "configs", "counts", "outside", "recon", "tickets"},
 		reflect.TypeFor[session](): {"start", "at", "head", "body", "agent", "resource", "key", "carried", "active", "upstream", "n", "retired", "open", "transacted",
 			"commands", "denied", "bytes", "checkedAt"},
 		reflect.TypeFor[command]():     {"head", "carried"},
@@ -39,6 +39,8 @@ func TestEveryFieldOfAFoldIsKeptOrNot(t *testing.T) {
 		reflect.TypeFor[seen]():        {"hour", "host", "raised"},
 		reflect.TypeFor[Test]():        {"ID", "Title", "State", "Of", "Population", "Failed", "Exceptions", "Note", "placed"},
 		reflect.TypeFor[outside]():     {"people", "awaited", "said", "undated", "accounts"},
+		reflect.TypeFor[tickets]():     {"cited", "imported", "taken", "sums"},
+		reflect.TypeFor[ticket]():      {"id", "uses", "first", "last", "firstAt", "lastAt", "asked", "approved", "seen"},
 		reflect.TypeFor[account]():     {"role", "itself", "objects", "most", "writes"},
 		reflect.TypeFor[reconState]():  {"connections", "upstreams", "awaited", "gap", "runs", "logged", "ofAgents", "own", "allowed", "unexplained", "missing"},
 		reflect.TypeFor[Connections](): {"byKey", "all", "run"},
@@ -58,6 +60,7 @@ func TestEveryFieldOfAFoldIsKeptOrNot(t *testing.T) {
 		reflect.TypeFor[alertState]():  {"ack"},
 		reflect.TypeFor[Test]():        {"all"},
 		reflect.TypeFor[outside]():     {"ended", "suspended"},
+		reflect.TypeFor[tickets]():     {"most", "bytes"},
 		reflect.TypeFor[Connections](): {"most"},
 	}
 	for typ, names := range kept {
