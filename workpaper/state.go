@@ -381,16 +381,21 @@ func (k *keptRecon) resume() reconState {
 // before are gone.
 func (k *keptFold) resume() (*Fold, error) {
 	f := NewFold(OutFunc(func(string, []string) error { return nil }))
+	return f, k.into(f)
+}
+
+// into makes a new fold go on from k.
+func (k *keptFold) into(f *Fold) error {
 	registry, err := decision.Restore(k.Registry)
 	if err != nil {
-		return nil, fmt.Errorf("going on with a fold: %w", err)
+		return fmt.Errorf("going on with a fold: %w", err)
 	}
 	f.registry, f.version, f.opening, f.openedAt = registry, k.RegistryVersion, decision.New(), k.OpenedAt
 	f.first, f.last, f.before, f.lastTime, f.records = k.First, k.Last, k.Before, k.LastTime, k.Records
 	for _, t := range f.tests.all() {
 		kept, ok := k.Tests[t.ID]
 		if !ok {
-			return nil, fmt.Errorf("going on with a fold: nothing was kept of test %s", t.ID)
+			return fmt.Errorf("going on with a fold: nothing was kept of test %s", t.ID)
 		}
 		t.State, t.Note, t.Population, t.Failed, t.Exceptions, t.placed = kept.State, kept.Note, kept.Population, kept.Failed, kept.Exceptions, len(kept.Exceptions)
 	}
@@ -404,7 +409,7 @@ func (k *keptFold) resume() (*Fold, error) {
 	for i := range k.Sessions {
 		s, err := f.resumeSession(&k.Sessions[i])
 		if err != nil {
-			return nil, err
+			return err
 		}
 		f.sessions[s.start] = s
 	}
@@ -451,7 +456,7 @@ func (k *keptFold) resume() (*Fold, error) {
 	}
 	c := &k.Counts
 	f.counts = counts{unseparated: c.Unseparated, opaque: c.Opaque, allowed: c.Allowed, denied: c.Denied, failed: c.Failed}
-	return f, nil
+	return nil
 }
 
 func (f *Fold) resumeSession(k *keptSession) (*session, error) {

@@ -28,15 +28,17 @@ func writeLog(folder packtest.Folder, commands int) error {
 	g.Boot()
 	g.Organise("billing-bot", "reader")
 	var s *packtest.Session
+	agent := "billing-bot"
 	for i := range commands {
 		if i%100 == 0 {
 			if s != nil {
 				s.Close()
 			}
 			if i%100_000 == 0 {
-				g.Organise("bot-"+strconv.Itoa(i), "reader") // an agent now and then
+				agent = "bot-" + strconv.Itoa(i) // one now and then: grants end
+				g.Organise(agent, "reader")
 			}
-			s = g.Open("billing-bot", "orders")
+			s = g.Open(agent, "orders")
 		}
 		switch {
 		case i%1000 == 999:
