@@ -176,16 +176,20 @@ func readMark(p *Params) (*mark, []byte, error) {
 	return k, b[d.InputOffset():], nil
 }
 
-// resume goes on from a mark: the log has to be the one that it was made of.
-func (m *maker) resume(k *mark, state []byte) error {
+// resume goes on from a mark: the log has to be the one that it was made of. It
+// may have grown, as long as what is new asks for no other context.
+func (m *maker) resume(ctx context.Context, k *mark, state []byte) error {
 	header, err := m.headers.get(k.Next - 1)
 	switch {
-	case k.First != m.first || k.Last != m.last:
+	case k.First != m.first || k.Last > m.last:
 		return fmt.Errorf("%w: the period has other blocks now", errMark)
 	case err != nil:
 		return err
 	case !bytes.Equal(header.Encode(), k.Header):
 		return fmt.Errorf("%w: the log is another", errMark)
+	}
+	if err := m.grown(ctx, k); err != nil {
+		return err
 	}
 	if err := m.spools.resume(k); err != nil {
 		return err
@@ -197,6 +201,28 @@ func (m *maker) resume(k *mark, state []byte) error {
 		m.seen[name] = true
 	}
 	m.before, m.keys, m.records, m.resumed = k.Context, k.Keys, k.Records, k
+	return nil
+}
+
+// grown looks in the blocks that came since the mark for what its context lacks.
+func (m *maker) grown(ctx context.Context, k *mark) error {
+	first, err := m.headers.get(m.first)
+	if err != nil {
+		return err
+	}
+	refs, err := m.references(ctx, first.FirstPosition(), k.Last+1)
+	if err != nil {
+		return err
+	}
+	for p := range refs {
+		n, err := m.headers.holding(p)
+		if err != nil {
+			return err
+		}
+		if n < m.first && !slices.Contains(k.Context, n) {
+			return fmt.Errorf("%w: what the log has since refers to block %d", errMark, n)
+		}
+	}
 	return nil
 }
 

@@ -296,6 +296,61 @@ func TestAMarkThatDoesntFitIsNotGoneOnFrom(t *testing.T) {
 	}
 }
 
+// A log grows while nobody goes on. What is new is packed with the rest, unless it
+// asks for what the context of then doesn't have.
+func TestAnInterruptedPackOfALogThatGrew(t *testing.T) {
+	for _, c := range []struct {
+		what  string
+		then  func(g *packtest.Gateway, early *packtest.Session)
+		again string
+	}{
+		{"by a session", func(g *packtest.Gateway, _ *packtest.Session) {
+			s := g.Open("billing-bot", "orders")
+			s.Do("SELECT ?", "postgres:select", "public.orders")
+			s.Close()
+		}, ""},
+		{"by a session of before the range", func(_ *packtest.Gateway, early *packtest.Session) {
+			early.Do("SELECT ?", "postgres:select", "public.orders")
+			early.Close()
+		}, "refers to block"},
+	} {
+		g, s := packtest.Shop()
+		s.Close()
+		early := g.Open("billing-bot", "orders")
+		for range 8 {
+			g.Beat()
+		}
+		p := keptParams(t)
+		p.From = time.UnixMicro(g.Now)
+		for range 40 {
+			g.Beat()
+		}
+		src := g.Source()
+		src.Archive = &dying{src.Archive, 12}
+		if _, err := pack.Create(t.Context(), src, p, io.Discard); !errors.Is(err, errDied) || !exists(filepath.Join(p.Keep.Dir, "mark")) {
+			t.Fatalf("%s: it wasn't interrupted behind a mark: %v", c.what, err)
+		}
+		c.then(g, early)
+		g.Beat()
+		src = g.Source()
+		whole := p
+		whole.Keep = pack.Keeping{}
+		var got, want bytes.Buffer
+		res, err := pack.Create(t.Context(), src, p, &got)
+		_, err2 := pack.Create(t.Context(), src, whole, &want)
+		if err := errors.Join(err, err2); err != nil {
+			t.Fatal(err)
+		}
+		if (res.Resumed == 0) != (c.again != "") || !strings.Contains(res.Again, c.again) {
+			t.Errorf("%s: went on from %d records, %q", c.what, res.Resumed, res.Again)
+		}
+		if !maps.Equal(entries(t, got.Bytes()), entries(t, want.Bytes())) {
+			t.Errorf("%s: it isn't the pack of the log as it is", c.what)
+		}
+		verified(t, g.VerifierKey(), got.Bytes())
+	}
+}
+
 // Blocks that were packed before the mark are copied, not read: they have to be
 // the same bytes.
 func TestABlockThatChangedSinceTheMarkIsNoticed(t *testing.T) {

@@ -234,7 +234,7 @@ func (m *maker) make(ctx context.Context, cp ledger.Checkpoint, checkpoint []byt
 		m.fold.Told = m.spools.transcript
 	}
 	if k != nil {
-		if err := m.resume(k, state); err != nil {
+		if err := m.resume(ctx, k, state); err != nil {
 			return nil, err
 		}
 	}
@@ -385,6 +385,7 @@ func (m *maker) blocksFile(ctx context.Context, n uint64) (uint64, error) {
 				if err := m.recopy(ctx, w, i); err != nil {
 					return err
 				}
+				m.progress("going on from the last mark", selecting*m.blocksOf()+packing*(i-m.first+1))
 				continue
 			}
 			if err := m.copyBlock(ctx, w, i, m.fold.Record); err != nil {
