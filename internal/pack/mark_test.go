@@ -13,6 +13,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -211,6 +212,73 @@ func TestAnInterruptedPackGoesOn(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// killedLog and killedKept tell TestKilledPack what to pack, and where to keep it.
+const killedLog, killedKept = "EXHIBIT_KILLED_LOG", "EXHIBIT_KILLED_KEPT"
+
+// TestKilledPack is the process that is killed.
+func TestKilledPack(t *testing.T) {
+	log := os.Getenv(killedLog)
+	if log == "" {
+		t.Skip("it is part of TestAPackThatIsKilledGoesOn")
+	}
+	p := largeParams(t)
+	p.Keep = pack.Keeping{Dir: os.Getenv(killedKept), Request: "all of it"}
+	if _, err := pack.Create(t.Context(), packtest.Folder(log).Source(), p, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// With SIGKILL, which nobody can prepare for.
+func TestAPackThatIsKilledGoesOn(t *testing.T) {
+	log := t.TempDir()
+	if err := writeLog(packtest.Folder(log), 30_000); err != nil {
+		t.Fatal(err)
+	}
+	p := keptParams(t)
+	whole := p
+	whole.Keep = pack.Keeping{}
+	var got, want bytes.Buffer
+	if _, err := pack.Create(t.Context(), packtest.Folder(log).Source(), whole, &want); err != nil {
+		t.Fatal(err)
+	}
+	rnd := rand.New(rand.NewPCG(3, 5))
+	for range 3 {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKilledPack$")
+		cmd.Env = append(os.Environ(), killedLog+"="+log, killedKept+"="+p.Keep.Dir)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		for begun := false; !begun; begun = exists(filepath.Join(p.Keep.Dir, "mark")) {
+			select {
+			case err := <-ended:
+				t.Fatalf("it ended before it could be killed: %v", err)
+			case <-time.After(time.Millisecond):
+			}
+		}
+		select {
+		case <-ended: // it was faster
+		case <-time.After(time.Duration(rnd.IntN(150)) * time.Millisecond):
+			if err := cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			<-ended
+		}
+	}
+	res, err := pack.Create(t.Context(), packtest.Folder(log).Source(), p, &got)
+	if err != nil || res.Again != "" {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	t.Logf("it went on from %d of %d records", res.Resumed, res.Manifest.Range.Records)
+	if !maps.Equal(entries(t, got.Bytes()), entries(t, want.Bytes())) {
+		t.Error("it isn't the pack that was never killed")
+	}
+	if exists(p.Keep.Dir) {
+		t.Error("something stays behind")
 	}
 }
 
