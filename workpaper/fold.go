@@ -91,6 +91,7 @@ type Fold struct {
 	watch      watch
 	outside    outside
 	recon      reconState
+	tickets    tickets
 	keyUses    map[string]*uses
 	askers     map[string]*Asker // by their encoding
 	policies   map[string]bool   // digests recorded so far
@@ -132,7 +133,7 @@ func NewFold(out Out) *Fold {
 		askers: make(map[string]*Asker), policies: make(map[string]bool), configs: make(map[string]bool),
 		refusals: make(map[[2]string]uint64), hours: hours{byHour: make(map[int64]map[string]*hourCount)}, alertAt: make(map[evidence.Position]int),
 		sessionColumns: columnsOf(sessionsTable), transcriptColumns: transcriptColumns(), commandCells: commandCells(),
-		watch: watch{detector: NewDetector(false), found: make(map[asked]bool)},
+		tickets: newTickets(), watch: watch{detector: NewDetector(false), found: make(map[asked]bool)},
 	}
 	for _, t := range f.tests.all() {
 		t.all = &f.excepted
@@ -382,7 +383,7 @@ func (f *Fold) controlInRange(r *evidence.Record) error {
 	before := f.registry
 	f.control(r)
 	if f.registry != before {
-		if err := f.separation(r, before); err != nil {
+		if err := errors.Join(f.separation(r, before), f.citing(r)); err != nil {
 			return err
 		}
 	}

@@ -145,6 +145,10 @@ func Controls() []Control {
 			Criteria: []string{"CC6.2", "CC6.3"}, NIST: []string{"AC-2", "AC-3", "AU-12"}, ISO: []string{"5.18"},
 			Tests: []string{"change.valid"}, Checks: []string{"log.control"},
 			Left: "rights that are given in the systems behind the gateway"},
+		{ID: "EX-503", Artifact: "E5", About: "What access and changes cite as their ticket is one that was open and approved by then, and says the same of who asked",
+			Criteria: []string{"CC6.2", "CC6.3", "CC8.1"}, NIST: []string{"AC-2", "CM-3"}, ISO: []string{"5.18", "8.32"},
+			Tests: []string{"import.tickets", "import.digest"},
+			Left:  "what tickets ask for in words"},
 
 		{ID: "EX-601", Artifact: "E6", About: "What an agent may do follows from its grants and the policy in force alone, at any moment",
 			Criteria: []string{"CC5.2", "CC6.1", "CC6.3"}, NIST: []string{"AC-3", "AC-6"}, ISO: []string{"5.15", "8.3"},
@@ -318,6 +322,6 @@ var populationOf = map[string]string{
 	"access.revoked": grantsTable, "access.lag": sessionsTable,
 	"alert.raised": alertsTable, "alert.acknowledged": alertsTable, "alert.heard": alertsTable,
 	"session.principal": sessionsTable, "session.encrypted": sessionsTable, "credential.age": credentialsTable, "grant.unused": usedTable,
-	"import.privileges": usedTable, "import.people": terminationsTable, "import.connections": reconTable, "import.digest": totalsTable,
+	"import.privileges": usedTable, "import.people": terminationsTable, "import.connections": reconTable, "import.digest": totalsTable, "import.tickets": ticketsTable,
 	"evidence.readers": readersTable, "evidence.purpose": readersTable,
 }

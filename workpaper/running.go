@@ -175,6 +175,7 @@ func (r *Running) Readiness(ask Ask) (*Readiness, error) {
 	}
 	out.Allowed, out.Refused, out.Opaque = sum.Allowed, sum.Denied+sum.Failed, sum.Opaque
 	f.tests.approvals.unseparated(sum.Unseparated)
+	f.tests.tickets.corroborated(&f.tickets)
 	for _, t := range out.Tests {
 		t.Conclude()
 	}

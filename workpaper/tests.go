@@ -109,7 +109,7 @@ type tests struct {
 	approvals, approvalUse, limits, acks, detected    Test
 	enforce, denials, liveness, gap, digests          Test
 	opened                                            Test
-	imports, leavers, privileges, bypass              Test
+	imports, leavers, privileges, bypass, tickets     Test
 	principal, encrypted, keyAge, unused              Test
 	heard, readers                                    Test
 }
@@ -120,7 +120,7 @@ func (t *tests) all() []*Test {
 		&t.totals, &t.registered, &t.owner, &t.authentication, &t.credential, &t.change, &t.policyCited, &t.grantCited,
 		&t.approvals, &t.approvalUse, &t.limits, &t.afterRevoke, &t.lag, &t.detected, &t.acks, &t.enforce, &t.denials, &t.liveness, &t.gap, &t.digests,
 		&t.principal, &t.encrypted, &t.keyAge, &t.unused, &t.heard, &t.readers, &t.opened,
-		&t.imports, &t.leavers, &t.privileges, &t.bypass,
+		&t.imports, &t.leavers, &t.privileges, &t.bypass, &t.tickets,
 	}
 }
 
@@ -177,6 +177,7 @@ func newTests() *tests {
 		leavers:    Test{ID: "import.people", Of: "leavers", Title: "Access of people who left was removed in time", State: NotTested, Note: "Leaver population: not provided"},
 		privileges: Test{ID: "import.privileges", Of: "agents on resources whose account was asked about", Title: "Who may only read goes through an account that can only read", State: NotTested, Note: "Effective privilege: gateway policy only"},
 		bypass:     Test{ID: "import.connections", Of: "upstream connections", Title: "Nothing went around the gateway", State: NotTested, Note: "Bypass: untested"},
+		tickets:    Test{ID: "import.tickets", Of: "tickets cited, with their uses up to an import", Title: "Tickets that access and changes cite exist, were approved and open when they were used, and name the same people", State: NotTested, Note: notCorroborated},
 	}
 }
 

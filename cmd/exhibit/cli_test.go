@@ -617,7 +617,15 @@ func (g *memory) CreatePack(_ context.Context, r api.PackRequest, _ evidence.By,
 	if r.Purpose == "break" {
 		return api.Pack{}, errors.New("block 3 is damaged")
 	}
-	return api.Pack{From: "gw1.1.0", To: "gw1.1.9", Records: 10, Blocks: 1, Bytes: 6, Digest: "d", Made: "gw1.1.11"}, nil
+	p := api.Pack{From: "gw1.1.0", To: "gw1.1.9", Records: 10, Blocks: 1, Bytes: 6, Digest: "d", Made: "gw1.1.11"}
+	switch {
+	case r.Purpose != "interrupted":
+	case r.Restart:
+		p.Again = "the mark doesn't fit: it is damaged"
+	default:
+		p.Resumed = 7
+	}
+	return p, nil
 }
 
 func (g *memory) Holds(context.Context) ([]api.Hold, error) {

@@ -739,6 +739,7 @@ type newPack struct {
 
 	Level     string `json:"level,omitempty" enum:"L0,L1,L3" doc:"of disclosure: heads, and bodies (default), and sealed parts"`
 	Recipient string `json:"recipient,omitempty" maxLength:"4000" doc:"age recipient that the pack is encrypted to; L3 needs one, and a purpose"`
+	Restart   bool   `json:"restart,omitempty" doc:"begin again, where the same request was interrupted"`
 }
 
 func (a *routes) registerPacks() {
@@ -752,7 +753,7 @@ func (a *routes) registerPacks() {
 			if err != nil {
 				return err
 			}
-			r := PackRequest{From: from, To: to, Purpose: in.Body.Purpose, Level: in.Body.Level, Recipient: in.Body.Recipient}
+			r := PackRequest{From: from, To: to, Purpose: in.Body.Purpose, Level: in.Body.Level, Recipient: in.Body.Recipient, Restart: in.Body.Restart}
 			pack, err := a.Services.Packs.CreatePack(ctx, r, by(ctx), s, s.progress)
 			s.event = Event{Pack: &pack}
 			return err

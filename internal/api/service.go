@@ -792,7 +792,8 @@ type Diff struct {
 // Packs makes evidence packs, and hands out evidence in the forms of others.
 type Packs interface {
 	// CreatePack writes a pack to w, and says how far it is. The export is
-	// recorded before the first byte leaves.
+	// recorded before the first byte leaves. The same request of the same person
+	// goes on where it was interrupted.
 	CreatePack(ctx context.Context, r PackRequest, by evidence.By, w io.Writer, progress func(Progress)) (Pack, error)
 	// UnsealSample writes what is sealed of a sample to w, encrypted to the
 	// auditor. That is recorded, and in the log, before anything is opened.
@@ -816,6 +817,7 @@ type PackRequest struct {
 	Purpose   string
 	Level     string // "L0", "L1" or "L3"; "" is L1
 	Recipient string // age recipient that the pack is encrypted to; L3 needs one
+	Restart   bool   // begins again, where the same request was interrupted
 }
 
 // Progress is how far something long is. Total is 0 while it isn't known.
@@ -842,6 +844,9 @@ type Pack struct {
 	Cosignatures int    `json:"cosignatures" doc:"of witnesses, under its checkpoint"`
 	Unwitnessed  string `json:"unwitnessed,omitempty" doc:"why it lacks a quorum of them"`
 	Stamps       int    `json:"stamps,omitempty" doc:"checkpoints with time stamps in it"`
+
+	Resumed uint64 `json:"resumed,omitempty" doc:"records of which it went on where the same request was interrupted"`
+	Again   string `json:"again,omitempty" doc:"why it began again instead"`
 }
 
 // Sessions are the live ones.

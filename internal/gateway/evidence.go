@@ -137,13 +137,18 @@ func (g *Gateway) CreatePack(ctx context.Context, r api.PackRequest, by evidence
 	if err != nil {
 		return api.Pack{}, err
 	}
+	keep, done, err := g.packs.take(&r, by, time.Now())
+	if err != nil {
+		return api.Pack{}, err
+	}
+	defer done()
 	exporter := &exporter{Signer: g.sealer.Signer(0), g: g}
 	res, err := pack.Create(ctx, pack.Source{
 		Archive: g.archive, Log: os.DirFS(filepath.Join(g.opened.Data, logDir)),
 		Seeds: g.keys, Sealed: pack.SealedBy(g.keys), Signer: exporter, Gateway: exporter, Stamps: g.openStamps,
 	}, pack.Params{
 		From: from, To: to, By: by, Purpose: r.Purpose, Level: r.Level, Recipient: r.Recipient, Organisation: g.live.Load().Organisation,
-		Generator: verify.Generator{Version: g.opened.Version, Binary: g.opened.Binary},
+		Generator: verify.Generator{Version: g.opened.Version, Binary: g.opened.Binary}, Keep: keep,
 		Progress: func(p pack.Progress) {
 			progress(api.Progress{Stage: p.Stage, Done: p.Done, Total: p.Total, Records: p.Records})
 		},
@@ -161,7 +166,7 @@ func (g *Gateway) CreatePack(ctx context.Context, r api.PackRequest, by evidence
 	}
 	return api.Pack{
 		Made: made.String(), Manifest: res.Digest,
-		Cosignatures: exporter.cosignatures, Unwitnessed: exporter.unwitnessed, Stamps: res.Stamps,
+		Cosignatures: exporter.cosignatures, Unwitnessed: exporter.unwitnessed, Stamps: res.Stamps, Resumed: res.Resumed, Again: res.Again,
 		From: m.Range.First.String(), To: m.Range.Last.String(), Records: m.Range.Records,
 		Blocks: m.Range.LastBlock - m.Range.FirstBlock + 1, Bytes: count.n, Digest: hex.EncodeToString(sum.Sum(nil)),
 	}, nil

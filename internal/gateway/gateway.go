@@ -175,13 +175,14 @@ type Gateway struct {
 	reconciling   sync.Mutex
 	counted       map[string]*workpaper.Upstream // by resource: what is remembered from run to run; under reconciling
 	readiness     readiness
+	packs         keptPacks
 }
 
 // Open opens the data directory of s, records the start of a boot, ends what
 // the boot before left open, and puts configuration and policy in force.
 // Reload reads both again. The gateway serves nobody before Run.
 func Open(ctx context.Context, s Settings, reload func() (Settings, error), log *slog.Logger) (_ *Gateway, err error) {
-	g := &Gateway{log: log, reload: reload, opened: s, clock: s.clock, stopping: make(chan struct{}),
+	g := &Gateway{log: log, reload: reload, opened: s, clock: s.clock, packs: keptPacks{dir: filepath.Join(s.Data, packsDir), every: packMarks}, stopping: make(chan struct{}),
 		folder: watched{seen: make(map[string]time.Duration), alerted: make(map[string]bool)}}
 	if g.clock == nil {
 		g.clock = system{}

@@ -112,7 +112,7 @@ func (m *maker) context(ctx context.Context) ([]uint64, error) {
 	for _, n := range control {
 		blocks[n] = n < m.first
 	}
-	refs, err := m.references(ctx, first.FirstPosition())
+	refs, err := m.references(ctx, first.FirstPosition(), m.first)
 	if err != nil {
 		return nil, err
 	}
@@ -127,15 +127,16 @@ func (m *maker) context(ctx context.Context) ([]uint64, error) {
 	return slices.Sorted(maps.Keys(blocks)), nil
 }
 
-// references returns the records before the range that its records refer to:
+// references returns the records before the range that its records, from a block
+// on, refer to:
 // starts of their sessions, intents of their contents and results, and the start of the
 // first boot.
-func (m *maker) references(ctx context.Context, first evidence.Position) (map[evidence.Position]bool, error) {
+func (m *maker) references(ctx context.Context, first evidence.Position, from uint64) (map[evidence.Position]bool, error) {
 	refs := make(map[evidence.Position]bool)
 	if first.Seq > 0 {
 		refs[evidence.Position{Gateway: first.Gateway, Boot: first.Boot}] = true
 	}
-	for n := m.first; n <= m.last; n++ {
+	for n := from; n <= m.last; n++ {
 		b, _, err := m.block(ctx, n, ledger.Heads+1)
 		if err != nil {
 			return nil, err
