@@ -40,13 +40,17 @@ type dayTest struct {
 // All are counted.
 const maxPerDay = 100
 
-// NewRunning returns a fold of a log from its first record.
+// NewRunning returns a fold of a log from its first record, or from the first
+// after those that were disposed of.
 func NewRunning() *Running {
 	return &Running{fold: NewFold(OutFunc(func(string, []string) error { return nil }))}
 }
 
 // Last is the newest record that was folded; zero is none.
 func (r *Running) Last() evidence.Position { return r.fold.last }
+
+// Opening folds a record from before what is left of the log whole.
+func (r *Running) Opening(rec *evidence.Record) error { return r.fold.Opening(rec) }
 
 // Record folds the next record of the log.
 func (r *Running) Record(rec *evidence.Record) error {
