@@ -43,7 +43,9 @@ const maxPerDay = 100
 // NewRunning returns a fold of a log from its first record, or from the first
 // after those that were disposed of.
 func NewRunning() *Running {
-	return &Running{fold: NewFold(OutFunc(func(string, []string) error { return nil }))}
+	f := NewFold(OutFunc(func(string, []string) error { return nil }))
+	f.quarterEnd = never // nobody asks it for listings
+	return &Running{fold: f}
 }
 
 // Last is the newest record that was folded; zero is none.
@@ -111,6 +113,7 @@ func Resume(from io.Reader) (*Running, error) {
 	if err != nil {
 		return nil, err
 	}
+	f.quarterEnd = never
 	return &Running{fold: f, day: k.Day, days: k.Days}, nil
 }
 

@@ -49,7 +49,7 @@ func TestEveryFieldOfAFoldIsKeptOrNot(t *testing.T) {
 	// Of rows and totals, or made again.
 	not := map[reflect.Type][]string{
 		reflect.TypeFor[Fold](): {"Decided", "Told", "out", "clock", "opening", "excepted", "bodies", "upstreams", "activity", "refusals", "alertAt", "askers", "commandRow",
-			"told", "telling", "sessionColumns", "transcriptColumns", "commandCells"},
+			"told", "telling", "retention", "quarterEnd", "quarters", "sessionColumns", "transcriptColumns", "commandCells"},
 		reflect.TypeFor[session]():     {"asker", "connKey", "ending", "gap", "course", "skipped", "errors", "doubts", "opaque", "rows", "reply"},
 		reflect.TypeFor[command]():     {"intent"},
 		reflect.TypeFor[bootState]():   {"down", "reason", "gaps", "steps"},
