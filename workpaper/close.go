@@ -233,6 +233,8 @@ func (f *Fold) totalRows(at *closing) error {
 		{approvalsTable, "asked for", c.approvalsAsked}, {approvalsTable, "decisions of people", c.approvalsDecided}, {approvalsTable, "used by commands", c.approvalsUsed},
 		{reconTable, "sessions in logs of upstreams", f.recon.logged}, {reconTable, "of agents (-)", f.recon.ofAgents}, {reconTable, "of the gateway itself (-)", f.recon.own},
 		{reconTable, "of others who may (-)", f.recon.allowed}, {reconTable, "unexplained (=)", f.recon.unexplained}, {reconTable, "missing in the log", f.recon.missing},
+		{reconRequestsTable, "requests in audit logs of clusters", f.recon.asked.logged}, {reconRequestsTable, "of agents (-)", f.recon.asked.ofAgents}, {reconRequestsTable, "of the gateway itself (-)", f.recon.asked.own},
+		{reconRequestsTable, "of others who may (-)", f.recon.asked.allowed}, {reconRequestsTable, "unexplained (=)", f.recon.asked.unexplained}, {reconRequestsTable, "missing in the log", f.recon.asked.missing},
 		{reconRunsTable, "reconciliations", f.recon.runs},
 		{terminationsTable, "leavers and retired agents", uint64(len(f.outside.ended))}, {"imports", "of something outside", c.imports},
 		{sodTable, "changes by one person", c.violations}, {killsTable, "by people", c.kills},

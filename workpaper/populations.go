@@ -49,6 +49,8 @@ func Populations() []Table {
 			"last_command_at:t", "last_command_pos:n", "lag_seconds:#", "limit_seconds:#")},
 		{Name: reconTable, Columns: columns("run_pos:n", "resource:n", "at:t", "upstream_session", "user", "database", "client", "backend_pid:#", "backend_start:t",
 			"class:n", "reason", "matched_pos:n")},
+		{Name: reconRequestsTable, Columns: columns("run_pos:n", "resource:n", "at:t", "until:t", "audit_id", "user", "groups", "as_user", "as_groups", "client", "verb", "object",
+			"stage", "code:#", "requests:#", "class:n", "reason", "matched_pos:n")},
 		{Name: reconRunsTable, Columns: columns("pos:n", "at:t", "resource:n", "import_pos:n", "from:t", "to:t", "uncovered_before_s:#", "logged:#", "gateway:#", "own:#", "allowed:#",
 			"unexplained:#", "missing:#", "tie:n", "counted:#", "compared:#", "asked_by")},
 		{Name: killsTable, Columns: columns("pos:n", "at:t", "ended_by", "ended_via", "agent_id:n", "sessions", "reason")},

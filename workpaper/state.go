@@ -181,7 +181,62 @@ type keptRecon struct {
 	Upstreams   map[string]keptUpstream
 	Awaited     evidence.Position
 	Gap         int64
-	Sums        [7]uint64
+	Runs        uint64
+	Sums        [2][6]uint64 // of sessions, of requests
+	Requests    []keptRequest
+	Trails      map[string]keptTrail
+	Requested   bool
+	Unlogged    uint64
+}
+
+type keptRequest struct {
+	Boot, Seq         uint64
+	At, End, Received int64
+	Who, Name, What   []byte
+	Resource, Own     string
+	State             uint8
+}
+
+type keptTrail struct {
+	Window Window
+	Since  int64
+	Rows   []evidence.RequestRow
+	Begun  evidence.Position
+}
+
+func (s *reconSums) keep() [6]uint64 {
+	return [6]uint64{s.logged, s.ofAgents, s.own, s.allowed, s.unexplained, s.missing}
+}
+
+func resumeSums(k [6]uint64) reconSums { return reconSums{k[0], k[1], k[2], k[3], k[4], k[5]} }
+
+func (q *Requests) keep() (list []keptRequest) {
+	if q == nil {
+		return nil
+	}
+	for i := range q.all {
+		n := &q.all[i]
+		list = append(list, keptRequest{n.boot, n.seq, n.at, n.end, n.received, n.who[:], n.name[:], n.what[:], n.resource, n.own, uint8(n.state)})
+	}
+	return list
+}
+
+func resumeRequests(list []keptRequest) *Requests {
+	q := NewRequests()
+	names := make(map[string]string) // so that they are shared
+	for i := range list {
+		k := &list[i]
+		n := request{boot: k.Boot, seq: k.Seq, at: k.At, end: k.End, received: k.Received, own: k.Own, state: requestBit(k.State)}
+		copy(n.who[:], k.Who)
+		copy(n.name[:], k.Name)
+		copy(n.what[:], k.What)
+		if _, ok := names[k.Resource]; !ok {
+			names[k.Resource] = k.Resource
+		}
+		n.resource = names[k.Resource]
+		q.all = append(q.all, n)
+	}
+	return q
 }
 
 type keptConnection struct {
@@ -313,7 +368,11 @@ func (k *keptOutside) resume() outside {
 
 func (s *reconState) keep() keptRecon {
 	k := keptRecon{Used: s.connections != nil, Upstreams: make(map[string]keptUpstream, len(s.upstreams)), Awaited: s.awaited, Gap: s.gap,
-		Sums: [7]uint64{s.runs, s.logged, s.ofAgents, s.own, s.allowed, s.unexplained, s.missing}}
+		Runs: s.runs, Sums: [2][6]uint64{s.reconSums.keep(), s.asked.keep()}, Requests: s.requests.keep(), Trails: make(map[string]keptTrail, len(s.trails)),
+		Requested: s.requested, Unlogged: s.unlogged}
+	for resource, t := range s.trails {
+		k.Trails[resource] = keptTrail{t.Window, t.Since, t.rows, t.begun}
+	}
 	if s.connections != nil {
 		k.Run = s.connections.run
 		for _, n := range s.connections.all {
@@ -327,8 +386,13 @@ func (s *reconState) keep() keptRecon {
 }
 
 func (k *keptRecon) resume() reconState {
-	s := reconState{awaited: k.Awaited, gap: k.Gap, runs: k.Sums[0], logged: k.Sums[1], ofAgents: k.Sums[2], own: k.Sums[3],
-		allowed: k.Sums[4], unexplained: k.Sums[5], missing: k.Sums[6]}
+	s := reconState{awaited: k.Awaited, gap: k.Gap, runs: k.Runs, reconSums: resumeSums(k.Sums[0]), asked: resumeSums(k.Sums[1]), requested: k.Requested, unlogged: k.Unlogged}
+	if len(k.Requests) > 0 {
+		s.requests = resumeRequests(k.Requests)
+	}
+	for resource, t := range k.Trails {
+		*s.trail(resource) = Trail{t.Window, t.Since, t.Rows, t.Begun}
+	}
 	if !k.Used {
 		return s
 	}

@@ -40,7 +40,11 @@ func TestEveryFieldOfAFoldIsKeptOrNot(t *testing.T) {
 		reflect.TypeFor[Test]():        {"ID", "Title", "State", "Of", "Population", "Failed", "Exceptions", "Note", "placed"},
 		reflect.TypeFor[outside]():     {"people", "awaited", "said", "undated", "accounts"},
 		reflect.TypeFor[account]():     {"role", "itself", "objects", "most", "writes"},
-		reflect.TypeFor[reconState]():  {"connections", "upstreams", "awaited", "gap", "runs", "logged", "ofAgents", "own", "allowed", "unexplained", "missing"},
+		reflect.TypeFor[reconState]():  {"connections", "upstreams", "awaited", "gap", "runs", "reconSums", "asked", "requests", "trails", "requested", "unlogged"},
+		reflect.TypeFor[reconSums]():   {"logged", "ofAgents", "own", "allowed", "unexplained", "missing"},
+		reflect.TypeFor[Requests]():    {"all"},
+		reflect.TypeFor[request]():     {"boot", "seq", "at", "end", "received", "who", "name", "what", "resource", "own", "state"},
+		reflect.TypeFor[Trail]():       {"Window", "Since", "rows", "begun"},
 		reflect.TypeFor[Connections](): {"byKey", "all", "run"},
 		reflect.TypeFor[connection]():  {"pos", "at", "start", "resource", "own", "key", "run"},
 		reflect.TypeFor[Upstream]():    {"Window", "counters", "since", "imported", "pending"},
@@ -59,6 +63,7 @@ func TestEveryFieldOfAFoldIsKeptOrNot(t *testing.T) {
 		reflect.TypeFor[Test]():        {"all"},
 		reflect.TypeFor[outside]():     {"ended", "suspended"},
 		reflect.TypeFor[Connections](): {"most"},
+		reflect.TypeFor[Requests]():    {"most"},
 	}
 	for typ, names := range kept {
 		names = slices.Concat(names, not[typ])
