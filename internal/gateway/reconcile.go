@@ -150,6 +150,9 @@ func (g *Gateway) Reconcile(ctx context.Context, resource string, by evidence.By
 func (g *Gateway) reconcile(ctx context.Context, r Resource, by evidence.By) (out api.Reconciliation, err error) {
 	g.reconciling.Lock()
 	defer g.reconciling.Unlock()
+	if r.Protocol == clusterProtocol {
+		return g.reconcileCluster(ctx, r, by)
+	}
 	until := g.clock.now().UnixMicro()
 	var counters *evidence.ImportBody
 	if c := g.counters[r.Protocol]; c != nil {
@@ -175,7 +178,7 @@ func (g *Gateway) reconcile(ctx context.Context, r Resource, by evidence.By) (ou
 		return out, err
 	}
 	in := reconcile.Input{Source: "log of " + r.Name, Format: r.Log.Format, Query: "lines that begin with \"connection authorized\""}
-	data, parts, err := place.read(r.Log.Files)
+	data, parts, err := place.read(r.Log.Files, maxLogRead)
 	if err != nil {
 		return out, err
 	}
@@ -205,6 +208,9 @@ type place struct {
 	File   string `json:"file"`
 	Offset int64  `json:"offset"`
 	To     int64  `json:"to"` // time
+	// First is a digest of the file's first line, where files are renamed when a
+	// new one begins; "" is unknown.
+	First string `json:"first,omitempty"`
 }
 
 func readPlace(file string) (p place, err error) {
@@ -240,11 +246,13 @@ type part struct {
 	file string
 	from int64
 	size int
+
+	first string // digest of its first line, where that is asked for
 }
 
 // read reads what is behind p: of the file at hand, and of those after it. The
 // first time it begins at the end.
-func (p *place) read(pattern string) (data []byte, parts []part, err error) {
+func (p *place) read(pattern string, most int) (data []byte, parts []part, err error) {
 	files, err := filepath.Glob(pattern)
 	if err == nil && len(files) == 0 {
 		err = fmt.Errorf("no file is named %s: %w", pattern, fs.ErrNotExist)
@@ -272,13 +280,13 @@ func (p *place) read(pattern string) (data []byte, parts []part, err error) {
 				next.from = 0 // the server began it anew
 			}
 		}
-		b, err := readFrom(name, next.from, maxLogRead-len(data))
+		b, err := readFrom(name, next.from, most-len(data))
 		if err != nil {
 			return nil, nil, fmt.Errorf("reading a server's log: %w", err)
 		}
 		next.size = len(b)
 		data, parts = append(data, b...), append(parts, next)
-		if len(data) >= maxLogRead {
+		if len(data) >= most {
 			break
 		}
 	}
@@ -356,7 +364,7 @@ func (g *Gateway) recordRun(ctx context.Context, r Resource, b, counters *eviden
 	}
 	g.counted[r.Name] = &u
 	return api.Reconciliation{
-		Position: drafts[len(drafts)-1].Head.Pos.String(), Resource: r.Name, From: moment(run.From), To: moment(run.To),
+		Position: drafts[len(drafts)-1].Head.Pos.String(), Resource: r.Name, Of: api.OfSessions, From: moment(run.From), To: moment(run.To),
 		Logged: run.Logged, Gateway: run.Gateway, Own: run.Own, Allowed: run.Allowed, Unexplained: run.Unexplained, Missing: run.Missing,
 		Tie: run.Tie, Counted: run.Counted, Compared: run.Compared, Sessions: append([]evidence.ReconKey{}, run.Keys...),
 	}, nil
