@@ -13,7 +13,7 @@ const reconRequestsTable = "recon_requests"
 // asksCluster takes a command that goes on to a cluster whose log is held against
 // the gateway's commands.
 func (f *Fold) asksCluster(h *evidence.Head, in *intent) {
-	if !in.ok || len(in.Checks) == 0 || h.Outcome != "" || f.told != nil {
+	if !in.ok || in.Path != "http" || h.Outcome != "" || f.told != nil {
 		return
 	}
 	if r, ok := f.registry.Resource(h.Resource); ok && Watched(&r) {
