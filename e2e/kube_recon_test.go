@@ -3,7 +3,9 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -80,31 +82,31 @@ func TestRequestsAroundTheGatewayAreFound(t *testing.T) {
 	c := newCluster(t, auditedEvery("0s"))
 	c.grant("bot", "kube-shop-deployer", "prod")
 	c.reconcileProd() // from here on
-	maps := c.clientGo(c.kubeconfig("bot"), "bot", "application/json").CoreV1().ConfigMaps("shop")
+	objects := c.clientGo(c.kubeconfig("bot"), "bot", "application/json").CoreV1().ConfigMaps("shop")
 
 	const rounds, at = 80, 8
 	ctx := t.Context()
-	w, err := maps.Watch(ctx, metav1.ListOptions{})
+	w, err := objects.Watch(ctx, metav1.ListOptions{})
 	c.ok(err)
 	var running sync.WaitGroup
 	for n := range at {
 		running.Go(func() {
 			for i := range rounds / at {
 				name := fmt.Sprintf("m-%d-%d", n, i)
-				_, err := maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+				_, err := objects.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
 				if err == nil {
-					_, err = maps.Patch(ctx, name, types.MergePatchType, []byte(`{"data":{"a":"b"}}`), metav1.PatchOptions{})
+					_, err = objects.Patch(ctx, name, types.MergePatchType, []byte(`{"data":{"a":"b"}}`), metav1.PatchOptions{})
 				}
 				if err == nil {
-					_, err = maps.List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+					_, err = objects.List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
 				}
 				if err == nil {
-					err = maps.Delete(ctx, name, metav1.DeleteOptions{})
+					err = objects.Delete(ctx, name, metav1.DeleteOptions{})
 				}
 				if err == nil {
-					_, err = maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: "made-"}}, metav1.CreateOptions{})
+					_, err = objects.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: "made-"}}, metav1.CreateOptions{})
 				}
-				if _, gone := maps.Get(ctx, name, metav1.GetOptions{}); err != nil || gone == nil {
+				if _, gone := objects.Get(ctx, name, metav1.GetOptions{}); err != nil || gone == nil {
 					t.Errorf("%s: %v, %v", name, err, gone)
 					return
 				}
@@ -187,4 +189,81 @@ func TestARequestAroundTheGatewayRaisesAnAlertByItself(t *testing.T) {
 	c.ok(err)
 	c.until(time.Minute, "an alert is raised", func() bool { return strings.Contains(c.must("alert", "list"), "list secrets/shop") })
 	t.Logf("an alert %v after the request", time.Since(began).Round(time.Millisecond))
+}
+
+// readRoles lets the gateway's account read the cluster's roles and bindings.
+const readRoles = `
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: exhibit-reads-roles}
+rules: [{apiGroups: [rbac.authorization.k8s.io], resources: [clusterroles, roles, clusterrolebindings, rolebindings], verbs: [get, list]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: exhibit-reads-roles}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: exhibit-reads-roles}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: exhibit}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: builders, namespace: shop}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: "system:aggregate-to-edit"}
+subjects: [{kind: ServiceAccount, name: builder, namespace: ci}]
+`
+
+// An agent that may only read by policy may do everything in the cluster: the
+// pack says so, and who else may do what. The same comes from a file.
+func TestWhatAClusterLetsAgentsDoIsShown(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, auditedEvery("0s"))
+	c.grant("bot", "kube-reader", "prod")
+	c.reconcileProd()
+	if out, err := c.exhibit("import", "roles", "prod"); err == nil || !strings.Contains(out, "may not list clusterroles.rbac.authorization.k8s.io") {
+		t.Errorf("an account that may not read roles: %v\n%s", err, out)
+	}
+	c.ok(c.kube.Apply(t.Context(), readRoles))
+	if out := c.must("import", "roles", "prod"); !strings.Contains(out, "kubernetes.rights") {
+		t.Errorf("the import says\n%s", out)
+	}
+	if r := c.reconcileProd(); r.Own < 7 || r.Gateway != 0 || slices.ContainsFunc(r.Sessions, func(s struct{ Class, Session, User, Text, Why string }) bool { return s.User == "exhibit" }) {
+		t.Errorf("the gateway's own requests: %+v", r) // a review and one that was refused, and five
+	}
+	check := func() {
+		t.Helper()
+		report, err := c.pack()
+		if err == nil || !strings.Contains(report, "agent bot may only read prod, and the cluster lets it, as Group exhibit:agents, * *.*") {
+			t.Errorf("the pack: %v\n%s", err, report)
+		}
+		found := map[string]bool{}
+		for r := range c.rows("upstream_rights") {
+			found[strings.Join([]string{r["subject_kind"], r["subject"], r["whose"], r["namespace"], r["resources"], r["flags"]}, "|")] = true
+		}
+		for _, want := range []string{
+			"Group|exhibit:agents|agents||*.*|wildcard escalate bind impersonate secrets exec token write",
+			"User|exhibit|gateway||users|impersonate",
+			"Group|system:masters|||*.*|wildcard escalate bind impersonate secrets exec token write",
+			"ServiceAccount|ci/builder||shop|secrets|secrets",
+		} {
+			if !slices.ContainsFunc(slices.Sorted(maps.Keys(found)), func(got string) bool { return matches(got, want) }) {
+				t.Errorf("no row is like %s", want)
+			}
+		}
+		listing, err := c.run("unzip", "-p", c.packed, "listings/access@closing.csv")
+		if err != nil || !strings.Contains(listing, "exhibit:bot") || !strings.Contains(listing, "* *.*") {
+			t.Errorf("the listing: %v\n%.2000s", err, listing)
+		}
+	}
+	check()
+	out, err := c.kube.Run(t.Context(), "get", "clusterroles,roles,clusterrolebindings,rolebindings", "-A", "-o", "json")
+	c.ok(err)
+	c.ok(os.WriteFile(c.path("rbac.json"), []byte(out), 0o600))
+	c.must("import", "roles", "prod", "--file", c.path("rbac.json"), "--source", "kubectl")
+	check()
+}
+
+// matches reports whether two rows have the same cells, but for resources, of
+// which one has more.
+func matches(got, want string) bool {
+	g, w := strings.Split(got, "|"), strings.Split(want, "|")
+	return slices.Equal(g[:4], w[:4]) && slices.Contains(strings.Fields(g[4]), w[4]) && strings.HasPrefix(g[5], w[5])
 }

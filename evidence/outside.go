@@ -11,6 +11,7 @@ const (
 	ImportCounters    = "postgres.counters"    // CounterRow: a server's count of them
 	ImportPrivileges  = "postgres.privileges"  // PrivilegeRow: what the gateway's account may do by itself; params has its role
 	ImportRequests    = "kubernetes.requests"  // RequestRow: requests that a cluster's audit log has
+	ImportRights      = "kubernetes.rights"    // RightRow: who may do what in a cluster; params has the gateway's account, where it is known
 )
 
 // What a PersonRow says of a person.
@@ -157,6 +158,25 @@ type PrivilegeRow struct {
 	// "replication", and "member" where the account is one of it.
 	Privileges []string `json:"privileges"`
 }
+
+// RightRow is a rule of a cluster's RBAC as it is bound to one subject.
+type RightRow struct {
+	Kind      string   `json:"kind"`                // SubjectUser, SubjectGroup or SubjectAccount
+	Subject   string   `json:"subject"`             // of a service account namespace/name
+	Namespace string   `json:"namespace,omitempty"` // where it holds; "" is everywhere
+	Verbs     []string `json:"verbs"`
+	Resources []string `json:"resources,omitempty"` // resource.group with subresource, like pods/exec; * is any
+	Names     []string `json:"names,omitempty"`     // none is all
+	Paths     []string `json:"paths,omitempty"`     // beside the API
+	By        string   `json:"by"`                  // binding and role
+}
+
+// Kinds of subjects.
+const (
+	SubjectUser    = "User"
+	SubjectGroup   = "Group"
+	SubjectAccount = "ServiceAccount"
+)
 
 // ReconBody is what holding an upstream's sessions, or a cluster's requests,
 // against the gateway's gave. It stands in one write with the import that its

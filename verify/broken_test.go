@@ -584,6 +584,15 @@ var lies = []lie{
 		g.ImportPrivileges("app", []evidence.PrivilegeRow{{Role: "app", Privileges: []string{}}, {Role: "app", Object: "public.orders", Privileges: []string{"owner", "select"}}})
 		return finish(g, s)
 	}},
+	{"import.privileges", "reader-with-a-cluster-to-itself", func() *packtest.Gateway {
+		g, s := packtest.Cluster()
+		s.Close()
+		resources := g.Registry.Resources()
+		resources[1].Protocol = "postgres" // whose actions the policy is about
+		g.Own(evidence.ConfigChange, evidence.ConfigBody{Digest: "config-rights", Before: g.Registry.Config(), Text: "rights\n", By: packtest.Alice, Resources: resources})
+		g.Import(evidence.ImportRights, "prod", []evidence.RightRow{{Kind: "Group", Subject: "exhibit:agents", Verbs: []string{"*"}, Resources: []string{"*.*"}, By: "all"}}, 1)
+		return finish(g, nil)
+	}},
 	{"access.revoked", "after-its-owner-left", func() *packtest.Gateway {
 		g, s := packtest.Shop()
 		registry := g.Registry

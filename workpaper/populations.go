@@ -47,6 +47,7 @@ func Populations() []Table {
 		{Name: terminationsTable, Columns: columns("subject_kind:n", "subject", "left_at:t", "import_pos:n", "noticed_at:t", "noticed_pos:n",
 			"owned_agents", "stopped_agents", "sessions_open:#", "last_session_end_at:t", "last_session_end_pos:n",
 			"last_command_at:t", "last_command_pos:n", "lag_seconds:#", "limit_seconds:#")},
+		{Name: rightsTable, Columns: columns("import_pos:n", "resource:n", "subject_kind:n", "subject", "whose:n", "namespace", "verbs", "resources", "names", "paths", "flags", "bound_by")},
 		{Name: reconTable, Columns: columns("run_pos:n", "resource:n", "at:t", "upstream_session", "user", "database", "client", "backend_pid:#", "backend_start:t",
 			"class:n", "reason", "matched_pos:n")},
 		{Name: reconRequestsTable, Columns: columns("run_pos:n", "resource:n", "at:t", "until:t", "audit_id", "user", "groups", "as_user", "as_groups", "client", "verb", "object",

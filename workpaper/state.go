@@ -172,6 +172,16 @@ type keptAccount struct {
 	Objects map[string][]string
 	Most    []string
 	Writes  []string
+	Rights  *keptRights `json:",omitempty"`
+}
+
+type keptRights struct {
+	Account, Prefix string
+	Groups          []string
+	Of              map[string][]string
+	Beyond          map[string]string
+	Loose           []string
+	Others          int
 }
 
 type keptRecon struct {
@@ -350,9 +360,23 @@ func (w *watch) keep() keptWatch {
 func (o *outside) keep() keptOutside {
 	k := keptOutside{o.people, o.awaited, o.said, o.undated, make(map[string]keptAccount, len(o.accounts))}
 	for resource, a := range o.accounts {
-		k.Accounts[resource] = keptAccount{a.role, a.itself, a.objects, a.most, a.writes}
+		k.Accounts[resource] = keptAccount{a.role, a.itself, a.objects, a.most, a.writes, a.rights.keep()}
 	}
 	return k
+}
+
+func (r *rights) keep() *keptRights {
+	if r == nil {
+		return nil
+	}
+	return &keptRights{r.account, r.prefix, r.groups, r.of, r.beyond, r.loose, r.others}
+}
+
+func (k *keptRights) resume() *rights {
+	if k == nil {
+		return nil
+	}
+	return &rights{k.Account, k.Prefix, k.Groups, k.Of, k.Beyond, k.Loose, k.Others}
 }
 
 func (k *keptOutside) resume() outside {
@@ -361,7 +385,7 @@ func (k *keptOutside) resume() outside {
 		if o.accounts == nil {
 			o.accounts = make(map[string]*account)
 		}
-		o.accounts[resource] = &account{a.Role, a.Itself, a.Objects, a.Most, a.Writes}
+		o.accounts[resource] = &account{a.Role, a.Itself, a.Objects, a.Most, a.Writes, a.Rights.resume()}
 	}
 	return o
 }

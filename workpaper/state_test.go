@@ -39,7 +39,8 @@ func TestEveryFieldOfAFoldIsKeptOrNot(t *testing.T) {
 		reflect.TypeFor[seen]():        {"hour", "host", "raised"},
 		reflect.TypeFor[Test]():        {"ID", "Title", "State", "Of", "Population", "Failed", "Exceptions", "Note", "placed"},
 		reflect.TypeFor[outside]():     {"people", "awaited", "said", "undated", "accounts"},
-		reflect.TypeFor[account]():     {"role", "itself", "objects", "most", "writes"},
+		reflect.TypeFor[account]():     {"role", "itself", "objects", "most", "writes", "rights"},
+		reflect.TypeFor[rights]():      {"account", "prefix", "groups", "of", "beyond", "loose", "others"},
 		reflect.TypeFor[reconState]():  {"connections", "upstreams", "awaited", "gap", "runs", "reconSums", "asked", "requests", "trails", "requested", "unlogged"},
 		reflect.TypeFor[reconSums]():   {"logged", "ofAgents", "own", "allowed", "unexplained", "missing"},
 		reflect.TypeFor[Requests]():    {"all"},
@@ -61,7 +62,7 @@ func TestEveryFieldOfAFoldIsKeptOrNot(t *testing.T) {
 		reflect.TypeFor[uses]():        {"actions", "newest"},
 		reflect.TypeFor[alertState]():  {"ack"},
 		reflect.TypeFor[Test]():        {"all"},
-		reflect.TypeFor[outside]():     {"ended", "suspended"},
+		reflect.TypeFor[outside]():     {"ended", "suspended", "rules"},
 		reflect.TypeFor[Connections](): {"most"},
 		reflect.TypeFor[Requests]():    {"most"},
 	}

@@ -200,14 +200,26 @@ The configuration must say who the gateway is at the cluster (kubernetes.account
 }
 
 func newImportRoles(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use: "roles RESOURCE", Short: "Import what the gateway's account at a PostgreSQL server may do by itself", Args: exactly("RESOURCE"),
+	var resource, file string
+	rights := a.importer(importing{kind: evidence.ImportRights, formats: []string{"json"}, resource: &resource}, func(api.Import) {})
+	c := &cobra.Command{
+		Use: "roles RESOURCE", Short: "Import what the gateway's account at an upstream may do by itself", Args: exactly("RESOURCE"),
 		Long: `Asks the server of a resource, by the gateway's own account, what that account may
-do there: its attributes, the roles that it is a member of, and what it owns, reads
-and writes. The access listings of a pack then have it beside what policy allows, and
-agents that only read by policy through an account that can write are exceptions.`,
-		Example: "  exhibit import roles orders",
+do there: of PostgreSQL its attributes, the roles that it is a member of, and what it
+owns, reads and writes; of Kubernetes the roles and bindings of the cluster, and so
+what agents, the account and everybody else may do. The access listings of a pack then
+have it beside what policy allows, and agents that only read by policy where the
+upstream lets them write are exceptions.
+
+Where the gateway's account may not read the roles of a cluster, bring them:
+kubectl get clusterroles,roles,clusterrolebindings,rolebindings -A -o json`,
+		Example: `  exhibit import roles orders
+  exhibit import roles prod --file rbac.json --source "kubectl, as alice"`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if file != "" {
+				resource = args[0]
+				return rights.RunE(cmd, []string{file})
+			}
 			return a.ask(func(c *api.Client) error {
 				out, err := c.ImportPrivileges(cmd.Context(), args[0])
 				if err != nil {
@@ -218,6 +230,9 @@ agents that only read by policy through an account that can write are exceptions
 			})
 		},
 	}
+	c.Flags().StringVar(&file, "file", "", "a file that has a cluster's roles and bindings, instead of asking")
+	c.Flags().AddFlagSet(rights.Flags())
+	return c
 }
 
 func newReconcile(a *app) *cobra.Command {

@@ -25,7 +25,7 @@ type Imports interface {
 
 // NewImport is something to import.
 type NewImport struct {
-	Kind      string            `json:"kind" enum:"people,postgres.connections,kubernetes.requests" doc:"what it is"`
+	Kind      string            `json:"kind" enum:"people,postgres.connections,kubernetes.requests,kubernetes.rights" doc:"what it is"`
 	Format    string            `json:"format" enum:"csv,json,scim,audit" doc:"how it is written"`
 	Resource  string            `json:"resource,omitempty" maxLength:"128" doc:"the resource that it is of"`
 	Source    string            `json:"source" minLength:"1" maxLength:"1000" doc:"which system it is from; stands in the record"`

@@ -30,6 +30,12 @@ func (g *Gateway) Import(ctx context.Context, n api.NewImport, by evidence.By) (
 		if !errors.Is(err, reconcile.ErrInput) {
 			return out, err
 		}
+	case evidence.ImportRights:
+		var out api.Import
+		out, err = g.importRights(ctx, n, in, by)
+		if !errors.Is(err, reconcile.ErrInput) {
+			return out, err
+		}
 	case evidence.ImportRequests:
 		var out api.Import
 		out, err = g.importRequests(ctx, n, in, by)

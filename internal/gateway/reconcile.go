@@ -53,6 +53,9 @@ func (g *Gateway) ImportPrivileges(ctx context.Context, resource string, by evid
 	if !ok {
 		return api.Import{}, api.NotFound(fmt.Sprintf("there is no resource %.80q", resource), "exhibit config show has all")
 	}
+	if r.Protocol == clusterProtocol && g.rights != nil {
+		return g.askRights(ctx, r, by)
+	}
 	a := g.accounts[r.Protocol]
 	if a == nil {
 		return api.Import{}, api.Invalid(resource+" is of the protocol "+r.Protocol+", whose accounts can't be asked about", "")
@@ -65,12 +68,17 @@ func (g *Gateway) ImportPrivileges(ctx context.Context, resource string, by evid
 	if err != nil {
 		return api.Import{}, err
 	}
+	return g.recordOf(ctx, resource, &b, by)
+}
+
+// recordOf records an import of a resource from which nothing follows.
+func (g *Gateway) recordOf(ctx context.Context, resource string, b *evidence.ImportBody, by evidence.By) (api.Import, error) {
 	b.By = by
 	d := &evidence.Draft{Head: evidence.Head{Type: evidence.ImportSnapshot, Resource: resource}, Body: evidence.EncodeBody(b)}
 	if _, err := g.recorder.Own().Record(ctx, 0, evidence.Power, d); err != nil {
 		return api.Import{}, g.problem(err)
 	}
-	return api.Import{Position: d.Head.Pos.String(), Kind: b.Kind, Rows: b.Rows, Kept: len(rows), Digest: b.Digest}, nil
+	return api.Import{Position: d.Head.Pos.String(), Kind: b.Kind, Rows: b.Rows, Kept: cmp.Or(b.Kept, b.Rows), Digest: b.Digest, File: b.File}, nil
 }
 
 // CountWith says who reads the counters of upstreams of a protocol. Call it
@@ -84,10 +92,16 @@ func (g *Gateway) CountWith(protocol string, c Counter) {
 
 // RecordOwn records a connection that the gateway made for itself.
 func (g *Gateway) RecordOwn(ctx context.Context, resource string, b evidence.OwnUpstreamBody) error {
-	_, err := g.recorder.Own().Record(ctx, 0, evidence.Process, &evidence.Draft{
-		Head: evidence.Head{Type: evidence.OwnUpstream, Resource: resource}, Body: evidence.EncodeBody(b),
-	})
+	_, err := g.RecordOwnRequest(ctx, resource, b)
 	return err
+}
+
+// RecordOwnRequest is RecordOwn for a request that is known upstream by the
+// position of its record, which it returns.
+func (g *Gateway) RecordOwnRequest(ctx context.Context, resource string, b evidence.OwnUpstreamBody) (position string, err error) {
+	d := &evidence.Draft{Head: evidence.Head{Type: evidence.OwnUpstream, Resource: resource}, Body: evidence.EncodeBody(b)}
+	_, err = g.recorder.Own().Record(ctx, 0, evidence.Process, d)
+	return d.Head.Pos.String(), err
 }
 
 const (

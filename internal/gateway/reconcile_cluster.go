@@ -290,6 +290,48 @@ func (g *Gateway) importRequests(ctx context.Context, n api.NewImport, in reconc
 	return out, nil
 }
 
+// Rights reads who may do what in a cluster: who the gateway is there, and its
+// roles and bindings as a List of the API, in JSON.
+type Rights interface {
+	Rights(ctx context.Context, resource string) (account string, list []byte, query string, err error)
+}
+
+// ReadRightsWith says who reads the rights of clusters. Call it before Run.
+func (g *Gateway) ReadRightsWith(r Rights) { g.rights = r }
+
+// askRights imports who may do what in a resource's cluster, as the gateway's own
+// account sees it.
+func (g *Gateway) askRights(ctx context.Context, r Resource, by evidence.By) (api.Import, error) {
+	account, list, query, err := g.rights.Rights(ctx, r.Name)
+	if err != nil {
+		return api.Import{}, fmt.Errorf("asking the cluster of %s who may do what: %w", r.Name, err)
+	}
+	b, err := reconcile.Rights(reconcile.Input{Source: "RBAC of " + r.Name, Query: query, Data: list}, account)
+	if err != nil {
+		return api.Import{}, err
+	}
+	b.File = ""
+	return g.recordOf(ctx, r.Name, &b, by)
+}
+
+// importRights records who may do what in a cluster, from a file.
+func (g *Gateway) importRights(ctx context.Context, n api.NewImport, in reconcile.Input, by evidence.By) (api.Import, error) {
+	r, ok := (*g.resources.Load())[n.Resource]
+	if !ok || r.Protocol != clusterProtocol {
+		return api.Import{}, api.Invalid(fmt.Sprintf("%.80q is no resource of the protocol kubernetes", n.Resource), "name the resource whose cluster it is of")
+	}
+	account := ""
+	if r.Cluster != nil {
+		account = r.Cluster.Account
+	}
+	b, err := reconcile.Rights(in, account)
+	if err != nil {
+		return api.Import{}, err
+	}
+	b.Extracted = micros(n.Extracted)
+	return g.recordOf(ctx, r.Name, &b, by)
+}
+
 // errRotated means that files were renamed while they were read.
 var errRotated = errors.New("the log was rotated while it was read")
 
