@@ -93,8 +93,11 @@ func (r *rights) whose(row *evidence.RightRow) string {
 }
 
 // onlyAgents reports whether a rule lets its subject ask for users and groups by
-// name, and tell of them what the gateway tells, and nothing else.
+// name, tell of them what the gateway tells, or read roles, and nothing else.
 func onlyAgents(row *evidence.RightRow) bool {
+	if onlyReads(row) && len(row.Paths) == 0 && !slices.ContainsFunc(row.Resources, func(r string) bool { return !strings.HasSuffix(r, rbacGroup) }) {
+		return true
+	}
 	if !slices.Equal(row.Verbs, []string{"impersonate"}) || len(row.Paths) > 0 {
 		return false
 	}

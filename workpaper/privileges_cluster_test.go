@@ -34,6 +34,7 @@ func TestWhatAClusterLetsAnAgentDo(t *testing.T) {
 		{"writing, by another agent", []evidence.RightRow{agents, right("User", "exhibit:other", "delete", "pods")}, workpaper.Pass, ""},
 		{"an account that may ask for anybody", []evidence.RightRow{right("User", "exhibit", "impersonate", "users groups")}, workpaper.Fail, "through the account exhibit, which may itself impersonate users,groups"},
 		{"an account that reads", []evidence.RightRow{agents, right("User", "exhibit", "get", "pods")}, workpaper.Fail, "which may itself get pods"},
+		{"an account that reads roles", []evidence.RightRow{agents, right("User", "exhibit", "get list", "roles.rbac.authorization.k8s.io")}, workpaper.Pass, ""},
 		{"somebody beside the gateway", []evidence.RightRow{agents, right("User", "ops", "*", "*.*"), right("User", "ops", "delete", "pods"), right("User", "auditor", "get", "pods")}, workpaper.Pass,
 			"1 subjects of clusters can do more than read without the gateway"},
 	} {

@@ -75,9 +75,6 @@ func (g *Gateway) clusters(ctx context.Context) (*clusterLog, error) {
 		}
 	}
 	g.clusterLog = a
-	if a.requests.Full() {
-		return nil, api.Unavailable(fmt.Sprintf("there are more commands than the %d of which it is remembered that an audit log should have them", workpaper.MaxRequests), "reconcile more often")
-	}
 	return a, nil
 }
 
@@ -130,8 +127,12 @@ func (g *Gateway) reconcileCluster(ctx context.Context, r Resource, by evidence.
 	if err != nil {
 		return out, err
 	}
-	if at.To != 0 && at.To < until-workpaper.KeptRequests+time.Hour.Microseconds() {
-		at = place{} // what it says of then can't be told any more; the gap shows
+	a, err := g.clusters(ctx)
+	if err != nil {
+		return out, err
+	}
+	if at.To != 0 && at.To < until-workpaper.KeptRequests+time.Hour.Microseconds() || a.requests.Full() {
+		at = place{} // what it says of then can't be told any more: it begins at the log's end, and the gap shows
 	}
 	for n := range maxAuditRuns {
 		data, parts, lost, err := at.follow(r.Log.Files, maxAuditRead)
@@ -218,6 +219,9 @@ func (g *Gateway) recordRequests(ctx context.Context, r Resource, b *evidence.Im
 	a, err := g.clusters(ctx)
 	if err != nil {
 		return out, err
+	}
+	if a.requests.Full() && b.Rows > 0 {
+		return out, api.Unavailable(fmt.Sprintf("there are more commands than the %d of which it is remembered that an audit log should have them", workpaper.MaxRequests), "import logs more often")
 	}
 	resource := a.resources[r.Name]
 	if !workpaper.Watched(&resource) {
