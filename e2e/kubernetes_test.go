@@ -55,8 +55,8 @@ metadata: {name: shop}
 `
 
 // newCluster starts it. In the cluster agents may do everything, so that what is
-// refused is refused by the gateway.
-func newCluster(t *testing.T) *cluster {
+// refused is refused by the gateway. More is put behind the resource.
+func newCluster(t *testing.T, more ...string) *cluster {
 	t.Helper()
 	c := &cluster{tls: newAuthority(t, t.TempDir())}
 	c.tls.issue("gateway", &x509.Certificate{})
@@ -90,8 +90,8 @@ resources:
       address: '%[3]s'
       tls: {mode: verify-full, ca: '%[4]s'}
       header: {name: Authorization, prefix: 'Bearer ', value: {file: '%[2]s/token'}}
-    kubernetes: {prefix: /prod}
-`, c.gate, c.tls.dir, c.kube.Addr, c.kube.CA), 1)
+    kubernetes: {prefix: /prod, account: %[5]s}
+%[6]s`, c.gate, c.tls.dir, c.kube.Addr, c.kube.CA, kubeserver.Gateway, strings.ReplaceAll(strings.Join(more, ""), "AUDIT", c.kube.Audit)), 1)
 	})
 	c.ok(c.kube.Apply(t.Context(), accountRBAC))
 	examples := os.DirFS("../examples/kubernetes")

@@ -536,6 +536,7 @@ type Resource struct {
 	Owner      string            `json:"owner,omitempty"`     // id of the person who answers for it
 	Approvers  []string          `json:"approvers,omitempty"` // groups whose people approve grants on it, beside the owner
 	Direct     []Direct          `json:"direct,omitempty"`    // who else may connect to it
+	Cluster    *Cluster          `json:"cluster,omitempty"`   // of the protocol kubernetes
 }
 
 // Whether rights need two people.

@@ -259,6 +259,20 @@ func bypassed() (g *packtest.Gateway, rows []evidence.ConnectionRow, from int64)
 	return g, rows, from
 }
 
+// aroundCluster is a log of a command for a cluster, and what the cluster's audit
+// log has: that, and somebody who goes around the gateway.
+func aroundCluster() (g *packtest.Gateway, rows []evidence.RequestRow, from int64) {
+	g, s := packtest.Cluster()
+	from = g.Now - 10*packtest.Second
+	rows = []evidence.RequestRow{s.Get("pods", "web"), g.Kubelet(), g.Direct("admin", "203.0.113.9")}
+	s.Close()
+	for range 4 {
+		g.Now += 30 * packtest.Second
+		g.Beat()
+	}
+	return g, rows, from
+}
+
 var lies = []lie{
 	{"evidence.purpose", "opened-for-nothing", func() *packtest.Gateway {
 		g, s := packtest.Shop()
@@ -545,6 +559,32 @@ var lies = []lie{
 		g.Own(evidence.Alert, evidence.AlertBody{Rule: workpaper.RuleUntied, Severity: "medium", Trigger: g.Reconcile(from, nil, nil, nil)})
 		return finish(g, nil)
 	}},
+	{"import.connections", "cluster-bypass", func() *packtest.Gateway {
+		g, rows, from := aroundCluster()
+		g.Own(evidence.Alert, evidence.AlertBody{Rule: workpaper.RuleBypass, Severity: "high", Trigger: g.Audit(from, rows, nil)})
+		return finish(g, nil)
+	}},
+	{"import.connections", "cluster-bypass-left-out", func() *packtest.Gateway {
+		g, rows, from := aroundCluster()
+		g.Audit(from, rows, func(b *evidence.ReconBody) { b.Unexplained, b.Allowed, b.Keys = 0, b.Allowed+1, nil })
+		return finish(g, nil)
+	}},
+	{"import.connections", "cluster-command-not-in-the-log", func() *packtest.Gateway {
+		g, rows, from := aroundCluster()
+		g.Audit(from, rows[1:2], func(b *evidence.ReconBody) { b.Missing, b.Keys = 0, nil })
+		return finish(g, nil)
+	}},
+	{"import.connections", "cluster-copied-id", func() *packtest.Gateway {
+		g, rows, from := aroundCluster()
+		rows[2].ID = rows[0].ID // of the agent's command, by an administrator
+		g.Audit(from, rows[1:], func(b *evidence.ReconBody) { b.Unexplained, b.Gateway, b.Missing, b.Keys = 0, 1, 0, nil })
+		return finish(g, nil)
+	}},
+	{"import.connections", "cluster-log-not-reconciled", func() *packtest.Gateway {
+		g, rows, _ := aroundCluster()
+		g.Import(evidence.ImportRequests, "prod", rows, 9)
+		return finish(g, nil)
+	}},
 	{"alert.raised", "bypass-unnoticed", func() *packtest.Gateway {
 		g, rows, from := bypassed()
 		g.Reconcile(from, rows, nil, nil)
@@ -574,6 +614,15 @@ var lies = []lie{
 		s := g.Open("billing-bot", "orders")
 		s.Close()
 		g.ImportTickets(0, list...)
+		return finish(g, nil)
+	}},
+	{"import.privileges", "reader-with-a-cluster-to-itself", func() *packtest.Gateway {
+		g, s := packtest.Cluster()
+		s.Close()
+		resources := g.Registry.Resources()
+		resources[1].Protocol = "postgres" // whose actions the policy is about
+		g.Own(evidence.ConfigChange, evidence.ConfigBody{Digest: "config-rights", Before: g.Registry.Config(), Text: "rights\n", By: packtest.Alice, Resources: resources})
+		g.Import(evidence.ImportRights, "prod", []evidence.RightRow{{Kind: "Group", Subject: "exhibit:agents", Verbs: []string{"*"}, Resources: []string{"*.*"}, By: "all"}}, 1)
 		return finish(g, nil)
 	}},
 	{"access.revoked", "after-its-owner-left", func() *packtest.Gateway {

@@ -233,8 +233,11 @@ func (f *Fold) totalRows(at *closing) error {
 		{grantsTable, "standing at opening", grants.opening}, {grantsTable, "made (+)", grants.added},
 		{grantsTable, "removed (-)", grants.removed}, {grantsTable, "expired (-)", grants.expired}, {grantsTable, "standing at closing (=)", grants.closing},
 		{approvalsTable, "asked for", c.approvalsAsked}, {approvalsTable, "decisions of people", c.approvalsDecided}, {approvalsTable, "used by commands", c.approvalsUsed},
+		{rightsTable, "rules of clusters", f.outside.rules},
 		{reconTable, "sessions in logs of upstreams", f.recon.logged}, {reconTable, "of agents (-)", f.recon.ofAgents}, {reconTable, "of the gateway itself (-)", f.recon.own},
 		{reconTable, "of others who may (-)", f.recon.allowed}, {reconTable, "unexplained (=)", f.recon.unexplained}, {reconTable, "missing in the log", f.recon.missing},
+		{reconRequestsTable, "requests in audit logs of clusters", f.recon.asked.logged}, {reconRequestsTable, "of agents (-)", f.recon.asked.ofAgents}, {reconRequestsTable, "of the gateway itself (-)", f.recon.asked.own},
+		{reconRequestsTable, "of others who may (-)", f.recon.asked.allowed}, {reconRequestsTable, "unexplained (=)", f.recon.asked.unexplained}, {reconRequestsTable, "missing in the log", f.recon.asked.missing},
 		{reconRunsTable, "reconciliations", f.recon.runs},
 		{ticketsTable, "cited, with their uses up to an import", f.tickets.cites()}, {ticketsTable, "corroborated (-)", f.tickets.sums[ticketCorroborated]}, {ticketsTable, "with exceptions (-)", f.tickets.excepted()},
 		{ticketsTable, "used after the newest import (-)", f.tickets.sums[ticketAfterImport]}, {ticketsTable, "too many to be held (-)", f.tickets.sums[ticketNotHeld]}, {ticketsTable, "without an import (=)", f.tickets.sums[ticketNoImport]},
@@ -283,7 +286,7 @@ func accessRows(r *decision.Registry, t int64, accounts map[string]*account) [][
 				expires = max(expires, g.Expires)
 			}
 		}
-		role, privileges := accounts[a.Resource].cells(a.Object)
+		role, privileges := accounts[a.Resource].cells(a.Agent, a.Object)
 		rows = append(rows, []string{a.Agent, agent.Owner.ID, a.Role, a.Resource, a.Object, a.Action, a.Effect,
 			obligations(&a.Obliges), join(a.Grants), strings.Join(tickets, " "), strings.Join(approvers, " "), strings.Join(a.Permits, " "), strings.Join(a.Forbids, " "), FormatTime(expires), r.Policy(), role, privileges})
 	}

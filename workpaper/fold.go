@@ -352,7 +352,9 @@ func (f *Fold) other(r *evidence.Record) error {
 		return f.reconRun(r)
 	case evidence.OwnUpstream:
 		var b evidence.OwnUpstreamBody
-		f.decode(r, &b)
+		if f.decode(r, &b) {
+			f.ownRequest(&r.Head, &b)
+		}
 	case evidence.Alert:
 		return f.alert(r)
 	case evidence.AlertAck:

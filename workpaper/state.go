@@ -164,6 +164,7 @@ type keptOutside struct {
 	Awaited  map[string]string
 	Said     map[string]evidence.PersonRow
 	Undated  uint64
+	Rules    uint64
 	Accounts map[string]keptAccount
 }
 
@@ -189,6 +190,16 @@ type keptAccount struct {
 	Objects map[string][]string
 	Most    []string
 	Writes  []string
+	Rights  *keptRights `json:",omitempty"`
+}
+
+type keptRights struct {
+	Account, Prefix string
+	Groups          []string
+	Of              map[string][]string
+	Beyond          map[string]string
+	Loose           []string
+	Others          int
 }
 
 type keptRecon struct {
@@ -198,7 +209,62 @@ type keptRecon struct {
 	Upstreams   map[string]keptUpstream
 	Awaited     evidence.Position
 	Gap         int64
-	Sums        [7]uint64
+	Runs        uint64
+	Sums        [2][6]uint64 // of sessions, of requests
+	Requests    []keptRequest
+	Trails      map[string]keptTrail
+	Requested   bool
+	Unlogged    uint64
+}
+
+type keptRequest struct {
+	Boot, Seq         uint64
+	At, End, Received int64
+	Who, Name, What   []byte
+	Resource, Own     string
+	State             uint8
+}
+
+type keptTrail struct {
+	Window Window
+	Since  int64
+	Rows   []evidence.RequestRow
+	Begun  evidence.Position
+}
+
+func (s *reconSums) keep() [6]uint64 {
+	return [6]uint64{s.logged, s.ofAgents, s.own, s.allowed, s.unexplained, s.missing}
+}
+
+func resumeSums(k [6]uint64) reconSums { return reconSums{k[0], k[1], k[2], k[3], k[4], k[5]} }
+
+func (q *Requests) keep() (list []keptRequest) {
+	if q == nil {
+		return nil
+	}
+	for i := range q.all {
+		n := &q.all[i]
+		list = append(list, keptRequest{n.boot, n.seq, n.at, n.end, n.received, n.who[:], n.name[:], n.what[:], n.resource, n.own, uint8(n.state)})
+	}
+	return list
+}
+
+func resumeRequests(list []keptRequest) *Requests {
+	q := NewRequests()
+	names := make(map[string]string) // so that they are shared
+	for i := range list {
+		k := &list[i]
+		n := request{boot: k.Boot, seq: k.Seq, at: k.At, end: k.End, received: k.Received, own: k.Own, state: requestBit(k.State)}
+		copy(n.who[:], k.Who)
+		copy(n.name[:], k.Name)
+		copy(n.what[:], k.What)
+		if _, ok := names[k.Resource]; !ok {
+			names[k.Resource] = k.Resource
+		}
+		n.resource = names[k.Resource]
+		q.all = append(q.all, n)
+	}
+	return q
 }
 
 type keptUpstream struct {
@@ -300,9 +366,9 @@ func (w *watch) keep() keptWatch {
 }
 
 func (o *outside) keep() keptOutside {
-	k := keptOutside{o.people, o.awaited, o.said, o.undated, make(map[string]keptAccount, len(o.accounts))}
+	k := keptOutside{o.people, o.awaited, o.said, o.undated, o.rules, make(map[string]keptAccount, len(o.accounts))}
 	for resource, a := range o.accounts {
-		k.Accounts[resource] = keptAccount{a.role, a.itself, a.objects, a.most, a.writes}
+		k.Accounts[resource] = keptAccount{a.role, a.itself, a.objects, a.most, a.writes, a.rights.keep()}
 	}
 	return k
 }
@@ -324,20 +390,38 @@ func (k *keptTickets) resume() tickets {
 	return s
 }
 
+func (r *rights) keep() *keptRights {
+	if r == nil {
+		return nil
+	}
+	return &keptRights{r.account, r.prefix, r.groups, r.of, r.beyond, r.loose, r.others}
+}
+
+func (k *keptRights) resume() *rights {
+	if k == nil {
+		return nil
+	}
+	return &rights{k.Account, k.Prefix, k.Groups, k.Of, k.Beyond, k.Loose, k.Others}
+}
+
 func (k *keptOutside) resume() outside {
-	o := outside{people: k.People, awaited: k.Awaited, said: k.Said, undated: k.Undated}
+	o := outside{people: k.People, awaited: k.Awaited, said: k.Said, undated: k.Undated, rules: k.Rules}
 	for resource, a := range k.Accounts {
 		if o.accounts == nil {
 			o.accounts = make(map[string]*account)
 		}
-		o.accounts[resource] = &account{a.Role, a.Itself, a.Objects, a.Most, a.Writes}
+		o.accounts[resource] = &account{a.Role, a.Itself, a.Objects, a.Most, a.Writes, a.Rights.resume()}
 	}
 	return o
 }
 
 func (s *reconState) keep() keptRecon {
 	k := keptRecon{Used: s.connections != nil, Upstreams: make(map[string]keptUpstream, len(s.upstreams)), Awaited: s.awaited, Gap: s.gap,
-		Sums: [7]uint64{s.runs, s.logged, s.ofAgents, s.own, s.allowed, s.unexplained, s.missing}}
+		Runs: s.runs, Sums: [2][6]uint64{s.reconSums.keep(), s.asked.keep()}, Requests: s.requests.keep(), Trails: make(map[string]keptTrail, len(s.trails)),
+		Requested: s.requested, Unlogged: s.unlogged}
+	for resource, t := range s.trails {
+		k.Trails[resource] = keptTrail{t.Window, t.Since, t.rows, t.begun}
+	}
 	if s.connections != nil {
 		k.Run = s.connections.run
 		for n := range s.connections.all {
@@ -351,8 +435,13 @@ func (s *reconState) keep() keptRecon {
 }
 
 func (k *keptRecon) resume() reconState {
-	s := reconState{awaited: k.Awaited, gap: k.Gap, runs: k.Sums[0], logged: k.Sums[1], ofAgents: k.Sums[2], own: k.Sums[3],
-		allowed: k.Sums[4], unexplained: k.Sums[5], missing: k.Sums[6]}
+	s := reconState{awaited: k.Awaited, gap: k.Gap, runs: k.Runs, reconSums: resumeSums(k.Sums[0]), asked: resumeSums(k.Sums[1]), requested: k.Requested, unlogged: k.Unlogged}
+	if len(k.Requests) > 0 {
+		s.requests = resumeRequests(k.Requests)
+	}
+	for resource, t := range k.Trails {
+		*s.trail(resource) = Trail{t.Window, t.Since, t.Rows, t.Begun}
+	}
 	if !k.Used {
 		return s
 	}

@@ -184,7 +184,7 @@ func newTests() *tests {
 		imports:    Test{ID: "import.digest", Of: "imports", Title: "Every import is the one that its digest names, with as many rows as it says"},
 		leavers:    Test{ID: "import.people", Of: "leavers", Title: "Access of people who left was removed in time", State: NotTested, Note: "Leaver population: not provided"},
 		privileges: Test{ID: "import.privileges", Of: "agents on resources whose account was asked about", Title: "Who may only read goes through an account that can only read", State: NotTested, Note: "Effective privilege: gateway policy only"},
-		bypass:     Test{ID: "import.connections", Of: "upstream connections", Title: "Nothing went around the gateway", State: NotTested, Note: "Bypass: untested"},
+		bypass:     Test{ID: "import.connections", Of: "upstream connections and requests", Title: "Nothing went around the gateway", State: NotTested, Note: "Bypass: untested"},
 		tickets:    Test{ID: "import.tickets", Of: "tickets cited, with their uses up to an import", Title: "Tickets that access and changes cite exist, were approved and open when they were used, and name the same people", State: NotTested, Note: notCorroborated},
 	}
 }

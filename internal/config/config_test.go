@@ -140,7 +140,12 @@ func TestFull(t *testing.T) {
 			},
 			{
 				Name: "test", Protocol: "kubernetes", Upstream: Upstream{Kubeconfig: dir + "/kube/test.config", Context: "test", TLS: UpstreamTLS{Mode: TLSVerifyFull}},
-				Kubernetes: Kubernetes{Prefix: "/test", UserPrefix: "exhibit:", Groups: []string{"exhibit:agents"}}, Durability: DurabilityPower,
+				Kubernetes: Kubernetes{
+					Prefix: "/test", UserPrefix: "exhibit:", Groups: []string{"exhibit:agents"}, Account: "system:serviceaccount:exhibit:exhibit",
+					Unlogged: []Unlogged{{Verb: "get", Resource: "/readyz", Reason: "left out by the audit policy"}},
+				},
+				Durability: DurabilityPower, Reconcile: Reconcile{Log: dir + "/log/audit*.log", Format: LogAudit, Every: 30 * time.Second},
+				Direct: []Direct{{Group: "system:nodes", From: "10.0.0.0/8", Reason: "kubelets"}},
 			},
 		},
 		Endpoints: []Endpoint{{

@@ -175,6 +175,8 @@ type Gateway struct {
 	folder        watched // the policy folder
 	reconciling   sync.Mutex
 	counted       map[string]*workpaper.Upstream // by resource: what is remembered from run to run; under reconciling
+	rights        Rights                         // of clusters; nil is nobody
+	clusterLog    *clusterLog                    // of clusters; under reconciling
 	readiness     readiness
 	packs         keptPacks
 }

@@ -32,6 +32,18 @@ func (g *Gateway) Import(ctx context.Context, n api.NewImport, by evidence.By) (
 		if !errors.Is(err, reconcile.ErrInput) {
 			return out, err
 		}
+	case evidence.ImportRights:
+		var out api.Import
+		out, err = g.importRights(ctx, n, in, by)
+		if !errors.Is(err, reconcile.ErrInput) {
+			return out, err
+		}
+	case evidence.ImportRequests:
+		var out api.Import
+		out, err = g.importRequests(ctx, n, in, by)
+		if !errors.Is(err, reconcile.ErrInput) {
+			return out, err
+		}
 	default:
 		return api.Import{}, api.Invalid(fmt.Sprintf("nothing of the kind %.40q is imported", n.Kind), "")
 	}

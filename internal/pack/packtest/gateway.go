@@ -96,6 +96,8 @@ type Gateway struct {
 
 	connections *workpaper.Connections
 	upstream    workpaper.Upstream // of orders
+	requests    *workpaper.Requests
+	trail       workpaper.Trail // of prod
 }
 
 // scope is a key scope being written to.
@@ -112,7 +114,7 @@ func New() *Gateway {
 	return &Gateway{
 		Now: Noon, Registry: decision.New(), PerBlock: 64, signer: signer, vkey: vkey,
 		secrets: make(map[[2]uint64]*evidence.Secret), erased: make(map[[2]uint64]bool),
-		blocks: fstest.MapFS{}, tiles: fstest.MapFS{}, control: -1, config: "config-1", connections: workpaper.NewConnections(),
+		blocks: fstest.MapFS{}, tiles: fstest.MapFS{}, control: -1, config: "config-1", connections: workpaper.NewConnections(), requests: workpaper.NewRequests(),
 	}
 }
 
@@ -504,6 +506,9 @@ func (g *Gateway) Record(sc *scope, d *evidence.Draft) {
 	}
 	r.Head, r.HeadBytes = *h, evidence.AppendHead(nil, h)
 	g.connections.Observe(h, d.Body)
+	if resource, ok := g.Registry.Resource(h.Resource); ok || h.Type == evidence.CommandResult {
+		g.requests.Observe(h, d.Body, &resource)
+	}
 	g.pending = append(g.pending, r)
 	g.last = g.pos
 	g.pos.Seq++
