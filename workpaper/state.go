@@ -194,21 +194,11 @@ type keptAccount struct {
 type keptRecon struct {
 	Used        bool
 	Connections []keptConnection
-	Run         int
+	Run         uint32
 	Upstreams   map[string]keptUpstream
 	Awaited     evidence.Position
 	Gap         int64
 	Sums        [7]uint64
-}
-
-type keptConnection struct {
-	Pos       evidence.Position
-	At, Start int64
-	Resource  string
-	Own       string `json:",omitempty"`
-	Client    string
-	PID       uint32
-	Run       int `json:",omitempty"`
 }
 
 type keptUpstream struct {
@@ -350,8 +340,8 @@ func (s *reconState) keep() keptRecon {
 		Sums: [7]uint64{s.runs, s.logged, s.ofAgents, s.own, s.allowed, s.unexplained, s.missing}}
 	if s.connections != nil {
 		k.Run = s.connections.run
-		for _, n := range s.connections.all {
-			k.Connections = append(k.Connections, keptConnection{n.pos, n.at, n.start, n.resource, n.own, n.key.client, n.key.pid, n.run})
+		for n := range s.connections.all {
+			k.Connections = append(k.Connections, s.connections.kept(n))
 		}
 	}
 	for resource, u := range s.upstreams {
@@ -368,8 +358,8 @@ func (k *keptRecon) resume() reconState {
 	}
 	s.connections, s.upstreams = NewConnections(), make(map[string]*Upstream)
 	s.connections.run = k.Run
-	for _, n := range k.Connections {
-		s.connections.add(&connection{n.Pos, n.At, n.Start, n.Resource, n.Own, connKey{n.Client, n.PID}, n.Run})
+	for i := range k.Connections {
+		s.connections.add(&k.Connections[i])
 	}
 	for resource, u := range k.Upstreams {
 		s.upstreams[resource] = &Upstream{u.Window, u.Counters, u.Since, u.Imported, u.Pending}

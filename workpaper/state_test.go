@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strconv"
 	"testing"
+	"unsafe"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 )
@@ -43,8 +45,8 @@ func TestEveryFieldOfAFoldIsKeptOrNot(t *testing.T) {
 		reflect.TypeFor[ticket]():      {"id", "uses", "first", "last", "firstAt", "lastAt", "asked", "approved", "seen"},
 		reflect.TypeFor[account]():     {"role", "itself", "objects", "most", "writes"},
 		reflect.TypeFor[reconState]():  {"connections", "upstreams", "awaited", "gap", "runs", "logged", "ofAgents", "own", "allowed", "unexplained", "missing"},
-		reflect.TypeFor[Connections](): {"byKey", "all", "run"},
-		reflect.TypeFor[connection]():  {"pos", "at", "start", "resource", "own", "key", "run"},
+		reflect.TypeFor[Connections](): {"pages", "run"},
+		reflect.TypeFor[connection]():  {"addr", "port", "own", "resource", "gateway", "boot", "seq", "at", "start", "pid", "run"},
 		reflect.TypeFor[Upstream]():    {"Window", "counters", "since", "imported", "pending"},
 		reflect.TypeFor[counts]():      {"unseparated", "opaque", "allowed", "denied", "failed"},
 	}
@@ -72,7 +74,7 @@ func TestEveryFieldOfAFoldIsKeptOrNot(t *testing.T) {
 		reflect.TypeFor[uses]():        {"newest"},
 		reflect.TypeFor[Test]():        {"all"},
 		reflect.TypeFor[tickets]():     {"most", "bytes"},
-		reflect.TypeFor[Connections](): {"most"},
+		reflect.TypeFor[Connections](): {"n", "names", "most"}, // of the pages, and made again with them
 	}
 	for typ, names := range rows {
 		kept[typ] = append(kept[typ], names...)
@@ -111,13 +113,43 @@ func TestTheNewestConnectionsAreRemembered(t *testing.T) {
 			evidence.EncodeBody(evidence.SessionUpstreamBody{Local: client, PID: uint32(i + 1)}))
 		rows = append(rows, evidence.ConnectionRow{Client: client, PID: uint32(i + 1), Start: at})
 	}
-	if n := len(c.all); n > c.most || len(c.byKey) != n {
-		t.Errorf("%d connections are remembered, under %d keys", n, len(c.byKey))
+	if c.n > c.most || c.n < c.most/2 {
+		t.Errorf("%d connections are remembered", c.n)
 	}
 	c.run = 1
+	among := c.among(rows)
 	for i := range rows {
-		if found := c.find(&rows[i]) != nil; found != (i >= 100-len(c.all)) {
+		if found := c.find(among, &rows[i]) != nil; found != (i >= 100-c.n) {
 			t.Errorf("connection %d: found %v", i, found)
 		}
+	}
+}
+
+// The connections of two days are held by every gateway at work.
+func TestAConnectionIsRememberedIn64Bytes(t *testing.T) {
+	if size := unsafe.Sizeof(connection{}); size != 64 {
+		t.Errorf("a connection takes %d bytes", size)
+	}
+	c := NewConnections()
+	at := int64(1_800_000_000_000_000)
+	for i := range 3 * pageLen {
+		c.add(&keptConnection{Pos: evidence.Position{Gateway: "gw", Boot: 1, Seq: uint64(i)}, At: at + int64(i), Resource: "orders", Client: "[::1]:4000", PID: uint32(i + 1)})
+	}
+	c.forget(at + pageLen + 7)
+	if c.n != 2*pageLen-7 || len(c.pages) != 2 {
+		t.Errorf("%d connections in %d pages are left", c.n, len(c.pages))
+	}
+	want := uint64(pageLen + 7)
+	for n := range c.all {
+		if got := c.kept(n); got.Pos.Seq != want || got.Client != "[::1]:4000" || got.Resource != "orders" {
+			t.Fatalf("connection %d is kept as %+v", want, got)
+		}
+		want++
+	}
+	for i := range maxNames { // whoever makes up names gets no more memory
+		c.add(&keptConnection{At: at + 5000, Resource: strconv.Itoa(i)})
+	}
+	if len(c.names.texts) > maxNames {
+		t.Errorf("%d names", len(c.names.texts))
 	}
 }

@@ -1,6 +1,7 @@
 package seal
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -112,7 +113,7 @@ func (r *Reader) journal(ctx context.Context, fn func(*evidence.Record) error) (
 		if n == maxRead {
 			return errEnough
 		}
-		rec, _, err := decode(payload)
+		rec, _, err := decode(bytes.Clone(payload))
 		if err != nil {
 			return fmt.Errorf("%w: journal before %d: %w", ErrDiverged, next, err)
 		}

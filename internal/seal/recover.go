@@ -1,6 +1,7 @@
 package seal
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -141,7 +142,7 @@ var errSkipped = errors.New("not sealed")
 func (s *Sealer) skip(last *ledger.Block) error {
 	pos := lastPosition(s.sealed.last)
 	upTo, err := s.journal.Read(s.journal.First(), func(next journal.LSN, payload []byte) error {
-		r, _, err := decode(payload)
+		r, _, err := decode(bytes.Clone(payload))
 		if err != nil {
 			return fmt.Errorf("%w: journal before %d: %w", ErrDiverged, next, err)
 		}

@@ -1,6 +1,7 @@
 package seal
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -157,7 +158,7 @@ func (s *Sealer) tail(ctx context.Context, st *sealed, fn func(*evidence.Record)
 	}
 	last := lastPosition(st.last)
 	_, err = s.journal.Read(st.upTo, func(next journal.LSN, payload []byte) error {
-		r, _, err := decode(payload)
+		r, _, err := decode(bytes.Clone(payload))
 		if err != nil {
 			return fmt.Errorf("%w: journal before %d: %w", ErrDiverged, next, err)
 		}
