@@ -1206,7 +1206,7 @@ func vectors(t testing.TB) (list []vector, packs map[string][]byte) {
 	known := verify.NewTrustFile(good.VerifierKey())
 	known.Remember(other)
 	add("log.known-rewritten.zip", "log.known", known, whole)
-	for _, k := range keyedLogs {
+	for _, k := range slices.Concat(keyedLogs, disposedLogs) {
 		trusted := verify.NewTrustFile()
 		for _, name := range k.trust {
 			_, vkey := packtest.LogKey(name)

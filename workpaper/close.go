@@ -41,7 +41,7 @@ func (f *Fold) Close() (*Summary, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(f.approvalRows(), f.usedRows(), f.totalRows(&at)); err != nil {
+	if err := errors.Join(f.approvalRows(), f.usedRows(), f.retentionRows(), f.totalRows(&at)); err != nil {
 		return nil, err
 	}
 	s := &Summary{
@@ -64,6 +64,7 @@ func (f *Fold) Close() (*Summary, error) {
 	s.Listings = Listings()
 	s.Listings[0].Rows = accessRows(f.opening, f.openedAt, nil)
 	s.Listings[1].Rows = accessRows(f.registry, f.lastTime, f.outside.accounts)
+	s.Listings = slices.Insert(s.Listings, 1, f.quarters...)
 	return s, nil
 }
 
@@ -253,6 +254,7 @@ func (f *Fold) totalRows(at *closing) error {
 		{uptimeTable, "boots begun", c.boots}, {uptimeTable, "recording gaps", c.gaps}, {uptimeTable, "microseconds between boots", c.down},
 		{alertsTable, "raised", c.alerts}, {alertsTable, "acknowledgements", c.acks},
 		{readersTable, "reads", c.reads}, {readersTable, "records opened", c.unsealed}, {readersTable, "exports", c.exports}, {readersTable, "packs made", c.packs},
+		{retentionTable, "disposals", c.disposals}, {retentionTable, "blocks disposed of", c.disposedBlocks},
 		{"records", "backups", c.backups}, {"records", "restores", c.restores},
 	} {
 		if err := f.row(totalsTable, t.table, t.measure, count(t.value)); err != nil {

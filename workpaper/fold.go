@@ -92,6 +92,9 @@ type Fold struct {
 	outside    outside
 	recon      reconState
 	tickets    tickets
+	retention  retention
+	quarterEnd int64   // of the quarter that the newest record is in
+	quarters   []Table // listings at the ends of those before
 	keyUses    map[string]*uses
 	askers     map[string]*Asker // by their encoding
 	policies   map[string]bool   // digests recorded so far
@@ -120,6 +123,7 @@ type counts struct {
 	imports, suspended                                                  uint64
 	violations, unseparated, kills, acks, down                          uint64
 	reads, unsealed, packs, holds, erased                               uint64
+	disposals, disposedBlocks                                           uint64
 }
 
 // NewFold returns a fold whose rows go to out.
@@ -218,6 +222,7 @@ func (f *Fold) record(r *evidence.Record) error {
 	if f.opening == nil {
 		f.begin(h)
 	}
+	f.endQuarters(h.Time)
 	if err := f.sequence(r); err != nil {
 		return err
 	}
@@ -263,6 +268,9 @@ func (f *Fold) record(r *evidence.Record) error {
 // begin is called before the first record of the range.
 func (f *Fold) begin(h *evidence.Head) {
 	f.opening, f.openedAt, f.first = f.registry, h.Time, h.Pos
+	if f.quarterEnd == 0 {
+		f.quarterEnd = quarterAfter(h.Time)
+	}
 	if f.registry.Config() != "" { // the log began earlier, perhaps within the hour
 		f.hours.from = h.Time/hourMicros + 1
 	}
@@ -408,6 +416,12 @@ func (f *Fold) controlInRange(r *evidence.Record) error {
 func (f *Fold) control(r *evidence.Record) {
 	f.tests.change.Population++
 	next, err := f.registry.Apply(r.Head, r.Body)
+	if r.Head.Type == evidence.Disposal {
+		f.disposed(&r.Head, r.Body, f.registry, err)
+		if err != nil {
+			return
+		}
+	}
 	if err != nil {
 		f.refusedChange(&r.Head, err)
 		return

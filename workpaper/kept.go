@@ -30,6 +30,25 @@ type keptRows struct {
 	Ended     []keptTermination
 	Suspended map[string]int // by agent: which of them
 	Telling   keptTelling
+	Segments  []keptSegment
+	Quarter   int64
+	Quarters  []keptListing
+}
+
+// keptSegment is of retention.
+type keptSegment struct {
+	First, Last uint64
+	Month       int64
+	From, To    int64
+	Pos         evidence.Position
+	Records     uint64
+	N           uint64
+	Stack       []evidence.Hash
+}
+
+type keptListing struct {
+	Name string
+	Rows [][]string
 }
 
 type keptActivity struct {
@@ -182,6 +201,14 @@ func (f *Fold) keepRows() *keptRows {
 	for i := range f.alerts {
 		k.Acks = append(k.Acks, f.alerts[i].ack)
 	}
+	for i := range f.retention.segments {
+		s := &f.retention.segments[i]
+		k.Segments = append(k.Segments, keptSegment{s.first, s.last, s.month, s.from, s.to, s.pos, s.records, s.digest.n, s.digest.stack})
+	}
+	k.Quarter = f.quarterEnd
+	for _, t := range f.quarters {
+		k.Quarters = append(k.Quarters, keptListing{t.Name, t.Rows})
+	}
 	return k
 }
 
@@ -260,6 +287,14 @@ func (k *keptRows) into(f *Fold, of *keptFold) error {
 	for i := range k.Acks {
 		f.alerts[i].ack = k.Acks[i]
 	}
+	for i := range k.Segments {
+		s := &k.Segments[i]
+		f.retention.segments = append(f.retention.segments, segment{s.First, s.Last, s.Month, s.From, s.To, s.Pos, s.Records, runDigest{s.N, s.Stack}})
+	}
+	f.quarterEnd = k.Quarter
+	for _, t := range k.Quarters {
+		f.quarters = append(f.quarters, Table{Name: t.Name, Columns: accessColumns(), Rows: t.Rows})
+	}
 	f.telling = telling{k.Telling.Held, k.Telling.Notable, k.Telling.Ordinary, k.Telling.Untold}
 	return nil
 }
@@ -286,6 +321,6 @@ func (c *counts) all() []*uint64 {
 		&c.keyChanges, &c.backups, &c.restores, &c.transactions, &c.resolutions,
 		&c.approvalsAsked, &c.approvalsDecided, &c.approvalsUsed, &c.imports, &c.suspended,
 		&c.violations, &c.unseparated, &c.kills, &c.acks, &c.down,
-		&c.reads, &c.unsealed, &c.packs, &c.holds, &c.erased,
+		&c.reads, &c.unsealed, &c.packs, &c.holds, &c.erased, &c.disposals, &c.disposedBlocks,
 	}
 }

@@ -96,7 +96,7 @@ func Artifacts() []Artifact {
 		{"E15", "Masking", ""},
 		{"E16", "Changes of policy, configuration and program", "pop/" + changesTable},
 		{"E17", "Operation of the gateway", "pop/" + uptimeTable},
-		{"E18", "Integrity and retention of the evidence", "pop/" + totalsTable},
+		{"E18", "Integrity and retention of the evidence", "pop/" + retentionTable},
 		{"E19", "Monitoring and alerts", "pop/" + alertsTable},
 		{"E20", "Incidents", ""},
 		{"E21", "Bypass of the gateway", ""},
@@ -263,7 +263,8 @@ func Controls() []Control {
 			Left:   "that the period and the gateway are those in scope"},
 		{ID: "EX-1804", Artifact: "E18", About: "Evidence is kept for as long as is promised, and disposed of on record",
 			Criteria: []string{"C1.2", "CC2.1", "CC6.5", "P4"}, NIST: []string{"AU-11", "SI-12"}, ISO: []string{"5.33", "8.10"},
-			Absent: "not tested: legal holds and erasures are rows of changes, and nothing else is disposed of in this version", Left: "retention of the archive (object lock), and of copies of packs"},
+			Tests: []string{"retention.early", "retention.held", "retention.approved", "retention.segments"}, Checks: []string{"log.disposed", "log.follows"},
+			Left: "a lock on the archive's files: it is a folder, and has none; copies of packs and backups; whether the periods are those promised"},
 
 		{ID: "EX-1901", Artifact: "E19", About: "What asks for attention raises an alert, by rules that anyone can make again from the records",
 			Criteria: []string{"CC4.1", "CC7.2", "CC7.3"}, NIST: []string{"AU-6", "CA-7", "SI-4"}, ISO: []string{"8.16"},
@@ -312,6 +313,7 @@ func PopulationFile(test string) string {
 
 var populationOf = map[string]string{
 	"record.body": totalsTable, "record.sequence": totalsTable, "record.ordinal": totalsTable,
+	"retention.early": retentionTable, "retention.held": retentionTable, "retention.approved": retentionTable, "retention.segments": retentionTable,
 	"gateway.boots": uptimeTable, "gateway.liveness": uptimeTable, "gateway.gaps": uptimeTable, "gateway.digests": uptimeTable,
 	"command.pairing": commandsTable, "command.order": commandsTable, "command.resolution": resolutionsTable, "transaction.end": transactionsTable,
 	"session.pairing": sessionsTable, "session.bytes": sessionsTable, "session.attribution": totalsTable, "session.upstream": sessionsTable, "session.totals": sessionsTable,

@@ -77,12 +77,14 @@ func Populations() []Table {
 		{Name: uptimeTable, Columns: columns("boot:n", "started_at:t", "start_pos:n", "last_at:t", "last_pos:n", "end:n", "reason", "previous_pos:n", "previous_clean",
 			"version", "binary_digest", "config_digest", "policy_digest", "fail_mode", "host", "heartbeat_s:#", "records:#",
 			"longest_silence_us:#", "heartbeat_gaps:#", "recording_gaps:#", "clock_steps:#", "down_before_us:#")},
+		retentionPopulation(),
 		readersPopulation(),
 		{Name: totalsTable, Columns: columns("table:n", "measure", "value:#")},
 	}
 }
 
-// Listings returns the access listings, without rows.
+// Listings returns the access listings that every pack has, without rows. One at
+// the end of each quarter in the range stands between them.
 func Listings() []Table {
 	return []Table{{Name: "access@opening", Columns: accessColumns()}, {Name: "access@closing", Columns: accessColumns()}}
 }

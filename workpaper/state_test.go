@@ -53,7 +53,7 @@ func TestEveryFieldOfAFoldIsKeptOrNot(t *testing.T) {
 	// Of rows and transcripts: a pack in the making keeps it beside, readiness
 	// doesn't.
 	rows := map[reflect.Type][]string{
-		reflect.TypeFor[Fold]():        {"opening", "activity", "refusals", "upstreams", "telling"},
+		reflect.TypeFor[Fold]():        {"opening", "activity", "refusals", "upstreams", "telling", "retention", "quarterEnd", "quarters"},
 		reflect.TypeFor[session]():     {"ending", "gap", "course", "skipped", "errors", "doubts", "opaque", "rows", "reply"},
 		reflect.TypeFor[command]():     {"intent"},
 		reflect.TypeFor[bootState]():   {"down", "reason", "gaps", "steps"},
@@ -65,6 +65,9 @@ func TestEveryFieldOfAFoldIsKeptOrNot(t *testing.T) {
 		reflect.TypeFor[course]():      {"lines", "bytes", "left", "notable"},
 		reflect.TypeFor[courseLine]():  {"at", "cells"},
 		reflect.TypeFor[telling]():     {"held", "notable", "ordinary", "untold"},
+		reflect.TypeFor[retention]():   {"segments"},
+		reflect.TypeFor[segment]():     {"first", "last", "month", "from", "to", "pos", "records", "digest"},
+		reflect.TypeFor[runDigest]():   {"n", "stack"},
 		reflect.TypeFor[termination](): {"kind", "subject", "left", "pos", "at", "source", "owned", "stopped", "sessions", "lastEnd", "lastEndAt", "last", "lastAt", "limit"},
 	}
 	// Made again, or the caller's.
@@ -74,7 +77,7 @@ func TestEveryFieldOfAFoldIsKeptOrNot(t *testing.T) {
 		reflect.TypeFor[uses]():        {"newest"},
 		reflect.TypeFor[Test]():        {"all"},
 		reflect.TypeFor[tickets]():     {"most", "bytes"},
-		reflect.TypeFor[Connections](): {"n", "names", "most"}, // of the pages, and made again with them
+		reflect.TypeFor[Connections](): {"n", "names", "most"}, // made again with the pages
 	}
 	for typ, names := range rows {
 		kept[typ] = append(kept[typ], names...)

@@ -256,6 +256,7 @@ func (a *routes) register() {
 	a.registerPacks()
 	a.registerSamples()
 	a.registerKeeping()
+	a.registerDisposal()
 	a.registerAlerts()
 	a.registerReadiness()
 	handle(a, operation{id: "list-sessions", method: "GET", path: "/v1/sessions", tag: "sessions", summary: "Live sessions"},

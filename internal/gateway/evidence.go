@@ -109,7 +109,7 @@ func fsck(ctx context.Context, data, verifier string, known []ledger.Checkpoint,
 	if err != nil {
 		return api.FsckReport{}, err
 	}
-	out := api.FsckReport{Blocks: r.Blocks, Records: r.Records, Bytes: r.Bytes, Root: r.Root.String()}
+	out := api.FsckReport{Blocks: r.Blocks, Records: r.Records, Bytes: r.Bytes, Root: r.Root.String(), Disposed: r.Disposed}
 	for _, f := range r.Findings {
 		if f.Notice {
 			continue
@@ -155,6 +155,10 @@ func (g *Gateway) CreatePack(ctx context.Context, r api.PackRequest, by evidence
 	}, sealed)
 	if err == nil {
 		err = sealed.Close()
+	}
+	var gone *pack.DisposedError
+	if errors.As(err, &gone) {
+		return api.Pack{}, api.Invalid(gone.Error(), "everything from "+gone.From.Add(time.Microsecond).Format(time.RFC3339Nano)+" on is there: --from")
 	}
 	if err != nil {
 		return api.Pack{}, err

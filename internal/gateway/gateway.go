@@ -162,6 +162,7 @@ type Gateway struct {
 	listeners  []*listener.Listener
 
 	acknowledging sync.Mutex
+	disposing     sync.Mutex                  // one disposal at a time
 	changing      sync.Mutex                  // one change of configuration, policy or keys at a time
 	stopping      chan struct{}               // closed when the gateway begins to
 	followers     atomic.Int32                // of transcripts
@@ -319,6 +320,7 @@ func (g *Gateway) fold(ctx context.Context) (*recorder.Mark, *decision.Registry,
 	if err != nil {
 		return nil, nil, 0, fmt.Errorf("folding the registry: %w", err)
 	}
+	g.knowDisposals(f.registry)
 	if err := g.openKeys(f.from, f.keys); err != nil {
 		return nil, nil, 0, err
 	}
@@ -429,6 +431,7 @@ func (g *Gateway) Run(ctx context.Context, others ...func(context.Context) error
 	start(g.settleKeys, background)
 	start(g.reconcileAll, background)
 	start(g.keepReady, background)
+	start(g.finishDisposals, background)
 	accept, refuse := context.WithCancel(ctx)
 	defer refuse()
 	serving := []*sync.WaitGroup{start(g.resolve, accept)}

@@ -121,7 +121,7 @@ func (g *Gateway) beginReady(ctx context.Context) error {
 			g.log.Info("readiness: the cache is of no use, the log is read again", "cause", err)
 		}
 		r.fold, r.reader = workpaper.NewRunning(), g.sealer.ReadFrom(evidence.Position{})
-		return nil
+		return g.sealer.ScanOpening(ctx, r.fold.Opening)
 	}
 	r.fold, r.reader, r.head, r.kept, r.keptAt = fold, reader, head, fold.Last(), time.Now()
 	return nil

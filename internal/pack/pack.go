@@ -439,6 +439,9 @@ func (m *maker) copyBlock(ctx context.Context, w io.Writer, n uint64, fold func(
 	if _, err := w.Write(file); err != nil {
 		return fmt.Errorf("writing block %d: %w", n, err)
 	}
+	if n >= m.first {
+		m.fold.Stored(verify.StoredBlock(&b.Header))
+	}
 	for i := range b.Records {
 		r := &b.Records[i]
 		if err := m.seed(&r.Head); err != nil {
