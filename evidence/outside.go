@@ -10,6 +10,7 @@ const (
 	ImportConnections = "postgres.connections" // ConnectionRow: sessions that a server's log says were let in
 	ImportCounters    = "postgres.counters"    // CounterRow: a server's count of them
 	ImportPrivileges  = "postgres.privileges"  // PrivilegeRow: what the gateway's account may do by itself; params has its role
+	ImportTickets     = "tickets"              // TicketRow: what access and changes cite, or some of it
 )
 
 // What a PersonRow says of a person.
@@ -24,6 +25,30 @@ type PersonRow struct {
 	ID     string `json:"id"`
 	Status string `json:"status"`
 	Left   int64  `json:"left_at,omitempty"` // when they left, as the source says; 0 isn't known
+}
+
+// What a TicketRow says of a ticket's approval.
+const (
+	TicketApproved = "approved"
+	TicketPending  = "pending" // nobody has approved it yet
+	TicketRefused  = "refused"
+)
+
+// TicketRow is a ticket as the system that has it knows it. Its texts are
+// nobody's business here: of them, as of everything else in the row, the digest
+// tells. People are those whom the gateway knows, by its ids for them; others
+// are left out. Times are microseconds since the epoch.
+type TicketRow struct {
+	ID        string   `json:"id"`
+	Status    string   `json:"status,omitempty"` // in the source's words
+	Created   int64    `json:"created_at"`
+	Closed    int64    `json:"closed_at,omitempty"`   // 0 is open
+	Approval  string   `json:"approval,omitempty"`    // one of the above; "" isn't known
+	Approved  int64    `json:"approved_at,omitempty"` // 0 isn't known
+	Requester string   `json:"requester,omitempty"`
+	Approvers []string `json:"approvers,omitempty"`
+	Assignee  string   `json:"assignee,omitempty"`
+	Digest    string   `json:"row_digest"` // SHA-256, hex, of the row in the file
 }
 
 // LeaveBody says that a person has left, or is back. Agents that have nobody

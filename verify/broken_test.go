@@ -202,6 +202,17 @@ func edit[T any](typ evidence.Type, change func(*evidence.Head, *T)) func() *pac
 	})
 }
 
+// ticketed is a gateway on whose second ticket something is wrong.
+func ticketed(change func(r *evidence.TicketRow, now int64)) func() *packtest.Gateway {
+	return func() *packtest.Gateway {
+		g := packtest.Ticketed()
+		list := g.Tickets()
+		change(&list[1], g.Now)
+		g.ImportTickets(0, list...)
+		return finish(g, nil)
+	}
+}
+
 // separated is a gateway where rights need two people, with an agent.
 func separated() *packtest.Gateway {
 	g := packtest.New()
@@ -543,6 +554,27 @@ var lies = []lie{
 		g, s := packtest.Shop()
 		g.ImportPrivileges("app", []evidence.PrivilegeRow{{Role: "app", Privileges: []string{}}, {Role: "app", Object: "public.orders", Privileges: []string{"owner", "select"}}})
 		return finish(g, s)
+	}},
+	{"import.tickets", "ticket-made-up", func() *packtest.Gateway {
+		g := packtest.Ticketed()
+		g.ImportTickets(0, g.Tickets()[:2]...)
+		return finish(g, nil)
+	}},
+	{"import.tickets", "ticket-closed-before", ticketed(func(r *evidence.TicketRow, now int64) { r.Closed = now - packtest.Hour })},
+	{"import.tickets", "ticket-created-after", ticketed(func(r *evidence.TicketRow, now int64) { r.Created = now + packtest.Hour })},
+	{"import.tickets", "ticket-refused", ticketed(func(r *evidence.TicketRow, _ int64) { r.Approval = evidence.TicketRefused })},
+	{"import.tickets", "ticket-approved-after", ticketed(func(r *evidence.TicketRow, now int64) { r.Approved = now + packtest.Hour })},
+	{"import.tickets", "ticket-of-somebody-else", ticketed(func(r *evidence.TicketRow, _ int64) { r.Requester = packtest.Bob.Person.ID })},
+	{"import.tickets", "ticket-approved-by-somebody-else", ticketed(func(r *evidence.TicketRow, _ int64) { r.Approvers = []string{packtest.Alice.Person.ID} })},
+	{"import.tickets", "ticket-used-once-closed", func() *packtest.Gateway {
+		g := packtest.Ticketed()
+		list := g.Tickets()
+		list[2].Closed = g.Now
+		g.Now += packtest.Hour
+		s := g.Open("billing-bot", "orders")
+		s.Close()
+		g.ImportTickets(0, list...)
+		return finish(g, nil)
 	}},
 	{"access.revoked", "after-its-owner-left", func() *packtest.Gateway {
 		g, s := packtest.Shop()
@@ -1174,7 +1206,7 @@ func vectors(t testing.TB) (list []vector, packs map[string][]byte) {
 	known := verify.NewTrustFile(good.VerifierKey())
 	known.Remember(other)
 	add("log.known-rewritten.zip", "log.known", known, whole)
-	for _, k := range keyedLogs {
+	for _, k := range slices.Concat(keyedLogs, disposedLogs) {
 		trusted := verify.NewTrustFile()
 		for _, name := range k.trust {
 			_, vkey := packtest.LogKey(name)

@@ -66,6 +66,8 @@ func (f *Fold) imported(r *evidence.Record) error {
 		f.importedPrivileges(h, &b)
 	case evidence.ImportConnections, evidence.ImportCounters:
 		f.importedConnections(h, &b)
+	case evidence.ImportTickets:
+		return f.importedTickets(h, &b)
 	}
 	return nil
 }

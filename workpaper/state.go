@@ -41,6 +41,7 @@ type keptFold struct {
 	Watch           keptWatch
 	Outside         keptOutside
 	Recon           keptRecon
+	Tickets         keptTickets
 	Policies        []string
 	Configs         []string
 	Counts          keptCounts
@@ -166,6 +167,22 @@ type keptOutside struct {
 	Accounts map[string]keptAccount
 }
 
+type keptTickets struct {
+	Cited    []keptTicket
+	Imported bool
+	Taken    int64
+	Sums     [ticketClasses]uint64
+}
+
+type keptTicket struct {
+	ID              string
+	Uses            [4]uint64
+	First, Last     evidence.Position
+	FirstAt, LastAt int64
+	Asked, Approved []string
+	Seen            *ticketSeen
+}
+
 type keptAccount struct {
 	Role    string
 	Itself  []string
@@ -177,21 +194,11 @@ type keptAccount struct {
 type keptRecon struct {
 	Used        bool
 	Connections []keptConnection
-	Run         int
+	Run         uint32
 	Upstreams   map[string]keptUpstream
 	Awaited     evidence.Position
 	Gap         int64
 	Sums        [7]uint64
-}
-
-type keptConnection struct {
-	Pos       evidence.Position
-	At, Start int64
-	Resource  string
-	Own       string `json:",omitempty"`
-	Client    string
-	PID       uint32
-	Run       int `json:",omitempty"`
 }
 
 type keptUpstream struct {
@@ -209,7 +216,7 @@ func (f *Fold) keep() *keptFold {
 		LastTime: f.lastTime, Records: f.records, Tests: make(map[string]keptTest), Doubts: make(map[evidence.Position]keptDoubt),
 		GrantUses: keepUses(f.grantUses), KeyUses: keepUses(f.keyUses),
 		Hours: keptHoursOf{ByHour: make(map[int64]map[string][2]int64), Newest: f.hours.newest, From: f.hours.from}, Watch: f.watch.keep(),
-		Outside: f.outside.keep(), Recon: f.recon.keep(),
+		Outside: f.outside.keep(), Recon: f.recon.keep(), Tickets: f.tickets.keep(),
 		Policies: slices.Sorted(maps.Keys(f.policies)), Configs: slices.Sorted(maps.Keys(f.configs)),
 		Counts: keptCounts{f.counts.unseparated, f.counts.opaque, f.counts.allowed, f.counts.denied, f.counts.failed},
 	}
@@ -300,6 +307,23 @@ func (o *outside) keep() keptOutside {
 	return k
 }
 
+func (s *tickets) keep() keptTickets {
+	k := keptTickets{Imported: s.imported, Taken: s.taken, Sums: s.sums}
+	for _, t := range slices.SortedFunc(maps.Values(s.cited), func(a, b *ticket) int { return comparePositions(a.first, b.first) }) {
+		k.Cited = append(k.Cited, keptTicket{t.id, t.uses, t.first, t.last, t.firstAt, t.lastAt, t.asked, t.approved, t.seen})
+	}
+	return k
+}
+
+func (k *keptTickets) resume() tickets {
+	s := newTickets()
+	s.imported, s.taken, s.sums = k.Imported, k.Taken, k.Sums
+	for _, t := range k.Cited {
+		s.add(&ticket{t.ID, t.Uses, t.First, t.Last, t.FirstAt, t.LastAt, t.Asked, t.Approved, t.Seen})
+	}
+	return s
+}
+
 func (k *keptOutside) resume() outside {
 	o := outside{people: k.People, awaited: k.Awaited, said: k.Said, undated: k.Undated}
 	for resource, a := range k.Accounts {
@@ -316,8 +340,8 @@ func (s *reconState) keep() keptRecon {
 		Sums: [7]uint64{s.runs, s.logged, s.ofAgents, s.own, s.allowed, s.unexplained, s.missing}}
 	if s.connections != nil {
 		k.Run = s.connections.run
-		for _, n := range s.connections.all {
-			k.Connections = append(k.Connections, keptConnection{n.pos, n.at, n.start, n.resource, n.own, n.key.client, n.key.pid, n.run})
+		for n := range s.connections.all {
+			k.Connections = append(k.Connections, s.connections.kept(n))
 		}
 	}
 	for resource, u := range s.upstreams {
@@ -334,8 +358,8 @@ func (k *keptRecon) resume() reconState {
 	}
 	s.connections, s.upstreams = NewConnections(), make(map[string]*Upstream)
 	s.connections.run = k.Run
-	for _, n := range k.Connections {
-		s.connections.add(&connection{n.Pos, n.At, n.Start, n.Resource, n.Own, connKey{n.Client, n.PID}, n.Run})
+	for i := range k.Connections {
+		s.connections.add(&k.Connections[i])
 	}
 	for resource, u := range k.Upstreams {
 		s.upstreams[resource] = &Upstream{u.Window, u.Counters, u.Since, u.Imported, u.Pending}
@@ -347,16 +371,21 @@ func (k *keptRecon) resume() reconState {
 // before are gone.
 func (k *keptFold) resume() (*Fold, error) {
 	f := NewFold(OutFunc(func(string, []string) error { return nil }))
+	return f, k.into(f)
+}
+
+// into makes a new fold go on from k.
+func (k *keptFold) into(f *Fold) error {
 	registry, err := decision.Restore(k.Registry)
 	if err != nil {
-		return nil, fmt.Errorf("going on with a fold: %w", err)
+		return fmt.Errorf("going on with a fold: %w", err)
 	}
 	f.registry, f.version, f.opening, f.openedAt = registry, k.RegistryVersion, decision.New(), k.OpenedAt
 	f.first, f.last, f.before, f.lastTime, f.records = k.First, k.Last, k.Before, k.LastTime, k.Records
 	for _, t := range f.tests.all() {
 		kept, ok := k.Tests[t.ID]
 		if !ok {
-			return nil, fmt.Errorf("going on with a fold: nothing was kept of test %s", t.ID)
+			return fmt.Errorf("going on with a fold: nothing was kept of test %s", t.ID)
 		}
 		t.State, t.Note, t.Population, t.Failed, t.Exceptions, t.placed = kept.State, kept.Note, kept.Population, kept.Failed, kept.Exceptions, len(kept.Exceptions)
 	}
@@ -370,7 +399,7 @@ func (k *keptFold) resume() (*Fold, error) {
 	for i := range k.Sessions {
 		s, err := f.resumeSession(&k.Sessions[i])
 		if err != nil {
-			return nil, err
+			return err
 		}
 		f.sessions[s.start] = s
 	}
@@ -408,7 +437,7 @@ func (k *keptFold) resume() (*Fold, error) {
 		f.alerts = append(f.alerts, alertState{pos: a.Pos, at: a.At, rule: a.Rule, heard: a.Heard, cells: a.Cells})
 	}
 	k.Watch.resume(&f.watch)
-	f.outside, f.recon = k.Outside.resume(), k.Recon.resume()
+	f.outside, f.recon, f.tickets = k.Outside.resume(), k.Recon.resume(), k.Tickets.resume()
 	for _, p := range k.Policies {
 		f.policies[p] = true
 	}
@@ -417,7 +446,7 @@ func (k *keptFold) resume() (*Fold, error) {
 	}
 	c := &k.Counts
 	f.counts = counts{unseparated: c.Unseparated, opaque: c.Opaque, allowed: c.Allowed, denied: c.Denied, failed: c.Failed}
-	return f, nil
+	return nil
 }
 
 func (f *Fold) resumeSession(k *keptSession) (*session, error) {

@@ -12,10 +12,11 @@ import (
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/api"
+	"github.com/exhibit-gateway/exhibit/internal/reconcile"
 )
 
 func newImport(a *app) *cobra.Command {
-	return group(groupEvidence, "import", "Import what is known outside the gateway: people who left, logs and accounts of upstreams", newImportPeople(a), newImportRoles(a), newImportConnections(a))
+	return group(groupEvidence, "import", "Import what is known outside the gateway: people who left, tickets, logs and accounts of upstreams", newImportPeople(a), newImportTickets(a), newImportRoles(a), newImportConnections(a))
 }
 
 // importing is a verb that imports a file of a kind.
@@ -24,6 +25,7 @@ type importing struct {
 	formats                    []string // the first is that of a file whose name says nothing
 	columns                    []string // that flags may name
 	resource                   *string  // where it must be of one
+	utc                        *bool    // whether times without a zone are in UTC
 }
 
 func (a *app) importer(i importing, told func(api.Import)) *cobra.Command {
@@ -56,6 +58,9 @@ func (a *app) importer(i importing, told func(api.Import)) *cobra.Command {
 					return usagef("--extracted is a date or a time, not %q", extracted)
 				}
 				n.Extracted = m.Time
+			}
+			if i.utc != nil && *i.utc {
+				n.Params[reconcile.ParamZone] = "UTC"
 			}
 			for name, v := range columns {
 				if *v != "" {
@@ -150,6 +155,33 @@ live sessions end within a second. exhibit agent owner gives one a new owner.`,
 		}
 	})
 	c.Use = "people FILE --source TEXT"
+	return c
+}
+
+func newImportTickets(a *app) *cobra.Command {
+	var utc bool
+	c := a.importer(importing{
+		kind: evidence.ImportTickets, formats: []string{reconcile.CSV, reconcile.JSON, reconcile.Jira}, columns: reconcile.TicketColumns, utc: &utc,
+		short: "Import tickets, to hold against them what grants, requests, policies and sessions cite",
+		long: `Imports tickets from the system that has them: a CSV file with the columns id,
+status, created_at and closed_at and, where there are such, requester, approver,
+assignee, approval and approved_at; JSON, an array of objects with such keys (or one
+under tickets, or result as ServiceNow has it); or the answer to a search of Jira
+(--format jira), with all its issues. --column-... says where they are under other
+names, in JSON with dots: fields.customfield_10040.
+
+Of a ticket are kept its id, status, times, the state of its approval, those people
+whom the gateway knows, and a digest of the rest. A pack holds what cites tickets
+against the first import that was taken after it: whether they exist, were open and
+approved by then, and name the same people. An export may have a part of them only:
+what no import knows is an exception.`,
+		example: `  exhibit import tickets tickets.csv --source ServiceNow --query "sc_request, opened since 2026-01-01" \
+    --column-id number --column-status state --column-created-at opened_at --utc
+  exhibit import tickets issues.json --format jira --source Jira --query "project = OPS order by created" \
+    --column-approver fields.customfield_10040`,
+	}, func(api.Import) {})
+	c.Use = "tickets FILE --source TEXT"
+	c.Flags().BoolVar(&utc, "utc", false, "times that name no zone are in UTC")
 	return c
 }
 

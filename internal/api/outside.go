@@ -25,12 +25,12 @@ type Imports interface {
 
 // NewImport is something to import.
 type NewImport struct {
-	Kind      string            `json:"kind" enum:"people,postgres.connections" doc:"what it is"`
-	Format    string            `json:"format" enum:"csv,json,scim" doc:"how it is written"`
+	Kind      string            `json:"kind" enum:"people,postgres.connections,tickets" doc:"what it is"`
+	Format    string            `json:"format" enum:"csv,json,scim,jira" doc:"how it is written"`
 	Resource  string            `json:"resource,omitempty" maxLength:"128" doc:"the resource that it is of"`
 	Source    string            `json:"source" minLength:"1" maxLength:"1000" doc:"which system it is from; stands in the record"`
 	Query     string            `json:"query" minLength:"1" maxLength:"10000" doc:"what that system was asked, exactly; stands in the record"`
-	Params    map[string]string `json:"params,omitempty" doc:"of the query, and names of columns: id, status, left_at of people"`
+	Params    map[string]string `json:"params,omitempty" doc:"of the query, and names of columns: id, status, left_at of people; id, status, created_at, closed_at, requester, approver, assignee, approval, approved_at of tickets"`
 	Extracted time.Time         `json:"extracted,omitzero" doc:"when it was taken from there; default: now"`
 	Data      []byte            `json:"data" doc:"the file, base64"`
 }

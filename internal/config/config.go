@@ -56,6 +56,8 @@ type Log struct {
 	Quorum    int       `yaml:"quorum"`    // cosignatures that a checkpoint needs; default: all of them
 
 	Timestamps Timestamps `yaml:"timestamps"` // of its checkpoints
+
+	Retention time.Duration `yaml:"retention"` // after which its blocks can be disposed of; 0: they are kept for ever
 }
 
 // Witness is a party outside the gateway that remembers what it has seen of the
@@ -474,6 +476,7 @@ func (c *Config) Evidence() evidence.ConfigBody {
 	b := evidence.ConfigBody{
 		Digest: c.Digest(), Text: c.Text(), Resources: c.EvidenceResources(),
 		Separation: c.Rights.Separation, PolicyApprovers: c.Rights.PolicyApprovers, LeaverLimit: int64(c.Rights.LeaverLimit / time.Second),
+		Retention: int64(c.Log.Retention / time.Second),
 	}
 	for _, p := range c.People {
 		b.People = append(b.People, evidence.Member{ID: p.ID, Groups: p.Groups})

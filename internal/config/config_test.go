@@ -43,6 +43,7 @@ func TestFull(t *testing.T) {
 				},
 				Interval: 5 * time.Minute, Timeout: 3 * time.Second,
 			},
+			Retention: 10950 * time.Hour,
 		},
 		People: []Person{
 			{ID: "alice@example.com", Name: "Alice Example", Email: "alice@example.com", UIDs: []uint32{1000, 1001}, Groups: []string{"security", "dba"}},

@@ -613,10 +613,22 @@ func (c *Config) validateNumbers(d *decoder) {
 			d.fail(n.path, fmt.Sprintf("%s must lie between %v and %v", n.path, n.min, n.max), "")
 		}
 	}
+	if keep := c.Log.Retention; d.has("log.retention") && (keep < minRetention || keep > maxRetention) {
+		d.fail("log.retention", fmt.Sprintf("log.retention must lie between %d and %d days, in hours", minRetention/day, maxRetention/day),
+			"an auditor looks at a year and needs months for it: 10950h are 15 months; leave it out to keep the log for ever")
+	}
 	if s.Interval >= s.MaxUnsealedAge {
 		d.fail("sealing.interval", "the interval must be shorter than max_unsealed_age", "or sessions would be refused before the first block is cut")
 	}
 }
+
+// The bounds of log.retention. Below the first an audit of a quarter could find
+// its beginning gone.
+const (
+	day          = 24 * time.Hour
+	minRetention = 90 * day
+	maxRetention = 36500 * day
+)
 
 func (d *decoder) name(path, what, v string, seen map[string]bool) {
 	switch {

@@ -68,6 +68,7 @@ type Gateway struct {
 	Registry *decision.Registry
 	// Change, when set, may change each record before it is committed to.
 	Change func(*evidence.Draft)
+	Ticket string // that sessions are let in with
 	// PerBlock is how many records make a block; Cut makes one earlier.
 	PerBlock int
 	// Stamped is what its checkpoints were stamped with (Stamp).
@@ -313,7 +314,7 @@ func (g *Gateway) Open(agent, resource string) *Session {
 	s := &Session{g: g, Agent: agent, Resource: resource, decided: make(map[string]decided), facts: evidence.Facts{"protocol": "postgres", "tls": true}}
 	d := &evidence.Draft{Head: evidence.Head{Type: evidence.SessionStart, Agent: agent, Resource: resource, Verb: evidence.VerbConnect, Time: g.Now}}
 	body := evidence.SessionStartBody{
-		Protocol: "postgres", Agent: agent, Owner: owner.Owner, PType: "self", Credential: token, Authn: authn.Head.Pos.String(),
+		Protocol: "postgres", Agent: agent, Owner: owner.Owner, PType: "self", Ticket: g.Ticket, Credential: token, Authn: authn.Head.Pos.String(),
 		Client: "192.0.2.7:40000", Listener: "postgres", TLS: "TLS 1.3", Upstream: "db.example.com:5432", User: "app", Database: "orders",
 		Durability: "power", Mode: "enforce", Context: s.facts, Checks: []evidence.Check{{Action: "postgres:connect"}},
 	}
