@@ -20,6 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	utilexec "k8s.io/utils/exec"
+
+	"github.com/exhibit-gateway/exhibit/internal/kubeserver"
 )
 
 // kubelet plays a node's, whose containers are local processes: its streams are
@@ -226,6 +228,62 @@ func TestProgramsInPodsReadToTheEnd(t *testing.T) {
 	}
 	c.audited()
 	c.passes()
+}
+
+// A person at a terminal sees the same as without the gateway, at the size that
+// theirs has, and ends it with the keys that end it.
+func TestTerminalsInPods(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	c.startKubelet("sh", "-c", `stty -echo; while read -r line; do echo "heard $line at $(stty size)"; done; echo over`)
+	c.ok(c.kube.Apply(t.Context(), fmt.Sprintf(`{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "screen", "namespace": "shop"},
+"spec": {"nodeName": %q, "containers": [{"name": "main", "image": "local", "stdin": true, "tty": true}]}}`, kubeserver.Node)))
+	_, err := c.kube.Run(t.Context(), "wait", "-n", "shop", "--for=condition=Ready", "--timeout=60s", "pod/screen")
+	c.ok(err)
+	c.must("grant", "add", "--agent", "bot", "--role", "kube-debugger", "--resource", "prod", "--for", "1h", "--ticket", "OPS-7")
+	config := c.kubeconfig("bot", "--ticket=OPS-7")
+	for name, env := range sockets {
+		for text, args := range map[string][]string{
+			"attach": {"attach", "-it", "screen"},
+			"exec":   {"exec", "-it", "screen", "--", "sh", "-c", `stty -echo; while read -r line; do echo "heard $line at $(stty size)"; done; echo over`},
+		} {
+			cmd := c.kubectlCmd(config, args...)
+			cmd.Env = append(cmd.Env, env)
+			p := c.sitAt(t, cmd, "\x04")
+			c.ok(unix.IoctlSetWinsize(int(p.keys.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 50, Col: 132}))
+			p.press("begin\n")
+			p.line("heard begin at ") // it is connected, and takes sizes
+			c.until(60*time.Second, "the terminal has its size", func() bool {
+				p.press("size\n")
+				return strings.Contains(p.line("heard size at "), "50 132")
+			})
+			c.ok(unix.IoctlSetWinsize(int(p.keys.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 20, Col: 70}))
+			c.until(60*time.Second, "the terminal has its new size", func() bool {
+				p.press("size\n")
+				return strings.Contains(p.line("heard size at "), "20 70")
+			})
+			p.press("\x04")
+			p.expect("over")
+			list := c.ran(text + " pods/shop/screen")
+			last := list[len(list)-1]
+			if last.Outcome != "ok" || last.Code != "exit:0" {
+				t.Errorf("%s, %s: %+v", text, name, last)
+			}
+			_, events := c.played(last.ID)
+			if !strings.Contains(events["i"], "size\n") || !strings.HasSuffix(events["i"], "\x04") || !strings.Contains(events["o"], "heard size at 20 70") || !strings.Contains(events["r"], "132x50") || !strings.Contains(events["r"], "70x20") {
+				t.Errorf("%s, %s plays as %.2000q", text, name, events)
+			}
+		}
+	}
+	c.audited()
+	c.passes()
+}
+
+// line waits for a line that begins with a text and returns its rest.
+func (p *terminal) line(begin string) string {
+	p.t.Helper()
+	p.expect(begin)
+	return p.expect("\r\n")
 }
 
 // What is begun in one command is a pod, a watch, an attachment and a deletion.
