@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -30,15 +31,27 @@ func (w *world) sit(t *testing.T, url string) *terminal {
 	return w.sitAt(t, cmd, "\x03\n\\q\n")
 }
 
+// openTerminal makes a terminal: what its keys are, and what a program sits at.
+func openTerminal() (keys, tty *os.File, err error) {
+	if keys, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
+		return nil, nil, err
+	}
+	err = unix.IoctlSetPointerInt(int(keys.Fd()), unix.TIOCSPTLCK, 0)
+	n, numbered := unix.IoctlGetInt(int(keys.Fd()), unix.TIOCGPTN)
+	if err = errors.Join(err, numbered); err == nil {
+		tty, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	}
+	if err != nil {
+		keys.Close()
+		return nil, nil, err
+	}
+	return keys, tty, nil
+}
+
 // sitAt starts a program at a terminal of its own, and ends it by keys.
 func (w *world) sitAt(t *testing.T, cmd *exec.Cmd, goodbye string) *terminal {
 	t.Helper()
-	keys, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	w.ok(err)
-	w.ok(unix.IoctlSetPointerInt(int(keys.Fd()), unix.TIOCSPTLCK, 0))
-	n, err := unix.IoctlGetInt(int(keys.Fd()), unix.TIOCGPTN)
-	w.ok(err)
-	tty, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	keys, tty, err := openTerminal()
 	w.ok(err)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = tty, tty, tty
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}

@@ -137,6 +137,44 @@ func TestProgramsInPodsAreRecorded(t *testing.T) {
 	}
 }
 
+// admit has policy let debuggers do what isn't understood.
+func (c *cluster) admit(action string) {
+	c.t.Helper()
+	for name, change := range map[string][2]string{
+		"kubernetes-guardrails": {fmt.Sprintf(`Action::%q, `, action), ""},
+		"guardrails":            {`action in Action::"opaque", resource);`, fmt.Sprintf(`action in Action::"opaque", resource) unless { action == Action::%q };`, action)},
+	} {
+		path := c.path("policies/" + name + ".cedar")
+		text, err := os.ReadFile(path)
+		c.ok(err)
+		changed := strings.Replace(string(text), change[0], change[1], 1)
+		if changed == string(text) {
+			c.t.Fatalf("%s has no %q", path, change[0])
+		}
+		c.ok(os.WriteFile(path, []byte(changed), 0o644))
+	}
+	c.ok(os.WriteFile(c.path("policies/admitted.cedar"), fmt.Appendf(nil, `@id("admitted")
+@description("Debuggers may do this, though nobody understands what flows in it.")
+permit (principal in Role::"kube-debugger", action == Action::%q, resource);
+`, action), 0o644))
+	c.must("reload")
+}
+
+// uncovered packs, verifies, and expects that the pack says how many commands
+// were allowed that nobody understood.
+func (c *cluster) uncovered(n int) {
+	c.t.Helper()
+	c.passes()
+	pack, err := zip.OpenReader(c.packed)
+	c.ok(err)
+	defer pack.Close()
+	readme, err := fs.ReadFile(pack, "README.html")
+	c.ok(err)
+	if want := fmt.Sprintf("%d commands were allowed though not understood (opaque)", n); !strings.Contains(string(readme), want) {
+		c.t.Errorf("the pack doesn't say that %s:\n%s", want, readme)
+	}
+}
+
 // What leads through the cluster to somewhere else isn't understood: it needs a
 // policy that says so, and is shown as uncovered.
 func TestPortsAreForwardedOnlyWherePolicySaysSo(t *testing.T) {
@@ -165,20 +203,7 @@ func TestPortsAreForwardedOnlyWherePolicySaysSo(t *testing.T) {
 	if out, err := c.kubectl(config, "", "port-forward", "web", "18080:80"); err == nil || !strings.Contains(out, "kube-guard-opaque") {
 		t.Errorf("port-forward without a policy for it: %v\n%s", err, out)
 	}
-	for name, change := range map[string][2]string{
-		"kubernetes-guardrails": {`Action::"kubernetes:portforward", `, ""},
-		"guardrails":            {`action in Action::"opaque", resource);`, `action in Action::"opaque", resource) unless { action == Action::"kubernetes:portforward" };`},
-	} {
-		path := c.path("policies/" + name + ".cedar")
-		text, err := os.ReadFile(path)
-		c.ok(err)
-		c.ok(os.WriteFile(path, []byte(strings.Replace(string(text), change[0], change[1], 1)), 0o644))
-	}
-	c.ok(os.WriteFile(c.path("policies/forward.cedar"), []byte(`@id("forward")
-@description("Debuggers reach ports of pods.")
-permit (principal in Role::"kube-debugger", action == Action::"kubernetes:portforward", resource);
-`), 0o644))
-	c.must("reload")
+	c.admit("kubernetes:portforward")
 	for _, websocket := range []string{"true", "false"} {
 		local, err := pgserver.FreeAddr()
 		c.ok(err)
@@ -215,15 +240,7 @@ permit (principal in Role::"kube-debugger", action == Action::"kubernetes:portfo
 			t.Errorf("%+v", d)
 		}
 	}
-	c.passes()
-	pack, err := zip.OpenReader(c.packed)
-	c.ok(err)
-	defer pack.Close()
-	readme, err := fs.ReadFile(pack, "README.html")
-	c.ok(err)
-	if want := fmt.Sprintf("%d commands were allowed though not understood (opaque)", len(list)); !strings.Contains(string(readme), want) {
-		t.Errorf("the pack doesn't say that %s:\n%s", want, readme)
-	}
+	c.uncovered(len(list))
 }
 
 // What is followed comes as it happens, and ends with the right to it.

@@ -58,13 +58,7 @@ metadata: {name: shop}
 // refused is refused by the gateway. More is put behind the resource.
 func newCluster(t *testing.T, more ...string) *cluster {
 	t.Helper()
-	c := &cluster{tls: newAuthority(t, t.TempDir())}
-	c.tls.issue("gateway", &x509.Certificate{})
-	var err error
-	if c.gate, err = pgserver.FreeAddr(); err != nil {
-		t.Fatal(err)
-	}
-	c.kube, err = kubeserver.Start(t.Context(), filepath.Join(t.TempDir(), "kube"))
+	kube, err := kubeserver.Start(t.Context(), filepath.Join(t.TempDir(), "kube"))
 	if errors.Is(err, kubeserver.ErrMissing) && os.Getenv("CI") == "" {
 		t.Skip(err)
 	}
@@ -72,11 +66,29 @@ func newCluster(t *testing.T, more ...string) *cluster {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := c.kube.Stop(); err != nil {
+		if err := kube.Stop(); err != nil {
 			t.Error(err)
 		}
 	})
-	if err := os.WriteFile(c.tls.path("token"), []byte(c.kube.Account), 0o600); err != nil {
+	if err := kube.Apply(t.Context(), accountRBAC); err != nil {
+		t.Fatal(err)
+	}
+	c := newClusterAt(t, kube.Addr, kube.CA, kube.Account, strings.ReplaceAll(strings.Join(more, ""), "AUDIT", kube.Audit))
+	c.kube = kube
+	return c
+}
+
+// newClusterAt starts one whose API server is at an address, proves itself by a
+// certificate of ca, and takes a token.
+func newClusterAt(t *testing.T, addr, ca, token string, more ...string) *cluster {
+	t.Helper()
+	c := &cluster{tls: newAuthority(t, t.TempDir())}
+	c.tls.issue("gateway", &x509.Certificate{})
+	var err error
+	if c.gate, err = pgserver.FreeAddr(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(c.tls.path("token"), []byte(token), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	c.world = newWorld(t, func(text string) string {
@@ -91,9 +103,8 @@ resources:
       tls: {mode: verify-full, ca: '%[4]s'}
       header: {name: Authorization, prefix: 'Bearer ', value: {file: '%[2]s/token'}}
     kubernetes: {prefix: /prod, account: %[5]s}
-%[6]s`, c.gate, c.tls.dir, c.kube.Addr, c.kube.CA, kubeserver.Gateway, strings.ReplaceAll(strings.Join(more, ""), "AUDIT", c.kube.Audit)), 1)
+%[6]s`, c.gate, c.tls.dir, addr, ca, kubeserver.Gateway, strings.Join(more, "")), 1)
 	})
-	c.ok(c.kube.Apply(t.Context(), accountRBAC))
 	examples := os.DirFS("../examples/kubernetes")
 	files, err := fs.Glob(examples, "*.cedar")
 	c.ok(err)

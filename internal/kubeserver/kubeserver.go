@@ -2,8 +2,9 @@
 // for the demo, tests and the benchmark. In flows a folder; out flows an API
 // server with RBAC on a free loopback port, its etcd, an audit log of every
 // request, and, when asked for, a node whose pods run: kwok plays it, and what
-// is executed in one of its pods is a local process. All of it is gone when it
-// is stopped.
+// is executed in one of its pods is a local process, unless the caller brings a
+// kubelet. Pods, services and other API servers that it leads to are where Lead
+// says. All of it is gone when it is stopped.
 package kubeserver
 
 import (
@@ -40,6 +41,8 @@ type Server struct {
 	dir   string
 	tools string
 	parts []*part // in the order of their starts
+
+	network *network
 }
 
 // Gateway is the user whose token is Account.
@@ -75,6 +78,9 @@ func Start(ctx context.Context, dir string) (_ *Server, err error) {
 			err = errors.Join(err, s.Stop())
 		}
 	}()
+	if s.network, err = startNetwork(ctx); err != nil {
+		return nil, err
+	}
 	etcd, err := s.startEtcd()
 	if err != nil {
 		return nil, err
@@ -128,6 +134,7 @@ func (s *Server) startAPI(etcd string) error {
 		"accounts.key": pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}),
 		"tokens.csv":   []byte(tokens),
 		"audit.json":   []byte(policy),
+		"egress.json":  fmt.Appendf(nil, egress, s.network.listener.Addr().String()),
 	} {
 		if err := os.WriteFile(filepath.Join(s.dir, name), content, 0o600); err != nil {
 			return err
@@ -144,6 +151,7 @@ func (s *Server) startAPI(etcd string) error {
 		"--service-account-key-file="+accounts, "--service-account-signing-key-file="+accounts,
 		"--service-account-issuer=https://kubernetes.default.svc", "--disable-admission-plugins=ServiceAccount",
 		"--token-auth-file="+filepath.Join(s.dir, "tokens.csv"), "--authorization-mode=RBAC",
+		"--egress-selector-config-file="+filepath.Join(s.dir, "egress.json"),
 		"--audit-policy-file="+filepath.Join(s.dir, "audit.json"), "--audit-log-path="+s.Audit, "--audit-log-mode=blocking-strict")
 }
 
@@ -274,6 +282,10 @@ func (s *Server) Stop() error {
 		errs = append(errs, s.parts[i].stop())
 	}
 	s.parts = nil
+	if s.network != nil {
+		errs = append(errs, s.network.stop())
+		s.network = nil
+	}
 	return errors.Join(errs...)
 }
 

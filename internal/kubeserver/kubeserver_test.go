@@ -2,6 +2,9 @@ package kubeserver
 
 import (
 	"errors"
+	"fmt"
+	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -68,6 +71,52 @@ func TestPodsRunLogAndExecute(t *testing.T) {
 	}
 	if out, err := s.Run(t.Context(), "exec", "web", "--", "sh", "-c", "pwd; exit 3"); err == nil || out != s.Work()+"\n" || !strings.Contains(err.Error(), "exit status 3") {
 		t.Errorf("%q, %v", out, err)
+	}
+}
+
+// Addresses of the cluster are where Lead says, and others are where they are.
+func TestTheNetworkLeads(t *testing.T) {
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			fmt.Fprint(conn, "here")
+			conn.Close()
+		}
+	}()
+	n, err := startNetwork(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{network: n}
+	s.Lead(PodIP+":80", l.Addr().String())
+	for to, want := range map[string]string{
+		PodIP + ":80":         "HTTP/1.1 200 OK\r\n\r\nhere",
+		l.Addr().String():     "HTTP/1.1 200 OK\r\n\r\nhere",
+		"nowhere.invalid:443": "HTTP/1.1 502 Bad Gateway\r\n\r\n",
+	} {
+		conn, err := new(net.Dialer).DialContext(t.Context(), "unix", n.listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %[1]s\r\n\r\n", to)
+		if got, err := io.ReadAll(conn); err != nil || string(got) != want {
+			t.Errorf("to %s: %q, %v", to, got, err)
+		}
+		conn.Close()
+	}
+	if err := s.Stop(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(n.dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("its socket is left: %v", err)
 	}
 }
 

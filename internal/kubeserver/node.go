@@ -11,6 +11,10 @@ import (
 	"github.com/exhibit-gateway/exhibit/internal/pgserver"
 )
 
+// PodIP is the address of every pod in the cluster's network: one for
+// documentation (RFC 5737), which leads nowhere but by Lead.
+const PodIP = "192.0.2.10"
+
 // stages says how nodes and pods become what they should be: ready at once, and
 // gone when they are deleted.
 const stages = `apiVersion: kwok.x-k8s.io/v1alpha1
@@ -55,7 +59,7 @@ spec:
       - {name: {{ .name | Quote }}, image: {{ .image | Quote }}, ready: true, started: true, restartCount: 0, state: {running: {startedAt: {{ Now | Quote }}}}}
       {{ end }}
       hostIP: 127.0.0.1
-      podIP: 127.0.0.1
+      podIP: ` + PodIP + `
 ---
 apiVersion: kwok.x-k8s.io/v1alpha1
 kind: Stage
@@ -101,36 +105,56 @@ spec:
 
 // StartNode adds a node. Pods that name it run, and so do processes that are
 // executed in them: here, in the folder Work. (How one failed kwok reports as a
-// failure of its own, without the exit code, and it doesn't close their input.) What they log is the file Logs.
+// failure of its own, without the exit code, and it doesn't close their input. Who
+// attaches to one sees what is logged from then on, types nothing, and sees no
+// end.) What they log is the file Logs.
 // Their ports lead to the address behind, if there is one.
 func (s *Server) StartNode(ctx context.Context, behind string) error {
+	kubelet, err := pgserver.FreeAddr()
+	if err != nil {
+		return err
+	}
+	config := ""
+	if host, port, ok := strings.Cut(behind, ":"); ok {
+		config = fmt.Sprintf(forward, host, port)
+	}
+	return s.addNode(ctx, kubelet, kubelet, config)
+}
+
+// StartNodeOf adds a node whose pods run, and whose kubelet is at an address on
+// loopback: the API server asks it for what they log, and leads to it who
+// executes, attaches or forwards.
+func (s *Server) StartNodeOf(ctx context.Context, kubelet string) error {
+	// Without an address of its own kwok takes the kubelet's.
+	aside, err := pgserver.FreeAddr()
+	if err != nil {
+		return err
+	}
+	return s.addNode(ctx, kubelet, aside, "")
+}
+
+// addNode has kwok keep a node, and waits until it is ready. The API server asks
+// for the kubelet at one address, and kwok serves its own at another.
+func (s *Server) addNode(ctx context.Context, kubelet, served, config string) error {
 	if err := os.Mkdir(s.Work(), 0o700); err != nil {
 		return err
 	}
 	if err := os.WriteFile(s.Logs(), nil, 0o600); err != nil {
 		return err
 	}
-	config := fmt.Sprintf(stages, s.Work(), s.Logs())
-	if host, port, ok := strings.Cut(behind, ":"); ok {
-		config += fmt.Sprintf(forward, host, port)
-	}
 	path := filepath.Join(s.dir, "kwok.yaml")
-	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(fmt.Sprintf(stages, s.Work(), s.Logs())+config), 0o600); err != nil {
 		return err
 	}
-	kubelet, err := pgserver.FreeAddr()
-	if err != nil {
-		return err
-	}
-	_, port, _ := strings.Cut(kubelet, ":")
+	host, port, _ := strings.Cut(kubelet, ":")
 	if err := s.start("kwok", filepath.Join(s.tools, "kwok"), "--kubeconfig", s.Kubeconfig(), "--config", path,
-		"--manage-all-nodes", "--node-ip", "127.0.0.1", "--node-port", port, "--server-address", kubelet); err != nil {
+		"--manage-all-nodes", "--node-ip", host, "--node-port", port, "--server-address", served); err != nil {
 		return err
 	}
 	if err := s.Apply(ctx, fmt.Sprintf(`{"apiVersion": "v1", "kind": "Node", "metadata": {"name": %q}}`, Node)); err != nil {
 		return err
 	}
-	_, err = s.Run(ctx, "wait", "--for=condition=Ready", "--timeout=60s", "node/"+Node)
+	_, err := s.Run(ctx, "wait", "--for=condition=Ready", "--timeout=60s", "node/"+Node)
 	return err
 }
 
