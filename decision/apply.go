@@ -68,6 +68,8 @@ func (r *Registry) Apply(h evidence.Head, body []byte) (*Registry, error) {
 		err = decodeAnd(body, func(b evidence.HoldBody) error { return next.hold(h, b) })
 	case evidence.Redaction:
 		err = decodeAnd(body, func(b evidence.RedactionBody) error { return next.redact(h, b) })
+	case evidence.Disposal:
+		err = decodeAnd(body, func(b evidence.DisposalBody) error { return next.dispose(h, b) })
 	case evidence.LogKey: // ledger.Keys folds it; here it changes nobody's rights
 		err = decodeAnd(body, func(b evidence.LogKeyBody) error { return person(b.By) })
 	default:

@@ -175,7 +175,12 @@ func (r *Registry) requested(h evidence.Head, b *evidence.ApprovalRequestBody) e
 			return fmt.Errorf("request %w: its digest is not that of what it asks", ErrInvalid)
 		}
 		return r.erasable(h, *b.Erasure)
-	case b.Erasure != nil:
+	case b.Kind == evidence.ApproveDisposal && b.Disposal != nil && b.Erasure == nil && b.Grant == nil && b.Policy == nil && b.Command == nil:
+		if b.Digest != DisposalDigest(*b.Disposal) {
+			return fmt.Errorf("request %w: its digest is not that of what it asks", ErrInvalid)
+		}
+		return r.disposable(h, b.Disposal)
+	case b.Erasure != nil || b.Disposal != nil:
 	case b.Kind == evidence.ApproveGrant && b.Grant != nil && b.Policy == nil && b.Command == nil:
 		if b.Digest != ScopeDigest(*b.Grant) {
 			return fmt.Errorf("request %w: its digest is not that of what it asks", ErrInvalid)

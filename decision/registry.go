@@ -42,6 +42,7 @@ type Registry struct {
 	config      evidence.ConfigBody          // in force; zero until the first config.change
 	holds       []Hold                       // never changed in place
 	erased      []Erased                     // likewise
+	disposed    []Disposed                   // likewise
 	left        map[string]Leaver            // people who have left, by id; never changed in place
 	summary     *summary                     // of exactly this registry
 }

@@ -25,6 +25,7 @@ type state struct {
 	Approvals   []Approval                   `json:"approvals,omitempty"`
 	Holds       []Hold                       `json:"holds,omitempty"`
 	Erased      []Erased                     `json:"erased,omitempty"`
+	Disposed    []Disposed                   `json:"disposed,omitempty"`
 	Left        []Leaver                     `json:"left,omitempty"`
 }
 
@@ -52,6 +53,7 @@ func (r *Registry) Snapshot() []evidence.SnapshotBody {
 	parts = appendParts(parts, r.Approvals(), func(l []Approval) state { return state{Approvals: l} })
 	parts = appendParts(parts, r.holds, func(l []Hold) state { return state{Holds: l} })
 	parts = appendParts(parts, r.erased, func(l []Erased) state { return state{Erased: l} })
+	parts = appendParts(parts, r.disposed, func(l []Disposed) state { return state{Disposed: l} })
 	parts = appendParts(parts, r.Leavers(), func(l []Leaver) state { return state{Left: l} })
 
 	digest := sha256.New()
@@ -164,6 +166,7 @@ func (r *Registry) restore(s *state) error {
 	}
 	r.holds = append(r.holds, s.Holds...)
 	r.erased = append(r.erased, s.Erased...)
+	r.disposed = append(r.disposed, s.Disposed...)
 	for _, l := range s.Left {
 		if r.left == nil {
 			r.left = make(map[string]Leaver)

@@ -55,8 +55,8 @@ metadata: {name: shop}
 `
 
 // newCluster starts it. In the cluster agents may do everything, so that what is
-// refused is refused by the gateway.
-func newCluster(t *testing.T) *cluster {
+// refused is refused by the gateway. More is put behind the resource.
+func newCluster(t *testing.T, more ...string) *cluster {
 	t.Helper()
 	kube, err := kubeserver.Start(t.Context(), filepath.Join(t.TempDir(), "kube"))
 	if errors.Is(err, kubeserver.ErrMissing) && os.Getenv("CI") == "" {
@@ -73,14 +73,14 @@ func newCluster(t *testing.T) *cluster {
 	if err := kube.Apply(t.Context(), accountRBAC); err != nil {
 		t.Fatal(err)
 	}
-	c := newClusterAt(t, kube.Addr, kube.CA, kube.Account)
+	c := newClusterAt(t, kube.Addr, kube.CA, kube.Account, strings.ReplaceAll(strings.Join(more, ""), "AUDIT", kube.Audit))
 	c.kube = kube
 	return c
 }
 
 // newClusterAt starts one whose API server is at an address, proves itself by a
 // certificate of ca, and takes a token.
-func newClusterAt(t *testing.T, addr, ca, token string) *cluster {
+func newClusterAt(t *testing.T, addr, ca, token string, more ...string) *cluster {
 	t.Helper()
 	c := &cluster{tls: newAuthority(t, t.TempDir())}
 	c.tls.issue("gateway", &x509.Certificate{})
@@ -102,8 +102,8 @@ resources:
       address: '%[3]s'
       tls: {mode: verify-full, ca: '%[4]s'}
       header: {name: Authorization, prefix: 'Bearer ', value: {file: '%[2]s/token'}}
-    kubernetes: {prefix: /prod}
-`, c.gate, c.tls.dir, addr, ca), 1)
+    kubernetes: {prefix: /prod, account: %[5]s}
+%[6]s`, c.gate, c.tls.dir, addr, ca, kubeserver.Gateway, strings.Join(more, "")), 1)
 	})
 	examples := os.DirFS("../examples/kubernetes")
 	files, err := fs.Glob(examples, "*.cedar")

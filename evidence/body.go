@@ -394,18 +394,23 @@ const (
 	ApprovePolicy  = "policy"
 	ApproveCommand = "command"
 	ApproveErasure = "erasure"
+
+	ApproveDisposal = "disposal"
 )
 
 // ApprovalRequestBody asks people to approve one exact thing. The request's id
-// is the position of its record. One of Grant, Policy and Command is set, as
-// Kind says.
+// is the position of its record. One of Grant, Policy, Command, Erasure and
+// Disposal is set, as Kind says.
 type ApprovalRequestBody struct {
-	Kind    string         `json:"kind"`
-	Digest  string         `json:"digest"` // of what is asked: of a grant ScopeDigest, of a policy its bundle's, of a command keyed
-	Grant   *GrantScope    `json:"grant,omitempty"`
-	Policy  *Proposal      `json:"policy,omitempty"`
-	Command *HeldCommand   `json:"command,omitempty"`
-	Erasure *ErasureScope  `json:"erasure,omitempty"`
+	Kind    string        `json:"kind"`
+	Digest  string        `json:"digest"` // of what is asked: of a grant ScopeDigest, of a policy its bundle's, of a command keyed
+	Grant   *GrantScope   `json:"grant,omitempty"`
+	Policy  *Proposal     `json:"policy,omitempty"`
+	Command *HeldCommand  `json:"command,omitempty"`
+	Erasure *ErasureScope `json:"erasure,omitempty"`
+
+	Disposal *DisposalScope `json:"disposal,omitempty"`
+
 	Needs   []ApprovalNeed `json:"needs"` // all of them
 	Ticket  string         `json:"ticket,omitempty"`
 	Reason  string         `json:"reason,omitempty"`
@@ -531,6 +536,7 @@ type Resource struct {
 	Owner      string            `json:"owner,omitempty"`     // id of the person who answers for it
 	Approvers  []string          `json:"approvers,omitempty"` // groups whose people approve grants on it, beside the owner
 	Direct     []Direct          `json:"direct,omitempty"`    // who else may connect to it
+	Cluster    *Cluster          `json:"cluster,omitempty"`   // of the protocol kubernetes
 }
 
 // Whether rights need two people.
@@ -564,7 +570,9 @@ type ConfigBody struct {
 	// LeaverLimit is within how many seconds of a person's leaving their agents'
 	// access must have ended; 0 is DefaultLeaverLimit.
 	LeaverLimit int64 `json:"leaver_limit_s,omitempty"`
-	By          By    `json:"by"`
+	// Retention is for how many seconds blocks of the log are kept; 0 is for ever.
+	Retention int64 `json:"retention_s,omitempty"`
+	By        By    `json:"by"`
 }
 
 // DefaultLeaverLimit is a day, in seconds.
@@ -700,6 +708,34 @@ type RedactionBody struct {
 	Basis   string   `json:"basis"`
 	Request string   `json:"request,omitempty"` // the approved request for it
 	By      By       `json:"by"`
+}
+
+// DisposalScope is what a disposal deletes: blocks of the log that are past
+// their retention. It goes on after the block that the disposal before ended
+// with. Blocks with control records stay, whatever their age: what was allowed
+// at any later time follows from them. They aren't named, since headers say it.
+type DisposalScope struct {
+	First     uint64   `json:"first"`              // block that it begins with
+	Last      uint64   `json:"last"`               // and ends with
+	Kept      []uint64 `json:"kept,omitempty"`     // of these, without control records and still referred to; in order
+	Released  []uint64 `json:"released,omitempty"` // that disposals before kept and this one deletes; in order
+	Digest    Hash     `json:"digest"`             // RFC 6962 tree hash over the headers of blocks First to Last, deleted or not
+	End       string   `json:"end"`                // header of block Last, exactly
+	Blocks    uint64   `json:"blocks"`             // deleted
+	Records   uint64   `json:"records"`            // in those
+	Bytes     uint64   `json:"bytes"`              // of their files
+	Retention int64    `json:"retention_s"`        // of the configuration by which they may go
+	Reason    string   `json:"reason"`
+}
+
+// DisposalBody says that blocks are deleted. It is on record, and in a published
+// checkpoint, before the first of them goes.
+type DisposalBody struct {
+	DisposalScope
+	Size    uint64 `json:"size"`              // of a checkpoint that was published before and covers them
+	Root    Hash   `json:"root"`              // its root
+	Request string `json:"request,omitempty"` // the approved request for it
+	By      By     `json:"by"`
 }
 
 // LogKeyBody changes the keys of the log's checkpoints. Keys are verifier keys

@@ -55,6 +55,7 @@ const (
 
 	LogHold   Type = "log.hold"  // HoldBody; control: nothing is erased while one stands
 	Redaction Type = "redaction" // RedactionBody; control: what is sealed of a session is erased
+	Disposal  Type = "disposal"  // DisposalBody; control: blocks past their retention are deleted
 
 	LogKey     Type = "log.key"     // LogKeyBody; control: who signs the log
 	LogBackup  Type = "log.backup"  // BackupBody
@@ -68,7 +69,7 @@ func (t Type) IsControl() bool {
 	switch t {
 	case AgentCreate, AgentDisable, CredentialEnroll, CredentialRevoke,
 		GrantCreate, GrantRemove, ApprovalRequest, ApprovalDecision, ApprovalUse,
-		PolicyChange, ConfigChange, StateSnapshot, LogKey, LogHold, Redaction, OwnerChange, PersonLeave, PersonReturn:
+		PolicyChange, ConfigChange, StateSnapshot, LogKey, LogHold, Redaction, Disposal, OwnerChange, PersonLeave, PersonReturn:
 		return true
 	}
 	return false

@@ -5,7 +5,9 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -209,7 +211,9 @@ func Build(h Header, records []evidence.Record, chunks []Chunk) (Header, []byte,
 	if len(records) == 0 || len(records) > MaxRecords {
 		return Header{}, nil, fmt.Errorf("building block %d: %d records, want 1 to %d", h.Block, len(records), MaxRecords)
 	}
-	raw := room(records)
+	work := works.Get().(*work)
+	defer works.Put(work)
+	raw := work.sections(records)
 	var tree TreeHasher
 	first, last := &records[0].Head, &records[len(records)-1].Head
 	h.Control = false
@@ -238,7 +242,7 @@ func Build(h Header, records []evidence.Record, chunks []Chunk) (Header, []byte,
 
 	var sealedRaw uint64
 	raw[Sealed], sealedRaw = appendChunks(chunks)
-	stored := [NumSections][]byte{compress(raw[Heads]), compress(raw[Bodies]), raw[Hashes], raw[Sealed]}
+	stored := [NumSections][]byte{work.compress(Heads), work.compress(Bodies), raw[Hashes], raw[Sealed]}
 	for i, s := range stored {
 		h.Sections[i] = Section{SectionNames[i], uint64(len(s)), uint64(len(raw[i])), sha256.Sum256(s)}
 	}
@@ -255,9 +259,19 @@ func Build(h Header, records []evidence.Record, chunks []Chunk) (Header, []byte,
 	return h, file, nil
 }
 
-// room returns sections that are as long as records will make them: growing by
-// and by would copy megabytes several times over.
-func room(records []evidence.Record) (raw [NumSections][]byte) {
+// work is memory that one block after the other is built in. Blocks take
+// megabytes, and memory that is touched for the first time costs more than what
+// is done in it.
+type work struct {
+	raw    [NumSections][]byte
+	packed [NumSections][]byte
+}
+
+var works = sync.Pool{New: func() any { return new(work) }}
+
+// sections returns empty sections that are as long as records will make them:
+// growing by and by would copy them several times over.
+func (w *work) sections(records []evidence.Record) *[NumSections][]byte {
 	var size [NumSections]int
 	for i := range records {
 		r := &records[i]
@@ -268,9 +282,15 @@ func room(records []evidence.Record) (raw [NumSections][]byte) {
 		}
 	}
 	for _, s := range []int{Heads, Bodies, Hashes} {
-		raw[s] = make([]byte, 0, size[s])
+		w.raw[s] = slices.Grow(w.raw[s][:0], size[s])
 	}
-	return raw
+	w.raw[Sealed] = nil
+	return &w.raw
+}
+
+func (w *work) compress(section int) []byte {
+	w.packed[section] = encoder.EncodeAll(w.raw[section], w.packed[section][:0])
+	return w.packed[section]
 }
 
 // Cut returns the beginning of a block file that holds only its first sections:

@@ -202,6 +202,17 @@ func edit[T any](typ evidence.Type, change func(*evidence.Head, *T)) func() *pac
 	})
 }
 
+// ticketed is a gateway on whose second ticket something is wrong.
+func ticketed(change func(r *evidence.TicketRow, now int64)) func() *packtest.Gateway {
+	return func() *packtest.Gateway {
+		g := packtest.Ticketed()
+		list := g.Tickets()
+		change(&list[1], g.Now)
+		g.ImportTickets(0, list...)
+		return finish(g, nil)
+	}
+}
+
 // separated is a gateway where rights need two people, with an agent.
 func separated() *packtest.Gateway {
 	g := packtest.New()
@@ -245,6 +256,20 @@ func bypassed() (g *packtest.Gateway, rows []evidence.ConnectionRow, from int64)
 	rows = []evidence.ConnectionRow{g.Logged(s), g.LoggedFrom("203.0.113.9:5000", 7000)}
 	s.Close()
 	g.Now += 20 * packtest.Second
+	return g, rows, from
+}
+
+// aroundCluster is a log of a command for a cluster, and what the cluster's audit
+// log has: that, and somebody who goes around the gateway.
+func aroundCluster() (g *packtest.Gateway, rows []evidence.RequestRow, from int64) {
+	g, s := packtest.Cluster()
+	from = g.Now - 10*packtest.Second
+	rows = []evidence.RequestRow{s.Get("pods", "web"), g.Kubelet(), g.Direct("admin", "203.0.113.9")}
+	s.Close()
+	for range 4 {
+		g.Now += 30 * packtest.Second
+		g.Beat()
+	}
 	return g, rows, from
 }
 
@@ -534,6 +559,32 @@ var lies = []lie{
 		g.Own(evidence.Alert, evidence.AlertBody{Rule: workpaper.RuleUntied, Severity: "medium", Trigger: g.Reconcile(from, nil, nil, nil)})
 		return finish(g, nil)
 	}},
+	{"import.connections", "cluster-bypass", func() *packtest.Gateway {
+		g, rows, from := aroundCluster()
+		g.Own(evidence.Alert, evidence.AlertBody{Rule: workpaper.RuleBypass, Severity: "high", Trigger: g.Audit(from, rows, nil)})
+		return finish(g, nil)
+	}},
+	{"import.connections", "cluster-bypass-left-out", func() *packtest.Gateway {
+		g, rows, from := aroundCluster()
+		g.Audit(from, rows, func(b *evidence.ReconBody) { b.Unexplained, b.Allowed, b.Keys = 0, b.Allowed+1, nil })
+		return finish(g, nil)
+	}},
+	{"import.connections", "cluster-command-not-in-the-log", func() *packtest.Gateway {
+		g, rows, from := aroundCluster()
+		g.Audit(from, rows[1:2], func(b *evidence.ReconBody) { b.Missing, b.Keys = 0, nil })
+		return finish(g, nil)
+	}},
+	{"import.connections", "cluster-copied-id", func() *packtest.Gateway {
+		g, rows, from := aroundCluster()
+		rows[2].ID = rows[0].ID // of the agent's command, by an administrator
+		g.Audit(from, rows[1:], func(b *evidence.ReconBody) { b.Unexplained, b.Gateway, b.Missing, b.Keys = 0, 1, 0, nil })
+		return finish(g, nil)
+	}},
+	{"import.connections", "cluster-log-not-reconciled", func() *packtest.Gateway {
+		g, rows, _ := aroundCluster()
+		g.Import(evidence.ImportRequests, "prod", rows, 9)
+		return finish(g, nil)
+	}},
 	{"alert.raised", "bypass-unnoticed", func() *packtest.Gateway {
 		g, rows, from := bypassed()
 		g.Reconcile(from, rows, nil, nil)
@@ -543,6 +594,36 @@ var lies = []lie{
 		g, s := packtest.Shop()
 		g.ImportPrivileges("app", []evidence.PrivilegeRow{{Role: "app", Privileges: []string{}}, {Role: "app", Object: "public.orders", Privileges: []string{"owner", "select"}}})
 		return finish(g, s)
+	}},
+	{"import.tickets", "ticket-made-up", func() *packtest.Gateway {
+		g := packtest.Ticketed()
+		g.ImportTickets(0, g.Tickets()[:2]...)
+		return finish(g, nil)
+	}},
+	{"import.tickets", "ticket-closed-before", ticketed(func(r *evidence.TicketRow, now int64) { r.Closed = now - packtest.Hour })},
+	{"import.tickets", "ticket-created-after", ticketed(func(r *evidence.TicketRow, now int64) { r.Created = now + packtest.Hour })},
+	{"import.tickets", "ticket-refused", ticketed(func(r *evidence.TicketRow, _ int64) { r.Approval = evidence.TicketRefused })},
+	{"import.tickets", "ticket-approved-after", ticketed(func(r *evidence.TicketRow, now int64) { r.Approved = now + packtest.Hour })},
+	{"import.tickets", "ticket-of-somebody-else", ticketed(func(r *evidence.TicketRow, _ int64) { r.Requester = packtest.Bob.Person.ID })},
+	{"import.tickets", "ticket-approved-by-somebody-else", ticketed(func(r *evidence.TicketRow, _ int64) { r.Approvers = []string{packtest.Alice.Person.ID} })},
+	{"import.tickets", "ticket-used-once-closed", func() *packtest.Gateway {
+		g := packtest.Ticketed()
+		list := g.Tickets()
+		list[2].Closed = g.Now
+		g.Now += packtest.Hour
+		s := g.Open("billing-bot", "orders")
+		s.Close()
+		g.ImportTickets(0, list...)
+		return finish(g, nil)
+	}},
+	{"import.privileges", "reader-with-a-cluster-to-itself", func() *packtest.Gateway {
+		g, s := packtest.Cluster()
+		s.Close()
+		resources := g.Registry.Resources()
+		resources[1].Protocol = "postgres" // whose actions the policy is about
+		g.Own(evidence.ConfigChange, evidence.ConfigBody{Digest: "config-rights", Before: g.Registry.Config(), Text: "rights\n", By: packtest.Alice, Resources: resources})
+		g.Import(evidence.ImportRights, "prod", []evidence.RightRow{{Kind: "Group", Subject: "exhibit:agents", Verbs: []string{"*"}, Resources: []string{"*.*"}, By: "all"}}, 1)
+		return finish(g, nil)
 	}},
 	{"access.revoked", "after-its-owner-left", func() *packtest.Gateway {
 		g, s := packtest.Shop()
@@ -1174,7 +1255,7 @@ func vectors(t testing.TB) (list []vector, packs map[string][]byte) {
 	known := verify.NewTrustFile(good.VerifierKey())
 	known.Remember(other)
 	add("log.known-rewritten.zip", "log.known", known, whole)
-	for _, k := range keyedLogs {
+	for _, k := range slices.Concat(keyedLogs, disposedLogs) {
 		trusted := verify.NewTrustFile()
 		for _, name := range k.trust {
 			_, vkey := packtest.LogKey(name)

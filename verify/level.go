@@ -65,6 +65,7 @@ func (v *verifier) withheld() {
 	not(&v.c.meaning, "Statements are sealed in a pack of level %s: what they ask for is not derived again")
 	if v.m.Params.Level == Heads {
 		not(&v.c.commitments, "Bodies are withheld in a pack of level %s; the heads commit to them")
+		not(&v.c.disposed, "What was disposed of is withheld in a pack of level %s")
 		not(&v.c.replay, "What decisions were made from is withheld in a pack of level %s")
 	}
 }

@@ -70,7 +70,7 @@ func fileTexts(level string) []string {
 	}
 	if level != Heads {
 		all = append(all,
-			"listings/: who could do what at the first and at the last record of the range.",
+			"listings/: who could do what at the first and at the last record of the range, and at the end of each quarter (UTC) between.",
 			"transcripts/: what a session did, in order, as a page, as text and as JSON lines. ▮ sealed marks what is withheld.",
 			"policies/, config/: every text that was in force.",
 			"seeds.jsonl: what opens the proof of bodies.")

@@ -23,6 +23,7 @@ type checks struct {
 	checkpoint, keys               Check
 	witnesses, known, tree, stamps Check
 	leaf, block, follows, control  Check
+	disposed                       Check
 	edges, context                 Check
 	commitments, sealed            Check
 	tables, replay, meaning        Check
@@ -30,7 +31,7 @@ type checks struct {
 
 func (c *checks) all() []*Check {
 	return []*Check{
-		&c.files, &c.manifest, &c.digests, &c.checkpoint, &c.keys, &c.witnesses, &c.known, &c.tree, &c.stamps, &c.leaf, &c.block, &c.follows, &c.control,
+		&c.files, &c.manifest, &c.digests, &c.checkpoint, &c.keys, &c.witnesses, &c.known, &c.tree, &c.stamps, &c.leaf, &c.block, &c.follows, &c.control, &c.disposed,
 		&c.edges, &c.context, &c.commitments, &c.sealed, &c.tables, &c.replay, &c.meaning,
 	}
 }
@@ -53,6 +54,7 @@ func newChecks() *checks {
 		block:       check("log.block", "blocks", "Every block holds the records and sections that its header commits to"),
 		follows:     check("log.follows", "blocks", "Every block follows the one before it; none is missing"),
 		control:     check("log.control", "blocks before the range with control records", "No earlier change of rights is left out"),
+		disposed:    check("log.disposed", "disposals", "Every disposal on record has the digest of the blocks that it names, and none of those is in the pack"),
 		edges:       check("pack.range", "edges", "The range holds every block of the period"),
 		context:     check("pack.context", "blocks before the range", "Blocks that the range refers to are there, in order"),
 		commitments: check("record.commitment", "records with a body or a sealed part", "Every body is the one that its head commits to"),
@@ -84,7 +86,8 @@ type verifier struct {
 	leaves   []evidence.Hash // of the tile at leavesAt
 	leavesAt uint64
 	texts    map[string]bool
-	before   []link // of the context, in order
+	before   []link   // of the context, in order
+	controls []uint64 // blocks of the range with control records
 	edge     [2]*ledger.Header
 	cp       *ledger.Checkpoint
 	keys     keyring
@@ -331,6 +334,7 @@ func (v *verifier) readContext() bool {
 		v.before = append(v.before, link{b.Block, b.PrevControl, b.Control})
 		for i := range b.Records {
 			v.key(b.Block, &b.Records[i])
+			v.disposal(&b.Records[i])
 			if !v.commitment(&b.Records[i], true) || !v.text(&b.Records[i]) || !v.folded(v.fold.Opening(&b.Records[i])) {
 				return false
 			}
@@ -410,6 +414,10 @@ func (v *verifier) readRange() bool {
 			}
 			h := b.Header
 			v.stamped.block(&h)
+			v.fold.Stored(StoredBlock(&h))
+			if h.Control {
+				v.controls = append(v.controls, h.Block)
+			}
 			prev, next = &h, next+1
 			records += b.Count
 			if v.progress != nil {
@@ -417,6 +425,7 @@ func (v *verifier) readRange() bool {
 			}
 			for i := range b.Records {
 				v.key(b.Block, &b.Records[i])
+				v.disposal(&b.Records[i])
 				if !v.commitment(&b.Records[i], false) || !v.part(&b.Records[i]) || !v.text(&b.Records[i]) || !v.folded(v.fold.Record(&b.Records[i])) {
 					return false
 				}
@@ -572,6 +581,7 @@ func (v *verifier) text(r *evidence.Record) bool {
 
 // conclude closes the fold and compares what it says with the pack.
 func (v *verifier) conclude() {
+	v.concludeDisposals()
 	c := &v.c.tables
 	c.made = true
 	sum, err := v.fold.Close()

@@ -39,6 +39,24 @@ func (w *Workbook) Table(path string, t *workpaper.Table) (*workpaper.Sheet, err
 	return s, err
 }
 
+// Rows is how many rows came of each tab.
+func (w *Workbook) Rows() (rows []int) {
+	for _, t := range w.tabs {
+		_, total := t.sheet.Shown()
+		rows = append(rows, total)
+	}
+	return rows
+}
+
+// Resume makes tabs that were begun go on behind so many rows of each, which are
+// in their parts already; false is of other tabs.
+func (w *Workbook) Resume(rows []int) bool {
+	for i, t := range w.tabs[:min(len(w.tabs), len(rows))] {
+		t.sheet.Resume(rows[i])
+	}
+	return len(rows) == len(w.tabs)
+}
+
 // Close writes what is left; digest gives the SHA-256 of a file, in hex.
 func (w *Workbook) Close(m *Manifest, s *workpaper.Summary, digest func(path string) string) error {
 	index := workpaper.Table{Name: "index", Columns: []workpaper.Column{

@@ -127,6 +127,9 @@ func (s *Sheet) height(cells []string) int {
 	return min(lines*line, most)
 }
 
+// Resume goes on behind so many rows, which are in the part already.
+func (s *Sheet) Resume(rows int) { s.total = rows }
+
 // Row implements Encoder.
 func (s *Sheet) Row(cells []string) error {
 	if len(cells) != len(s.cols) {

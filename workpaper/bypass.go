@@ -17,11 +17,20 @@ const (
 type reconState struct {
 	connections *Connections
 	upstreams   map[string]*Upstream // by resource
-	awaited     evidence.Position    // import of connections whose run must follow
+	awaited     evidence.Position    // import of connections or requests whose run must follow
 	gap         int64                // seconds between windows, all together
+	requests    *Requests            // of clusters; nil before there are any
+	trails      map[string]*Trail    // by resource
+	requested   bool                 // awaited is an import of requests
+	unlogged    uint64               // commands that clusters leave out
 
-	runs, logged, ofAgents, own, allowed, unexplained, missing uint64
+	runs uint64
+	reconSums
+	asked reconSums // of clusters
 }
+
+// reconSums are how many sessions or requests were found to be what.
+type reconSums struct{ logged, ofAgents, own, allowed, unexplained, missing uint64 }
 
 func (s *reconState) observe(h *evidence.Head, body []byte) {
 	if s.connections == nil {
@@ -43,7 +52,7 @@ func (f *Fold) importedConnections(h *evidence.Head, b *evidence.ImportBody) {
 	var ok bool
 	if b.Kind == evidence.ImportConnections {
 		_, ok = rows[evidence.ConnectionRow](f, h, b)
-		f.recon.awaited = h.Pos
+		f.recon.awaited, f.recon.requested = h.Pos, false
 	} else {
 		_, ok = rows[evidence.CounterRow](f, h, b)
 	}
@@ -60,7 +69,7 @@ func (f *Fold) reconciledNext(h *evidence.Head) {
 		return
 	}
 	f.tests.bypass.Except(s.awaited, "is a log of an upstream's sessions, and nothing held it against the gateway's")
-	s.awaited = evidence.Position{}
+	s.awaited, s.requested = evidence.Position{}, false
 }
 
 // reconRun makes a run again from the imports and the connections on record.
@@ -75,6 +84,9 @@ func (f *Fold) reconRun(r *evidence.Record) error {
 	if h.Of != s.awaited {
 		t.Except(h.Pos, "is of import %q, and no log of an upstream's sessions stands before it", h.Of)
 		return nil
+	}
+	if s.requested {
+		return f.requestRun(h, &b)
 	}
 	s.awaited = evidence.Position{}
 	resource, _ := f.registry.Resource(h.Resource)
@@ -93,19 +105,7 @@ func (f *Fold) reconRun(r *evidence.Record) error {
 			t.Except(h.Pos, "says %s; the log and the records before it say %s", said(&b), said(&own))
 		}
 	}
-	gap := ""
-	if before.To != 0 {
-		gap = strconv.FormatInt(max(0, (b.From-before.To)/1e6), 10)
-		s.gap += max(0, (b.From-before.To)/1e6)
-	}
-	if s.gap > 0 {
-		t.Note = fmt.Sprintf("of %d s between the windows nothing is known", s.gap)
-	}
-	s.runs++
-	t.Population += uint64(len(list) + b.Missing)
-	if err := f.row(reconRunsTable, pos(h.Pos), f.clock.format(h.Time), h.Resource, pos(h.Of), FormatTime(b.From), FormatTime(b.To), gap, strconv.Itoa(b.Logged), strconv.Itoa(b.Gateway),
-		strconv.Itoa(b.Own), strconv.Itoa(b.Allowed), strconv.Itoa(b.Unexplained), strconv.Itoa(b.Missing), b.Tie,
-		strconv.FormatInt(max(0, b.Counted), 10), strconv.FormatInt(b.Compared, 10), b.By.Person.ID); err != nil {
+	if err := f.reconRunRow(h, &b, before, len(list)+b.Missing); err != nil {
 		return err
 	}
 	switch b.Tie {
@@ -115,6 +115,31 @@ func (f *Fold) reconRun(r *evidence.Record) error {
 		t.Except(h.Pos, "the counters of the upstream of %s were set back", h.Resource)
 	}
 	return f.reconRows(h, &b, list, whole)
+}
+
+// reconRunRow counts a run, whose window follows another or none, and writes its
+// row.
+func (f *Fold) reconRunRow(h *evidence.Head, b *evidence.ReconBody, before Window, population int) error {
+	s, t := &f.recon, &f.tests.bypass
+	gap := ""
+	if before.To != 0 {
+		gap = strconv.FormatInt(max(0, (b.From-before.To)/1e6), 10)
+		s.gap += max(0, (b.From-before.To)/1e6)
+	}
+	if s.gap > 0 {
+		t.Note = fmt.Sprintf("of %d s between the windows nothing is known", s.gap)
+	}
+	if s.unlogged > 0 {
+		if t.Note != "" {
+			t.Note += "; "
+		}
+		t.Note += fmt.Sprintf("of %d commands clusters are said to log nothing", s.unlogged)
+	}
+	s.runs++
+	t.Population += uint64(population)
+	return f.row(reconRunsTable, pos(h.Pos), f.clock.format(h.Time), h.Resource, pos(h.Of), FormatTime(b.From), FormatTime(b.To), gap, strconv.Itoa(b.Logged), strconv.Itoa(b.Gateway),
+		strconv.Itoa(b.Own), strconv.Itoa(b.Allowed), strconv.Itoa(b.Unexplained), strconv.Itoa(b.Missing), b.Tie,
+		strconv.FormatInt(max(0, b.Counted), 10), strconv.FormatInt(b.Compared, 10), b.By.Person.ID)
 }
 
 func said(b *evidence.ReconBody) string {

@@ -41,7 +41,7 @@ func (f *Fold) Close() (*Summary, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(f.approvalRows(), f.usedRows(), f.totalRows(&at)); err != nil {
+	if err := errors.Join(f.approvalRows(), f.usedRows(), f.retentionRows(), f.totalRows(&at)); err != nil {
 		return nil, err
 	}
 	s := &Summary{
@@ -50,6 +50,7 @@ func (f *Fold) Close() (*Summary, error) {
 		Told: uint64(f.telling.notable + f.telling.ordinary), Untold: f.telling.untold,
 	}
 	f.tests.approvals.unseparated(f.counts.unseparated)
+	f.tests.tickets.corroborated(&f.tickets)
 	for _, t := range s.Tests {
 		if f.told != nil {
 			headTest(t)
@@ -63,6 +64,7 @@ func (f *Fold) Close() (*Summary, error) {
 	s.Listings = Listings()
 	s.Listings[0].Rows = accessRows(f.opening, f.openedAt, nil)
 	s.Listings[1].Rows = accessRows(f.registry, f.lastTime, f.outside.accounts)
+	s.Listings = slices.Insert(s.Listings, 1, f.quarters...)
 	return s, nil
 }
 
@@ -90,7 +92,7 @@ func (f *Fold) closing() (at closing, err error) {
 	if at.grants, err = f.grantRows(); err != nil {
 		return at, err
 	}
-	err = errors.Join(f.alertRows(), f.terminationRows(), f.bootRow(f.boot))
+	err = errors.Join(f.alertRows(), f.terminationRows(), f.ticketRows(), f.bootRow(f.boot))
 	f.place(nil)
 	f.testPrivileges()
 	return at, err
@@ -231,9 +233,14 @@ func (f *Fold) totalRows(at *closing) error {
 		{grantsTable, "standing at opening", grants.opening}, {grantsTable, "made (+)", grants.added},
 		{grantsTable, "removed (-)", grants.removed}, {grantsTable, "expired (-)", grants.expired}, {grantsTable, "standing at closing (=)", grants.closing},
 		{approvalsTable, "asked for", c.approvalsAsked}, {approvalsTable, "decisions of people", c.approvalsDecided}, {approvalsTable, "used by commands", c.approvalsUsed},
+		{rightsTable, "rules of clusters", f.outside.rules},
 		{reconTable, "sessions in logs of upstreams", f.recon.logged}, {reconTable, "of agents (-)", f.recon.ofAgents}, {reconTable, "of the gateway itself (-)", f.recon.own},
 		{reconTable, "of others who may (-)", f.recon.allowed}, {reconTable, "unexplained (=)", f.recon.unexplained}, {reconTable, "missing in the log", f.recon.missing},
+		{reconRequestsTable, "requests in audit logs of clusters", f.recon.asked.logged}, {reconRequestsTable, "of agents (-)", f.recon.asked.ofAgents}, {reconRequestsTable, "of the gateway itself (-)", f.recon.asked.own},
+		{reconRequestsTable, "of others who may (-)", f.recon.asked.allowed}, {reconRequestsTable, "unexplained (=)", f.recon.asked.unexplained}, {reconRequestsTable, "missing in the log", f.recon.asked.missing},
 		{reconRunsTable, "reconciliations", f.recon.runs},
+		{ticketsTable, "cited, with their uses up to an import", f.tickets.cites()}, {ticketsTable, "corroborated (-)", f.tickets.sums[ticketCorroborated]}, {ticketsTable, "with exceptions (-)", f.tickets.excepted()},
+		{ticketsTable, "used after the newest import (-)", f.tickets.sums[ticketAfterImport]}, {ticketsTable, "too many to be held (-)", f.tickets.sums[ticketNotHeld]}, {ticketsTable, "without an import (=)", f.tickets.sums[ticketNoImport]},
 		{terminationsTable, "leavers and retired agents", uint64(len(f.outside.ended))}, {"imports", "of something outside", c.imports},
 		{sodTable, "changes by one person", c.violations}, {killsTable, "by people", c.kills},
 		{credentialsTable, "keys in force at opening", keys.opening}, {credentialsTable, "keys enrolled (+)", keys.added}, {credentialsTable, "keys revoked (-)", keys.removed},
@@ -250,6 +257,7 @@ func (f *Fold) totalRows(at *closing) error {
 		{uptimeTable, "boots begun", c.boots}, {uptimeTable, "recording gaps", c.gaps}, {uptimeTable, "microseconds between boots", c.down},
 		{alertsTable, "raised", c.alerts}, {alertsTable, "acknowledgements", c.acks},
 		{readersTable, "reads", c.reads}, {readersTable, "records opened", c.unsealed}, {readersTable, "exports", c.exports}, {readersTable, "packs made", c.packs},
+		{retentionTable, "disposals", c.disposals}, {retentionTable, "blocks disposed of", c.disposedBlocks},
 		{"records", "backups", c.backups}, {"records", "restores", c.restores},
 	} {
 		if err := f.row(totalsTable, t.table, t.measure, count(t.value)); err != nil {
@@ -278,7 +286,7 @@ func accessRows(r *decision.Registry, t int64, accounts map[string]*account) [][
 				expires = max(expires, g.Expires)
 			}
 		}
-		role, privileges := accounts[a.Resource].cells(a.Object)
+		role, privileges := accounts[a.Resource].cells(a.Agent, a.Object)
 		rows = append(rows, []string{a.Agent, agent.Owner.ID, a.Role, a.Resource, a.Object, a.Action, a.Effect,
 			obligations(&a.Obliges), join(a.Grants), strings.Join(tickets, " "), strings.Join(approvers, " "), strings.Join(a.Permits, " "), strings.Join(a.Forbids, " "), FormatTime(expires), r.Policy(), role, privileges})
 	}

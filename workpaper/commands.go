@@ -119,6 +119,7 @@ func (f *Fold) intent(r *evidence.Record) error {
 	if in.Approval != "" && h.Effect == evidence.Allow {
 		f.approving = &approving{h.Pos, in.Approval}
 	}
+	f.asksCluster(h, in)
 	c := command{head: *h, intent: in}
 	switch h.Outcome {
 	case "":
@@ -268,6 +269,9 @@ func (f *Fold) result(r *evidence.Record) error {
 	if r.Head.HasBody {
 		var b evidence.ResultBody
 		f.decode(r, &b)
+	}
+	if f.recon.requests != nil {
+		f.recon.requests.Result(h)
 	}
 	s := f.belongs(h)
 	c := f.commands[h.Of]

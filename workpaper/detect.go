@@ -197,9 +197,13 @@ func (d *Detector) reconciled(h *evidence.Head, body []byte) *Detection {
 		if len(b.Keys) > 0 {
 			first = b.Keys[0]
 		}
+		if first.Text != "" {
+			return found(h, RuleBypass, "high", h.Time, "%d requests to the cluster of %s did not come through the gateway, the first by user %.100s from %.100s: %.200s",
+				b.Unexplained, h.Resource, first.User, first.Client, first.Text)
+		}
 		return found(h, RuleBypass, "high", h.Time, "%d sessions at the upstream of %s did not come through the gateway, the first of user %.100s from %.100s", b.Unexplained, h.Resource, first.User, orLocal(first.Client))
 	case b.Missing > 0:
-		return found(h, RuleUntied, "medium", h.Time, "the log of the upstream of %s lacks %d sessions of the gateway's", h.Resource, b.Missing)
+		return found(h, RuleUntied, "medium", h.Time, "the log of the upstream of %s lacks %d sessions or commands of the gateway's", h.Resource, b.Missing)
 	case b.Tie == evidence.Untied:
 		return found(h, RuleUntied, "medium", h.Time, "the upstream of %s counts %d sessions, and its log has %d", h.Resource, b.Counted, b.Compared)
 	case b.Tie == evidence.TieReset:

@@ -91,6 +91,10 @@ type Fold struct {
 	watch      watch
 	outside    outside
 	recon      reconState
+	tickets    tickets
+	retention  retention
+	quarterEnd int64   // of the quarter that the newest record is in
+	quarters   []Table // listings at the ends of those before
 	keyUses    map[string]*uses
 	askers     map[string]*Asker // by their encoding
 	policies   map[string]bool   // digests recorded so far
@@ -119,6 +123,7 @@ type counts struct {
 	imports, suspended                                                  uint64
 	violations, unseparated, kills, acks, down                          uint64
 	reads, unsealed, packs, holds, erased                               uint64
+	disposals, disposedBlocks                                           uint64
 }
 
 // NewFold returns a fold whose rows go to out.
@@ -132,7 +137,7 @@ func NewFold(out Out) *Fold {
 		askers: make(map[string]*Asker), policies: make(map[string]bool), configs: make(map[string]bool),
 		refusals: make(map[[2]string]uint64), hours: hours{byHour: make(map[int64]map[string]*hourCount)}, alertAt: make(map[evidence.Position]int),
 		sessionColumns: columnsOf(sessionsTable), transcriptColumns: transcriptColumns(), commandCells: commandCells(),
-		watch: watch{detector: NewDetector(false), found: make(map[asked]bool)},
+		tickets: newTickets(), watch: watch{detector: NewDetector(false), found: make(map[asked]bool)},
 	}
 	for _, t := range f.tests.all() {
 		t.all = &f.excepted
@@ -217,6 +222,7 @@ func (f *Fold) record(r *evidence.Record) error {
 	if f.opening == nil {
 		f.begin(h)
 	}
+	f.endQuarters(h.Time)
 	if err := f.sequence(r); err != nil {
 		return err
 	}
@@ -262,6 +268,9 @@ func (f *Fold) record(r *evidence.Record) error {
 // begin is called before the first record of the range.
 func (f *Fold) begin(h *evidence.Head) {
 	f.opening, f.openedAt, f.first = f.registry, h.Time, h.Pos
+	if f.quarterEnd == 0 {
+		f.quarterEnd = quarterAfter(h.Time)
+	}
 	if f.registry.Config() != "" { // the log began earlier, perhaps within the hour
 		f.hours.from = h.Time/hourMicros + 1
 	}
@@ -343,7 +352,9 @@ func (f *Fold) other(r *evidence.Record) error {
 		return f.reconRun(r)
 	case evidence.OwnUpstream:
 		var b evidence.OwnUpstreamBody
-		f.decode(r, &b)
+		if f.decode(r, &b) {
+			f.ownRequest(&r.Head, &b)
+		}
 	case evidence.Alert:
 		return f.alert(r)
 	case evidence.AlertAck:
@@ -382,7 +393,7 @@ func (f *Fold) controlInRange(r *evidence.Record) error {
 	before := f.registry
 	f.control(r)
 	if f.registry != before {
-		if err := f.separation(r, before); err != nil {
+		if err := errors.Join(f.separation(r, before), f.citing(r)); err != nil {
 			return err
 		}
 	}
@@ -407,6 +418,12 @@ func (f *Fold) controlInRange(r *evidence.Record) error {
 func (f *Fold) control(r *evidence.Record) {
 	f.tests.change.Population++
 	next, err := f.registry.Apply(r.Head, r.Body)
+	if r.Head.Type == evidence.Disposal {
+		f.disposed(&r.Head, r.Body, f.registry, err)
+		if err != nil {
+			return
+		}
+	}
 	if err != nil {
 		f.refusedChange(&r.Head, err)
 		return

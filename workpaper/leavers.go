@@ -24,6 +24,7 @@ type outside struct {
 	ended     []*termination
 	suspended map[string]*termination // by agent, while it is
 	accounts  map[string]*account     // by resource: as the newest import says
+	rules     uint64                  // of clusters
 }
 
 // maxTerminations bounds the leavers and retired agents of one range.
@@ -66,6 +67,12 @@ func (f *Fold) imported(r *evidence.Record) error {
 		f.importedPrivileges(h, &b)
 	case evidence.ImportConnections, evidence.ImportCounters:
 		f.importedConnections(h, &b)
+	case evidence.ImportTickets:
+		return f.importedTickets(h, &b)
+	case evidence.ImportRights:
+		return f.importedRights(h, &b)
+	case evidence.ImportRequests:
+		f.importedRequests(h, &b)
 	}
 	return nil
 }

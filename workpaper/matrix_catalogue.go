@@ -96,7 +96,7 @@ func Artifacts() []Artifact {
 		{"E15", "Masking", ""},
 		{"E16", "Changes of policy, configuration and program", "pop/" + changesTable},
 		{"E17", "Operation of the gateway", "pop/" + uptimeTable},
-		{"E18", "Integrity and retention of the evidence", "pop/" + totalsTable},
+		{"E18", "Integrity and retention of the evidence", "pop/" + retentionTable},
 		{"E19", "Monitoring and alerts", "pop/" + alertsTable},
 		{"E20", "Incidents", ""},
 		{"E21", "Bypass of the gateway", ""},
@@ -145,6 +145,10 @@ func Controls() []Control {
 			Criteria: []string{"CC6.2", "CC6.3"}, NIST: []string{"AC-2", "AC-3", "AU-12"}, ISO: []string{"5.18"},
 			Tests: []string{"change.valid"}, Checks: []string{"log.control"},
 			Left: "rights that are given in the systems behind the gateway"},
+		{ID: "EX-503", Artifact: "E5", About: "What access and changes cite as their ticket is one that was open and approved by then, and says the same of who asked",
+			Criteria: []string{"CC6.2", "CC6.3", "CC8.1"}, NIST: []string{"AC-2", "CM-3"}, ISO: []string{"5.18", "8.32"},
+			Tests: []string{"import.tickets", "import.digest"},
+			Left:  "what tickets ask for in words"},
 
 		{ID: "EX-601", Artifact: "E6", About: "What an agent may do follows from its grants and the policy in force alone, at any moment",
 			Criteria: []string{"CC5.2", "CC6.1", "CC6.3"}, NIST: []string{"AC-3", "AC-6"}, ISO: []string{"5.15", "8.3"},
@@ -259,7 +263,8 @@ func Controls() []Control {
 			Left:   "that the period and the gateway are those in scope"},
 		{ID: "EX-1804", Artifact: "E18", About: "Evidence is kept for as long as is promised, and disposed of on record",
 			Criteria: []string{"C1.2", "CC2.1", "CC6.5", "P4"}, NIST: []string{"AU-11", "SI-12"}, ISO: []string{"5.33", "8.10"},
-			Absent: "not tested: legal holds and erasures are rows of changes, and nothing else is disposed of in this version", Left: "retention of the archive (object lock), and of copies of packs"},
+			Tests: []string{"retention.early", "retention.held", "retention.approved", "retention.segments"}, Checks: []string{"log.disposed", "log.follows"},
+			Left: "a lock on the archive's files: it is a folder, and has none; copies of packs and backups; whether the periods are those promised"},
 
 		{ID: "EX-1901", Artifact: "E19", About: "What asks for attention raises an alert, by rules that anyone can make again from the records",
 			Criteria: []string{"CC4.1", "CC7.2", "CC7.3"}, NIST: []string{"AU-6", "CA-7", "SI-4"}, ISO: []string{"8.16"},
@@ -308,6 +313,7 @@ func PopulationFile(test string) string {
 
 var populationOf = map[string]string{
 	"record.body": totalsTable, "record.sequence": totalsTable, "record.ordinal": totalsTable,
+	"retention.early": retentionTable, "retention.held": retentionTable, "retention.approved": retentionTable, "retention.segments": retentionTable,
 	"gateway.boots": uptimeTable, "gateway.liveness": uptimeTable, "gateway.gaps": uptimeTable, "gateway.digests": uptimeTable,
 	"command.pairing": commandsTable, "command.order": commandsTable, "command.resolution": resolutionsTable, "transaction.end": transactionsTable,
 	"session.pairing": sessionsTable, "session.bytes": sessionsTable, "session.attribution": totalsTable, "session.upstream": sessionsTable, "session.totals": sessionsTable,
@@ -318,6 +324,6 @@ var populationOf = map[string]string{
 	"access.revoked": grantsTable, "access.lag": sessionsTable,
 	"alert.raised": alertsTable, "alert.acknowledged": alertsTable, "alert.heard": alertsTable,
 	"session.principal": sessionsTable, "session.encrypted": sessionsTable, "credential.age": credentialsTable, "grant.unused": usedTable,
-	"import.privileges": usedTable, "import.people": terminationsTable, "import.connections": reconTable, "import.digest": totalsTable,
+	"import.privileges": usedTable, "import.people": terminationsTable, "import.connections": reconTable, "import.digest": totalsTable, "import.tickets": ticketsTable,
 	"evidence.readers": readersTable, "evidence.purpose": readersTable,
 }

@@ -47,10 +47,16 @@ func Populations() []Table {
 		{Name: terminationsTable, Columns: columns("subject_kind:n", "subject", "left_at:t", "import_pos:n", "noticed_at:t", "noticed_pos:n",
 			"owned_agents", "stopped_agents", "sessions_open:#", "last_session_end_at:t", "last_session_end_pos:n",
 			"last_command_at:t", "last_command_pos:n", "lag_seconds:#", "limit_seconds:#")},
+		{Name: rightsTable, Columns: columns("import_pos:n", "resource:n", "subject_kind:n", "subject", "whose:n", "namespace", "verbs", "resources", "names", "paths", "flags", "bound_by")},
 		{Name: reconTable, Columns: columns("run_pos:n", "resource:n", "at:t", "upstream_session", "user", "database", "client", "backend_pid:#", "backend_start:t",
 			"class:n", "reason", "matched_pos:n")},
+		{Name: reconRequestsTable, Columns: columns("run_pos:n", "resource:n", "at:t", "until:t", "audit_id", "user", "groups", "as_user", "as_groups", "client", "verb", "object",
+			"stage", "code:#", "requests:#", "class:n", "reason", "matched_pos:n")},
 		{Name: reconRunsTable, Columns: columns("pos:n", "at:t", "resource:n", "import_pos:n", "from:t", "to:t", "uncovered_before_s:#", "logged:#", "gateway:#", "own:#", "allowed:#",
 			"unexplained:#", "missing:#", "tie:n", "counted:#", "compared:#", "asked_by")},
+		{Name: ticketsTable, Columns: columns("first_used_pos:n", "first_used_at:t", "last_used_pos:n", "last_used_at:t", "ticket", "class:n", "detail",
+			"sessions:#", "grants:#", "requests:#", "policies:#", "asked_by", "approved_by",
+			"import_pos:n", "taken_at:t", "status", "created_at:t", "closed_at:t", "approval:n", "approved_at:t", "requester", "approvers", "assignee", "row_digest")},
 		{Name: killsTable, Columns: columns("pos:n", "at:t", "ended_by", "ended_via", "agent_id:n", "sessions", "reason")},
 		{Name: sessionsTable, Columns: columns("session_id:n", "state:n", "agent_id:n", "owner_id", "owner_email", "principal", "principal_type", "ticket",
 			"cred_id", "authn_pos", "resource:n", "protocol", "client", "listener", "client_tls", "upstream", "upstream_user", "upstream_database",
@@ -74,12 +80,14 @@ func Populations() []Table {
 		{Name: uptimeTable, Columns: columns("boot:n", "started_at:t", "start_pos:n", "last_at:t", "last_pos:n", "end:n", "reason", "previous_pos:n", "previous_clean",
 			"version", "binary_digest", "config_digest", "policy_digest", "fail_mode", "host", "heartbeat_s:#", "records:#",
 			"longest_silence_us:#", "heartbeat_gaps:#", "recording_gaps:#", "clock_steps:#", "down_before_us:#")},
+		retentionPopulation(),
 		readersPopulation(),
 		{Name: totalsTable, Columns: columns("table:n", "measure", "value:#")},
 	}
 }
 
-// Listings returns the access listings, without rows.
+// Listings returns the access listings that every pack has, without rows. One at
+// the end of each quarter in the range stands between them.
 func Listings() []Table {
 	return []Table{{Name: "access@opening", Columns: accessColumns()}, {Name: "access@closing", Columns: accessColumns()}}
 }

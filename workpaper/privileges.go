@@ -15,6 +15,7 @@ type account struct {
 	objects map[string][]string // privileges by object
 	most    []string            // those of any object
 	writes  []string            // objects that it owns or can write, in order
+	rights  *rights             // of a cluster, in place of all that
 }
 
 func (f *Fold) importedPrivileges(h *evidence.Head, b *evidence.ImportBody) {
@@ -60,10 +61,14 @@ var privilegeOrder = []string{"owner", "select", "insert", "update", "delete", "
 // policyOnly stands in a listing where nobody asked an upstream.
 const policyOnly = "gateway policy only"
 
-// cells are the upstream's role and privileges on an object, or on all.
-func (a *account) cells(object string) (role, privileges string) {
-	if a == nil {
+// cells are the upstream's role and privileges on an object, or on all, as an
+// agent has them.
+func (a *account) cells(agent, object string) (role, privileges string) {
+	switch {
+	case a == nil:
 		return "", policyOnly
+	case a.rights != nil:
+		return a.rights.cells(agent)
 	}
 	list := slices.Clone(a.itself)
 	if object != "" {
@@ -101,6 +106,8 @@ func (f *Fold) testPrivileges() {
 		a := f.outside.accounts[p.resource]
 		f.tests.privileges.Population++
 		switch {
+		case a.rights != nil:
+			a.rights.test(f, p.agent, p.resource, may[p])
 		case may[p]:
 		case a.superuser():
 			f.tests.privileges.Except(f.last, "agent %s may only read %s, and the account %.100s there is a superuser or a member of one", p.agent, p.resource, a.role)

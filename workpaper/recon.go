@@ -13,43 +13,73 @@ import (
 const ReconSkew = int64(5_000_000)
 
 // Connections are those that a gateway made to upstreams, for agents and for
-// itself.
+// itself. A gateway at work holds those of two days, so they are kept small: 64
+// bytes each without a pointer, in pages, and an index only while a log is
+// matched.
 type Connections struct {
-	byKey map[connKey][]*connection
-	all   []*connection // in order of their records
-	run   int           // number of the run that matches
-	most  int           // that are remembered at once
+	pages [][]connection // in order of their records, each of up to pageLen
+	n     int            // in all pages
+	names names
+	run   uint32 // number of the run that matches
+	most  int    // that are remembered at once
 }
 
 // maxConnections bounds the connections remembered at once. Where there are more
 // in two days the oldest make room: logs are held against the newest.
 const maxConnections = 1 << 20
 
+// pageLen is the length of a page, in connections: 64 KiB of them.
+const pageLen = 1024
+
 // connKey is what both sides know of a connection. The time tells apart those
 // that had it one after the other.
 type connKey struct {
-	client string
-	pid    uint32
+	addr [16]byte // zero with the port for a unix socket
+	port uint16
+	pid  uint32
 }
 
 type connection struct {
-	pos      evidence.Position // of the session, or of the record of the gateway's own
-	at       int64             // of its record
-	start    int64             // of its backend
-	resource string
-	own      string // for what, if it is the gateway's own
-	key      connKey
-	run      int // that matched it last; 0 is none
+	addr      [16]byte // as in its key, with port and pid
+	port      uint16
+	own       uint16 // for what, if it is the gateway's own
+	resource  uint16
+	gateway   uint16 // with boot and seq: the session, or the record of the gateway's own
+	boot, seq uint64
+	at        int64 // of its record
+	start     int64 // of its backend
+	pid       uint32
+	run       uint32 // that matched it last; 0 is none
+}
+
+// names are texts that many connections share, by number. The empty one is 0.
+type names struct {
+	texts []string
+	ids   map[string]uint16
+}
+
+// maxNames is how many names there can be.
+const maxNames = 1 << 16
+
+func newNames() names { return names{[]string{""}, map[string]uint16{"": 0}} }
+
+// id returns the number of a name; ok is false if there are too many.
+func (t *names) id(text string) (id uint16, ok bool) {
+	if id, ok = t.ids[text]; ok || len(t.texts) == maxNames {
+		return id, ok
+	}
+	id = uint16(len(t.texts)) //nolint:gosec // below maxNames
+	t.texts = append(t.texts, text)
+	t.ids[text] = id
+	return id, true
 }
 
 // NewConnections returns an empty list.
-func NewConnections() *Connections {
-	return &Connections{byKey: make(map[connKey][]*connection), most: maxConnections}
-}
+func NewConnections() *Connections { return &Connections{names: newNames(), most: maxConnections} }
 
 // Observe adds the connection of a record, if it is of one to a PostgreSQL.
 func (c *Connections) Observe(h *evidence.Head, body []byte) {
-	n := connection{at: h.Time, start: h.Time, resource: h.Resource}
+	n := keptConnection{At: h.Time, Start: h.Time, Resource: h.Resource}
 	switch h.Type {
 	case evidence.SessionUpstream:
 		var b evidence.SessionUpstreamBody
@@ -57,15 +87,15 @@ func (c *Connections) Observe(h *evidence.Head, body []byte) {
 			return
 		}
 		if t, err := time.Parse("2006-01-02T15:04:05.999999Z07:00", b.Start); err == nil {
-			n.start = t.UnixMicro()
+			n.Start = t.UnixMicro()
 		}
-		n.pos, n.key = h.Session, connKey{clientOf(b.Local), b.PID}
+		n.Pos, n.Client, n.PID = h.Session, b.Local, b.PID
 	case evidence.OwnUpstream:
 		var b evidence.OwnUpstreamBody
 		if evidence.DecodeBody(body, &b) != nil || b.PID == 0 {
 			return
 		}
-		n.pos, n.own, n.key = h.Pos, b.Purpose, connKey{clientOf(b.Local), b.PID}
+		n.Pos, n.Own, n.Client, n.PID = h.Pos, b.Purpose, b.Local, b.PID
 	default:
 		return
 	}
@@ -73,29 +103,105 @@ func (c *Connections) Observe(h *evidence.Head, body []byte) {
 	c.add(&n)
 }
 
-func (c *Connections) add(n *connection) {
-	if len(c.all) >= c.most {
-		c.forget(c.all[c.most/16].at)
+// keptConnection is a connection in full, as records have it and as it is kept on disk.
+type keptConnection struct {
+	Pos       evidence.Position
+	At, Start int64
+	Resource  string
+	Own       string `json:",omitempty"`
+	Client    string // address:port, "" for a unix socket
+	PID       uint32
+	Run       uint32 `json:",omitempty"`
+}
+
+func (c *Connections) add(n *keptConnection) {
+	if c.n >= c.most {
+		c.forget(c.oldest(c.most / 16))
 	}
-	c.byKey[n.key] = append(c.byKey[n.key], n)
-	c.all = append(c.all, n)
+	g, ok1 := c.names.id(n.Pos.Gateway)
+	r, ok2 := c.names.id(n.Resource)
+	o, ok3 := c.names.id(n.Own)
+	if !ok1 || !ok2 || !ok3 { // bounded as connections are: the oldest make room, here all
+		c.pages, c.n, c.names = nil, 0, newNames()
+		c.add(n)
+		return
+	}
+	if last := len(c.pages) - 1; last < 0 || len(c.pages[last]) == pageLen {
+		c.pages = append(c.pages, make([]connection, 0, pageLen))
+	}
+	last := &c.pages[len(c.pages)-1]
+	k := keyOf(n.Client, n.PID)
+	*last = append(*last, connection{addr: k.addr, port: k.port, own: o, resource: r, gateway: g, boot: n.Pos.Boot, seq: n.Pos.Seq, at: n.At, start: n.Start, pid: k.pid, run: n.Run})
+	c.n++
+}
+
+// all goes through the connections in order of their records.
+func (c *Connections) all(yield func(*connection) bool) {
+	for _, page := range c.pages {
+		for i := range page {
+			if !yield(&page[i]) {
+				return
+			}
+		}
+	}
+}
+
+// oldest is the time of the record of the i-th connection.
+func (c *Connections) oldest(i int) int64 {
+	for n := range c.all {
+		if i--; i < 0 {
+			return n.at
+		}
+	}
+	return 0
+}
+
+func (c *Connections) pos(n *connection) evidence.Position {
+	return evidence.Position{Gateway: c.names.texts[n.gateway], Boot: n.boot, Seq: n.seq}
+}
+
+func (c *Connections) kept(n *connection) keptConnection {
+	return keptConnection{c.pos(n), n.at, n.start, c.names.texts[n.resource], c.names.texts[n.own], n.key().client(), n.pid, n.run}
 }
 
 // KeptConnections is for how long a connection is remembered, and how old a log
 // may be that is held against it: two days.
 const KeptConnections = 2 * dayMicros
 
-// clientOf is one spelling of an address, "" for a unix socket.
-func clientOf(addr string) string {
-	if a, err := netip.ParseAddrPort(addr); err == nil {
-		return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port()).String()
+func keyOf(client string, pid uint32) connKey {
+	if a, err := netip.ParseAddrPort(client); err == nil {
+		return connKey{a.Addr().As16(), a.Port(), pid}
 	}
-	return ""
+	return connKey{pid: pid}
+}
+
+func (n *connection) key() connKey { return connKey{n.addr, n.port, n.pid} }
+
+// client is the address, in one spelling.
+func (k connKey) client() string {
+	if k.addr == [16]byte{} && k.port == 0 {
+		return ""
+	}
+	return netip.AddrPortFrom(netip.AddrFrom16(k.addr).Unmap(), k.port).String()
+}
+
+// among returns the connections that rows may be of, by their keys.
+func (c *Connections) among(rows []evidence.ConnectionRow) map[connKey][]*connection {
+	found := make(map[connKey][]*connection, len(rows))
+	for i := range rows {
+		found[keyOf(rows[i].Client, rows[i].PID)] = nil
+	}
+	for n := range c.all {
+		if of, asked := found[n.key()]; asked {
+			found[n.key()] = append(of, n)
+		}
+	}
+	return found
 }
 
 // find returns the connection of a session in a log, or nil.
-func (c *Connections) find(row *evidence.ConnectionRow) *connection {
-	for _, n := range c.byKey[connKey{clientOf(row.Client), row.PID}] {
+func (c *Connections) find(among map[connKey][]*connection, row *evidence.ConnectionRow) *connection {
+	for _, n := range among[keyOf(row.Client, row.PID)] {
 		if d := row.Start - n.start; n.run != c.run && -ReconSkew <= d && d <= ReconSkew {
 			return n
 		}
@@ -105,15 +211,21 @@ func (c *Connections) find(row *evidence.ConnectionRow) *connection {
 
 // forget drops what was recorded before a time.
 func (c *Connections) forget(before int64) {
-	i := 0
-	for ; i < len(c.all) && c.all[i].at < before; i++ {
-		n := c.all[i]
-		c.byKey[n.key] = slices.DeleteFunc(c.byKey[n.key], func(o *connection) bool { return o == n })
-		if len(c.byKey[n.key]) == 0 {
-			delete(c.byKey, n.key)
+	for len(c.pages) > 0 {
+		page := c.pages[0]
+		i := 0
+		for i < len(page) && page[i].at < before {
+			i++
 		}
+		c.n -= i
+		if i < len(page) {
+			c.pages[0] = page[i:]
+			return
+		}
+		c.pages[0] = nil
+		c.pages = c.pages[1:]
 	}
-	c.all = slices.Delete(c.all, 0, i)
+	c.pages = nil
 }
 
 // Window is a stretch of time that an upstream's log covers.
@@ -142,14 +254,15 @@ type Matched struct {
 func (c *Connections) Match(r evidence.Resource, w, before Window, rows []evidence.ConnectionRow) (list []Matched, missing []evidence.ReconKey) {
 	c.run++
 	list = make([]Matched, len(rows))
+	among := c.among(rows)
 	for i := range rows {
 		m := Matched{ConnectionRow: rows[i], Class: evidence.ReconUnexplained}
-		n := c.find(&rows[i])
+		n := c.find(among, &rows[i])
 		switch {
-		case n != nil && n.own != "":
-			n.run, m.Class, m.Reason, m.Of = c.run, evidence.ReconOwn, n.own, n.pos
+		case n != nil && n.own != 0:
+			n.run, m.Class, m.Reason, m.Of = c.run, evidence.ReconOwn, c.names.texts[n.own], c.pos(n)
 		case n != nil:
-			n.run, m.Class, m.Of = c.run, evidence.ReconGateway, n.pos
+			n.run, m.Class, m.Of = c.run, evidence.ReconGateway, c.pos(n)
 		default:
 			if d := allowedDirect(r.Direct, &rows[i]); d != nil {
 				m.Class, m.Reason = evidence.ReconAllowed, d.Reason
@@ -158,9 +271,9 @@ func (c *Connections) Match(r evidence.Resource, w, before Window, rows []eviden
 		list[i] = m
 	}
 	since := w.since(before)
-	for _, n := range c.all {
-		if n.resource == r.Name && n.run == 0 && n.at > since+ReconSkew && n.at > before.To-ReconSkew && n.at <= w.To-ReconSkew {
-			missing = append(missing, evidence.ReconKey{Class: evidence.ReconMissing, Client: n.key.client, PID: n.key.pid, Of: n.pos})
+	for n := range c.all {
+		if c.names.texts[n.resource] == r.Name && n.run == 0 && n.at > since+ReconSkew && n.at > before.To-ReconSkew && n.at <= w.To-ReconSkew {
+			missing = append(missing, evidence.ReconKey{Class: evidence.ReconMissing, Client: n.key().client(), PID: n.pid, Of: c.pos(n)})
 		}
 	}
 	return list, missing

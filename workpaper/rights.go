@@ -255,6 +255,8 @@ func asksFor(a *decision.Approval) (agent, resource, text string) {
 			text += fmt.Sprintf(", %d of %d commands of %d days differ", b.Differ, b.Commands, b.Days)
 		}
 		return "", "", text
+	case a.Disposal != nil:
+		return "", "", fmt.Sprintf("to dispose of blocks %d to %d of the log", a.Disposal.First, a.Disposal.Last)
 	case a.Erasure != nil:
 		return "", "", "to erase session " + pos(a.Erasure.Session)
 	case a.Command != nil:

@@ -40,13 +40,19 @@ type dayTest struct {
 // All are counted.
 const maxPerDay = 100
 
-// NewRunning returns a fold of a log from its first record.
+// NewRunning returns a fold of a log from its first record, or from the first
+// after those that were disposed of.
 func NewRunning() *Running {
-	return &Running{fold: NewFold(OutFunc(func(string, []string) error { return nil }))}
+	f := NewFold(OutFunc(func(string, []string) error { return nil }))
+	f.quarterEnd = never // nobody asks it for listings
+	return &Running{fold: f}
 }
 
 // Last is the newest record that was folded; zero is none.
 func (r *Running) Last() evidence.Position { return r.fold.last }
+
+// Opening folds a record from before what is left of the log whole.
+func (r *Running) Opening(rec *evidence.Record) error { return r.fold.Opening(rec) }
 
 // Record folds the next record of the log.
 func (r *Running) Record(rec *evidence.Record) error {
@@ -107,6 +113,7 @@ func Resume(from io.Reader) (*Running, error) {
 	if err != nil {
 		return nil, err
 	}
+	f.quarterEnd = never
 	return &Running{fold: f, day: k.Day, days: k.Days}, nil
 }
 
@@ -175,6 +182,7 @@ func (r *Running) Readiness(ask Ask) (*Readiness, error) {
 	}
 	out.Allowed, out.Refused, out.Opaque = sum.Allowed, sum.Denied+sum.Failed, sum.Opaque
 	f.tests.approvals.unseparated(sum.Unseparated)
+	f.tests.tickets.corroborated(&f.tickets)
 	for _, t := range out.Tests {
 		t.Conclude()
 	}

@@ -89,7 +89,22 @@ func logs() map[string]*packtest.Gateway {
 		g.Stop()
 		return g
 	}
-	return map[string]*packtest.Gateway{"day": packtest.Day(), "burst": burst(), "days": days(), "lies": lies()}
+	tickets := func() *packtest.Gateway { // cited before, around and after imports, one of them of a part
+		g := packtest.Ticketed()
+		list := g.Tickets()
+		g.ImportTickets(0, list[0])
+		g.ImportTickets(packtest.Second/2, list[1:]...)
+		for _, ticket := range []string{"OPS-9", "OPS-10"} {
+			g.Ticket = ticket
+			g.Open("billing-bot", "orders").Close()
+		}
+		g.ImportTickets(packtest.Hour, list...)
+		g.ImportTickets(0, list[2])
+		g.Open("billing-bot", "orders").Close()
+		g.Stop()
+		return g
+	}
+	return map[string]*packtest.Gateway{"tickets": tickets(), "day": packtest.Day(), "burst": burst(), "days": days(), "lies": lies()}
 }
 
 // The state is a cache: kept and gone on with after every record, deleted and

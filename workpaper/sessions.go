@@ -129,6 +129,9 @@ func (f *Fold) sessionStart(r *evidence.Record) error {
 		return err
 	}
 	if h.Effect == evidence.Allow && h.Outcome == "" {
+		if err := f.cite(h, b.Ticket, ofSession, nil, nil); err != nil {
+			return err
+		}
 		if h.Session != h.Pos {
 			f.tests.attribution.Except(h.Pos, "starts session %s, and a session's id is the position of its start", h.Session)
 		}

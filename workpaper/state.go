@@ -41,6 +41,7 @@ type keptFold struct {
 	Watch           keptWatch
 	Outside         keptOutside
 	Recon           keptRecon
+	Tickets         keptTickets
 	Policies        []string
 	Configs         []string
 	Counts          keptCounts
@@ -163,7 +164,24 @@ type keptOutside struct {
 	Awaited  map[string]string
 	Said     map[string]evidence.PersonRow
 	Undated  uint64
+	Rules    uint64
 	Accounts map[string]keptAccount
+}
+
+type keptTickets struct {
+	Cited    []keptTicket
+	Imported bool
+	Taken    int64
+	Sums     [ticketClasses]uint64
+}
+
+type keptTicket struct {
+	ID              string
+	Uses            [4]uint64
+	First, Last     evidence.Position
+	FirstAt, LastAt int64
+	Asked, Approved []string
+	Seen            *ticketSeen
 }
 
 type keptAccount struct {
@@ -172,26 +190,81 @@ type keptAccount struct {
 	Objects map[string][]string
 	Most    []string
 	Writes  []string
+	Rights  *keptRights `json:",omitempty"`
+}
+
+type keptRights struct {
+	Account, Prefix string
+	Groups          []string
+	Of              map[string][]string
+	Beyond          map[string]string
+	Loose           []string
+	Others          int
 }
 
 type keptRecon struct {
 	Used        bool
 	Connections []keptConnection
-	Run         int
+	Run         uint32
 	Upstreams   map[string]keptUpstream
 	Awaited     evidence.Position
 	Gap         int64
-	Sums        [7]uint64
+	Runs        uint64
+	Sums        [2][6]uint64 // of sessions, of requests
+	Requests    []keptRequest
+	Trails      map[string]keptTrail
+	Requested   bool
+	Unlogged    uint64
 }
 
-type keptConnection struct {
-	Pos       evidence.Position
-	At, Start int64
-	Resource  string
-	Own       string `json:",omitempty"`
-	Client    string
-	PID       uint32
-	Run       int `json:",omitempty"`
+type keptRequest struct {
+	Boot, Seq         uint64
+	At, End, Received int64
+	Who, Name, What   []byte
+	Resource, Own     string
+	State             uint8
+}
+
+type keptTrail struct {
+	Window Window
+	Since  int64
+	Rows   []evidence.RequestRow
+	Begun  evidence.Position
+}
+
+func (s *reconSums) keep() [6]uint64 {
+	return [6]uint64{s.logged, s.ofAgents, s.own, s.allowed, s.unexplained, s.missing}
+}
+
+func resumeSums(k [6]uint64) reconSums { return reconSums{k[0], k[1], k[2], k[3], k[4], k[5]} }
+
+func (q *Requests) keep() (list []keptRequest) {
+	if q == nil {
+		return nil
+	}
+	for i := range q.all {
+		n := &q.all[i]
+		list = append(list, keptRequest{n.boot, n.seq, n.at, n.end, n.received, n.who[:], n.name[:], n.what[:], n.resource, n.own, uint8(n.state)})
+	}
+	return list
+}
+
+func resumeRequests(list []keptRequest) *Requests {
+	q := NewRequests()
+	names := make(map[string]string) // so that they are shared
+	for i := range list {
+		k := &list[i]
+		n := request{boot: k.Boot, seq: k.Seq, at: k.At, end: k.End, received: k.Received, own: k.Own, state: requestBit(k.State)}
+		copy(n.who[:], k.Who)
+		copy(n.name[:], k.Name)
+		copy(n.what[:], k.What)
+		if _, ok := names[k.Resource]; !ok {
+			names[k.Resource] = k.Resource
+		}
+		n.resource = names[k.Resource]
+		q.all = append(q.all, n)
+	}
+	return q
 }
 
 type keptUpstream struct {
@@ -209,7 +282,7 @@ func (f *Fold) keep() *keptFold {
 		LastTime: f.lastTime, Records: f.records, Tests: make(map[string]keptTest), Doubts: make(map[evidence.Position]keptDoubt),
 		GrantUses: keepUses(f.grantUses), KeyUses: keepUses(f.keyUses),
 		Hours: keptHoursOf{ByHour: make(map[int64]map[string][2]int64), Newest: f.hours.newest, From: f.hours.from}, Watch: f.watch.keep(),
-		Outside: f.outside.keep(), Recon: f.recon.keep(),
+		Outside: f.outside.keep(), Recon: f.recon.keep(), Tickets: f.tickets.keep(),
 		Policies: slices.Sorted(maps.Keys(f.policies)), Configs: slices.Sorted(maps.Keys(f.configs)),
 		Counts: keptCounts{f.counts.unseparated, f.counts.opaque, f.counts.allowed, f.counts.denied, f.counts.failed},
 	}
@@ -293,31 +366,66 @@ func (w *watch) keep() keptWatch {
 }
 
 func (o *outside) keep() keptOutside {
-	k := keptOutside{o.people, o.awaited, o.said, o.undated, make(map[string]keptAccount, len(o.accounts))}
+	k := keptOutside{o.people, o.awaited, o.said, o.undated, o.rules, make(map[string]keptAccount, len(o.accounts))}
 	for resource, a := range o.accounts {
-		k.Accounts[resource] = keptAccount{a.role, a.itself, a.objects, a.most, a.writes}
+		k.Accounts[resource] = keptAccount{a.role, a.itself, a.objects, a.most, a.writes, a.rights.keep()}
 	}
 	return k
 }
 
+func (s *tickets) keep() keptTickets {
+	k := keptTickets{Imported: s.imported, Taken: s.taken, Sums: s.sums}
+	for _, t := range slices.SortedFunc(maps.Values(s.cited), func(a, b *ticket) int { return comparePositions(a.first, b.first) }) {
+		k.Cited = append(k.Cited, keptTicket{t.id, t.uses, t.first, t.last, t.firstAt, t.lastAt, t.asked, t.approved, t.seen})
+	}
+	return k
+}
+
+func (k *keptTickets) resume() tickets {
+	s := newTickets()
+	s.imported, s.taken, s.sums = k.Imported, k.Taken, k.Sums
+	for _, t := range k.Cited {
+		s.add(&ticket{t.ID, t.Uses, t.First, t.Last, t.FirstAt, t.LastAt, t.Asked, t.Approved, t.Seen})
+	}
+	return s
+}
+
+func (r *rights) keep() *keptRights {
+	if r == nil {
+		return nil
+	}
+	return &keptRights{r.account, r.prefix, r.groups, r.of, r.beyond, r.loose, r.others}
+}
+
+func (k *keptRights) resume() *rights {
+	if k == nil {
+		return nil
+	}
+	return &rights{k.Account, k.Prefix, k.Groups, k.Of, k.Beyond, k.Loose, k.Others}
+}
+
 func (k *keptOutside) resume() outside {
-	o := outside{people: k.People, awaited: k.Awaited, said: k.Said, undated: k.Undated}
+	o := outside{people: k.People, awaited: k.Awaited, said: k.Said, undated: k.Undated, rules: k.Rules}
 	for resource, a := range k.Accounts {
 		if o.accounts == nil {
 			o.accounts = make(map[string]*account)
 		}
-		o.accounts[resource] = &account{a.Role, a.Itself, a.Objects, a.Most, a.Writes}
+		o.accounts[resource] = &account{a.Role, a.Itself, a.Objects, a.Most, a.Writes, a.Rights.resume()}
 	}
 	return o
 }
 
 func (s *reconState) keep() keptRecon {
 	k := keptRecon{Used: s.connections != nil, Upstreams: make(map[string]keptUpstream, len(s.upstreams)), Awaited: s.awaited, Gap: s.gap,
-		Sums: [7]uint64{s.runs, s.logged, s.ofAgents, s.own, s.allowed, s.unexplained, s.missing}}
+		Runs: s.runs, Sums: [2][6]uint64{s.reconSums.keep(), s.asked.keep()}, Requests: s.requests.keep(), Trails: make(map[string]keptTrail, len(s.trails)),
+		Requested: s.requested, Unlogged: s.unlogged}
+	for resource, t := range s.trails {
+		k.Trails[resource] = keptTrail{t.Window, t.Since, t.rows, t.begun}
+	}
 	if s.connections != nil {
 		k.Run = s.connections.run
-		for _, n := range s.connections.all {
-			k.Connections = append(k.Connections, keptConnection{n.pos, n.at, n.start, n.resource, n.own, n.key.client, n.key.pid, n.run})
+		for n := range s.connections.all {
+			k.Connections = append(k.Connections, s.connections.kept(n))
 		}
 	}
 	for resource, u := range s.upstreams {
@@ -327,15 +435,20 @@ func (s *reconState) keep() keptRecon {
 }
 
 func (k *keptRecon) resume() reconState {
-	s := reconState{awaited: k.Awaited, gap: k.Gap, runs: k.Sums[0], logged: k.Sums[1], ofAgents: k.Sums[2], own: k.Sums[3],
-		allowed: k.Sums[4], unexplained: k.Sums[5], missing: k.Sums[6]}
+	s := reconState{awaited: k.Awaited, gap: k.Gap, runs: k.Runs, reconSums: resumeSums(k.Sums[0]), asked: resumeSums(k.Sums[1]), requested: k.Requested, unlogged: k.Unlogged}
+	if len(k.Requests) > 0 {
+		s.requests = resumeRequests(k.Requests)
+	}
+	for resource, t := range k.Trails {
+		*s.trail(resource) = Trail{t.Window, t.Since, t.Rows, t.Begun}
+	}
 	if !k.Used {
 		return s
 	}
 	s.connections, s.upstreams = NewConnections(), make(map[string]*Upstream)
 	s.connections.run = k.Run
-	for _, n := range k.Connections {
-		s.connections.add(&connection{n.Pos, n.At, n.Start, n.Resource, n.Own, connKey{n.Client, n.PID}, n.Run})
+	for i := range k.Connections {
+		s.connections.add(&k.Connections[i])
 	}
 	for resource, u := range k.Upstreams {
 		s.upstreams[resource] = &Upstream{u.Window, u.Counters, u.Since, u.Imported, u.Pending}
@@ -347,16 +460,21 @@ func (k *keptRecon) resume() reconState {
 // before are gone.
 func (k *keptFold) resume() (*Fold, error) {
 	f := NewFold(OutFunc(func(string, []string) error { return nil }))
+	return f, k.into(f)
+}
+
+// into makes a new fold go on from k.
+func (k *keptFold) into(f *Fold) error {
 	registry, err := decision.Restore(k.Registry)
 	if err != nil {
-		return nil, fmt.Errorf("going on with a fold: %w", err)
+		return fmt.Errorf("going on with a fold: %w", err)
 	}
 	f.registry, f.version, f.opening, f.openedAt = registry, k.RegistryVersion, decision.New(), k.OpenedAt
 	f.first, f.last, f.before, f.lastTime, f.records = k.First, k.Last, k.Before, k.LastTime, k.Records
 	for _, t := range f.tests.all() {
 		kept, ok := k.Tests[t.ID]
 		if !ok {
-			return nil, fmt.Errorf("going on with a fold: nothing was kept of test %s", t.ID)
+			return fmt.Errorf("going on with a fold: nothing was kept of test %s", t.ID)
 		}
 		t.State, t.Note, t.Population, t.Failed, t.Exceptions, t.placed = kept.State, kept.Note, kept.Population, kept.Failed, kept.Exceptions, len(kept.Exceptions)
 	}
@@ -370,7 +488,7 @@ func (k *keptFold) resume() (*Fold, error) {
 	for i := range k.Sessions {
 		s, err := f.resumeSession(&k.Sessions[i])
 		if err != nil {
-			return nil, err
+			return err
 		}
 		f.sessions[s.start] = s
 	}
@@ -408,7 +526,7 @@ func (k *keptFold) resume() (*Fold, error) {
 		f.alerts = append(f.alerts, alertState{pos: a.Pos, at: a.At, rule: a.Rule, heard: a.Heard, cells: a.Cells})
 	}
 	k.Watch.resume(&f.watch)
-	f.outside, f.recon = k.Outside.resume(), k.Recon.resume()
+	f.outside, f.recon, f.tickets = k.Outside.resume(), k.Recon.resume(), k.Tickets.resume()
 	for _, p := range k.Policies {
 		f.policies[p] = true
 	}
@@ -417,7 +535,7 @@ func (k *keptFold) resume() (*Fold, error) {
 	}
 	c := &k.Counts
 	f.counts = counts{unseparated: c.Unseparated, opaque: c.Opaque, allowed: c.Allowed, denied: c.Denied, failed: c.Failed}
-	return f, nil
+	return nil
 }
 
 func (f *Fold) resumeSession(k *keptSession) (*session, error) {

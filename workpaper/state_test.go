@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strconv"
 	"testing"
+	"unsafe"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 )
@@ -15,7 +17,7 @@ import (
 func TestEveryFieldOfAFoldIsKeptOrNot(t *testing.T) {
 	kept := map[reflect.Type][]string{
 		reflect.TypeFor[Fold](): {"registry", "version", "openedAt", "tests", "first", "last", "before", "lastTime", "records", "boot", "sessions", "commands",
-			"doubts", "authns", "tokens", "grantUses", "hours", "approving", "alerts", "watch", "keyUses", "policies", "configs", "counts", "outside", "recon"},
+			"doubts", "authns", "tokens", "grantUses", "hours", "approving", "alerts", "watch", "keyUses", "policies", "configs", "counts", "outside", "recon", "tickets"},
 		reflect.TypeFor[session](): {"start", "at", "head", "body", "agent", "resource", "key", "carried", "active", "upstream", "n", "retired", "open", "transacted",
 			"commands", "denied", "bytes", "checkedAt"},
 		reflect.TypeFor[command]():     {"head", "carried"},
@@ -38,27 +40,56 @@ func TestEveryFieldOfAFoldIsKeptOrNot(t *testing.T) {
 		reflect.TypeFor[window]():      {"id", "n"},
 		reflect.TypeFor[seen]():        {"hour", "host", "raised"},
 		reflect.TypeFor[Test]():        {"ID", "Title", "State", "Of", "Population", "Failed", "Exceptions", "Note", "placed"},
-		reflect.TypeFor[outside]():     {"people", "awaited", "said", "undated", "accounts"},
-		reflect.TypeFor[account]():     {"role", "itself", "objects", "most", "writes"},
-		reflect.TypeFor[reconState]():  {"connections", "upstreams", "awaited", "gap", "runs", "logged", "ofAgents", "own", "allowed", "unexplained", "missing"},
-		reflect.TypeFor[Connections](): {"byKey", "all", "run"},
-		reflect.TypeFor[connection]():  {"pos", "at", "start", "resource", "own", "key", "run"},
+		reflect.TypeFor[outside]():     {"people", "awaited", "said", "undated", "rules", "accounts"},
+		reflect.TypeFor[tickets]():     {"cited", "imported", "taken", "sums"},
+		reflect.TypeFor[ticket]():      {"id", "uses", "first", "last", "firstAt", "lastAt", "asked", "approved", "seen"},
+		reflect.TypeFor[account]():     {"role", "itself", "objects", "most", "writes", "rights"},
+		reflect.TypeFor[rights]():      {"account", "prefix", "groups", "of", "beyond", "loose", "others"},
+		reflect.TypeFor[reconState]():  {"connections", "upstreams", "awaited", "gap", "runs", "reconSums", "asked", "requests", "trails", "requested", "unlogged"},
+		reflect.TypeFor[reconSums]():   {"logged", "ofAgents", "own", "allowed", "unexplained", "missing"},
+		reflect.TypeFor[Requests]():    {"all"},
+		reflect.TypeFor[request]():     {"boot", "seq", "at", "end", "received", "who", "name", "what", "resource", "own", "state"},
+		reflect.TypeFor[Trail]():       {"Window", "Since", "rows", "begun"},
+		reflect.TypeFor[Connections](): {"pages", "run"},
+		reflect.TypeFor[connection]():  {"addr", "port", "own", "resource", "gateway", "boot", "seq", "at", "start", "pid", "run"},
 		reflect.TypeFor[Upstream]():    {"Window", "counters", "since", "imported", "pending"},
 		reflect.TypeFor[counts]():      {"unseparated", "opaque", "allowed", "denied", "failed"},
 	}
-	// Of rows and totals, or made again.
-	not := map[reflect.Type][]string{
-		reflect.TypeFor[Fold](): {"Decided", "Told", "out", "clock", "opening", "excepted", "bodies", "upstreams", "activity", "refusals", "alertAt", "askers", "commandRow",
-			"told", "telling", "sessionColumns", "transcriptColumns", "commandCells"},
-		reflect.TypeFor[session]():     {"asker", "connKey", "ending", "gap", "course", "skipped", "errors", "doubts", "opaque", "rows", "reply"},
+	// Of rows and transcripts: a pack in the making keeps it beside, readiness
+	// doesn't.
+	rows := map[reflect.Type][]string{
+		reflect.TypeFor[Fold]():        {"opening", "activity", "refusals", "upstreams", "telling", "retention", "quarterEnd", "quarters"},
+		reflect.TypeFor[session]():     {"ending", "gap", "course", "skipped", "errors", "doubts", "opaque", "rows", "reply"},
 		reflect.TypeFor[command]():     {"intent"},
 		reflect.TypeFor[bootState]():   {"down", "reason", "gaps", "steps"},
 		reflect.TypeFor[token]():       {"uses"},
-		reflect.TypeFor[uses]():        {"actions", "newest"},
+		reflect.TypeFor[uses]():        {"actions"},
 		reflect.TypeFor[alertState]():  {"ack"},
-		reflect.TypeFor[Test]():        {"all"},
 		reflect.TypeFor[outside]():     {"ended", "suspended"},
-		reflect.TypeFor[Connections](): {"most"},
+		reflect.TypeFor[activity]():    {"sessions", "commands", "denied", "last", "lastAllowed", "lastAllowedAt"},
+		reflect.TypeFor[course]():      {"lines", "bytes", "left", "notable"},
+		reflect.TypeFor[courseLine]():  {"at", "cells"},
+		reflect.TypeFor[telling]():     {"held", "notable", "ordinary", "untold"},
+		reflect.TypeFor[retention]():   {"segments"},
+		reflect.TypeFor[segment]():     {"first", "last", "month", "from", "to", "pos", "records", "digest"},
+		reflect.TypeFor[runDigest]():   {"n", "stack"},
+		reflect.TypeFor[termination](): {"kind", "subject", "left", "pos", "at", "source", "owned", "stopped", "sessions", "lastEnd", "lastEndAt", "last", "lastAt", "limit"},
+	}
+	// Made again, or the caller's.
+	not := map[reflect.Type][]string{
+		reflect.TypeFor[Fold]():        {"Decided", "Told", "out", "clock", "excepted", "bodies", "alertAt", "askers", "commandRow", "told", "sessionColumns", "transcriptColumns", "commandCells"},
+		reflect.TypeFor[session]():     {"asker", "connKey"},
+		reflect.TypeFor[uses]():        {"newest"},
+		reflect.TypeFor[Test]():        {"all"},
+		reflect.TypeFor[Requests]():    {"most"},
+		reflect.TypeFor[tickets]():     {"most", "bytes"},
+		reflect.TypeFor[Connections](): {"n", "names", "most"}, // made again with the pages
+	}
+	for typ, names := range rows {
+		kept[typ] = append(kept[typ], names...)
+	}
+	if n := reflect.TypeFor[counts]().NumField(); n != len(new(counts).all()) {
+		t.Errorf("%d control totals, %d are kept", n, len(new(counts).all()))
 	}
 	for typ, names := range kept {
 		names = slices.Concat(names, not[typ])
@@ -91,13 +122,43 @@ func TestTheNewestConnectionsAreRemembered(t *testing.T) {
 			evidence.EncodeBody(evidence.SessionUpstreamBody{Local: client, PID: uint32(i + 1)}))
 		rows = append(rows, evidence.ConnectionRow{Client: client, PID: uint32(i + 1), Start: at})
 	}
-	if n := len(c.all); n > c.most || len(c.byKey) != n {
-		t.Errorf("%d connections are remembered, under %d keys", n, len(c.byKey))
+	if c.n > c.most || c.n < c.most/2 {
+		t.Errorf("%d connections are remembered", c.n)
 	}
 	c.run = 1
+	among := c.among(rows)
 	for i := range rows {
-		if found := c.find(&rows[i]) != nil; found != (i >= 100-len(c.all)) {
+		if found := c.find(among, &rows[i]) != nil; found != (i >= 100-c.n) {
 			t.Errorf("connection %d: found %v", i, found)
 		}
+	}
+}
+
+// The connections of two days are held by every gateway at work.
+func TestAConnectionIsRememberedIn64Bytes(t *testing.T) {
+	if size := unsafe.Sizeof(connection{}); size != 64 {
+		t.Errorf("a connection takes %d bytes", size)
+	}
+	c := NewConnections()
+	at := int64(1_800_000_000_000_000)
+	for i := range 3 * pageLen {
+		c.add(&keptConnection{Pos: evidence.Position{Gateway: "gw", Boot: 1, Seq: uint64(i)}, At: at + int64(i), Resource: "orders", Client: "[::1]:4000", PID: uint32(i + 1)})
+	}
+	c.forget(at + pageLen + 7)
+	if c.n != 2*pageLen-7 || len(c.pages) != 2 {
+		t.Errorf("%d connections in %d pages are left", c.n, len(c.pages))
+	}
+	want := uint64(pageLen + 7)
+	for n := range c.all {
+		if got := c.kept(n); got.Pos.Seq != want || got.Client != "[::1]:4000" || got.Resource != "orders" {
+			t.Fatalf("connection %d is kept as %+v", want, got)
+		}
+		want++
+	}
+	for i := range maxNames { // whoever makes up names gets no more memory
+		c.add(&keptConnection{At: at + 5000, Resource: strconv.Itoa(i)})
+	}
+	if len(c.names.texts) > maxNames {
+		t.Errorf("%d names", len(c.names.texts))
 	}
 }

@@ -109,9 +109,11 @@ type tests struct {
 	approvals, approvalUse, limits, acks, detected    Test
 	enforce, denials, liveness, gap, digests          Test
 	opened                                            Test
-	imports, leavers, privileges, bypass              Test
+	imports, leavers, privileges, bypass, tickets     Test
 	principal, encrypted, keyAge, unused              Test
 	heard, readers                                    Test
+
+	disposalEarly, disposalHeld, disposalApproved, disposalGap Test
 }
 
 func (t *tests) all() []*Test {
@@ -120,7 +122,8 @@ func (t *tests) all() []*Test {
 		&t.totals, &t.registered, &t.owner, &t.authentication, &t.credential, &t.change, &t.policyCited, &t.grantCited,
 		&t.approvals, &t.approvalUse, &t.limits, &t.afterRevoke, &t.lag, &t.detected, &t.acks, &t.enforce, &t.denials, &t.liveness, &t.gap, &t.digests,
 		&t.principal, &t.encrypted, &t.keyAge, &t.unused, &t.heard, &t.readers, &t.opened,
-		&t.imports, &t.leavers, &t.privileges, &t.bypass,
+		&t.disposalEarly, &t.disposalHeld, &t.disposalApproved, &t.disposalGap,
+		&t.imports, &t.leavers, &t.privileges, &t.bypass, &t.tickets,
 	}
 }
 
@@ -173,10 +176,16 @@ func newTests() *tests {
 		heard:     Test{ID: "alert.heard", Of: "alerts raised seven days before the end or earlier", Title: "People looked at alerts within seven days"},
 		readers:   Test{ID: "evidence.readers", Of: "reads and exports of evidence", Title: "Every reading of evidence says who read, and what"},
 
+		disposalEarly:    Test{ID: "retention.early", Of: "disposals", Title: "No block was disposed of before the retention of the configuration in force had ended"},
+		disposalHeld:     Test{ID: "retention.held", Of: "disposals", Title: "Nothing was disposed of under a legal hold"},
+		disposalApproved: Test{ID: "retention.approved", Of: "disposals that needed two people", Title: "What was disposed of was what another person had approved"},
+		disposalGap:      Test{ID: "retention.segments", Of: "disposals", Title: "Disposals account for every block, one after another: none went unnamed"},
+
 		imports:    Test{ID: "import.digest", Of: "imports", Title: "Every import is the one that its digest names, with as many rows as it says"},
 		leavers:    Test{ID: "import.people", Of: "leavers", Title: "Access of people who left was removed in time", State: NotTested, Note: "Leaver population: not provided"},
 		privileges: Test{ID: "import.privileges", Of: "agents on resources whose account was asked about", Title: "Who may only read goes through an account that can only read", State: NotTested, Note: "Effective privilege: gateway policy only"},
-		bypass:     Test{ID: "import.connections", Of: "upstream connections", Title: "Nothing went around the gateway", State: NotTested, Note: "Bypass: untested"},
+		bypass:     Test{ID: "import.connections", Of: "upstream connections and requests", Title: "Nothing went around the gateway", State: NotTested, Note: "Bypass: untested"},
+		tickets:    Test{ID: "import.tickets", Of: "tickets cited, with their uses up to an import", Title: "Tickets that access and changes cite exist, were approved and open when they were used, and name the same people", State: NotTested, Note: notCorroborated},
 	}
 }
 

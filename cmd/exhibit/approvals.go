@@ -71,6 +71,8 @@ func summary(r *api.Approval) string {
 		return fmt.Sprintf("policy %.12s in place of %.12s", r.Digest, r.Policy.Before)
 	case r.Erasure != nil:
 		return fmt.Sprintf("erase what is sealed of session %s: %s", r.Erasure.Session, r.Erasure.Basis)
+	case r.Disposal != nil:
+		return fmt.Sprintf("dispose of %d blocks of the log, %d to %d: %s", r.Disposal.Blocks, r.Disposal.First, r.Disposal.Last, r.Disposal.Reason)
 	case r.Command != nil:
 		return fmt.Sprintf("%s on %s: %s", r.Command.Agent, r.Command.Resource, r.Command.Text)
 	}

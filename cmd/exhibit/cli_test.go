@@ -617,7 +617,15 @@ func (g *memory) CreatePack(_ context.Context, r api.PackRequest, _ evidence.By,
 	if r.Purpose == "break" {
 		return api.Pack{}, errors.New("block 3 is damaged")
 	}
-	return api.Pack{From: "gw1.1.0", To: "gw1.1.9", Records: 10, Blocks: 1, Bytes: 6, Digest: "d", Made: "gw1.1.11"}, nil
+	p := api.Pack{From: "gw1.1.0", To: "gw1.1.9", Records: 10, Blocks: 1, Bytes: 6, Digest: "d", Made: "gw1.1.11"}
+	switch {
+	case r.Purpose != "interrupted":
+	case r.Restart:
+		p.Again = "the mark doesn't fit: it is damaged"
+	default:
+		p.Resumed = 7
+	}
+	return p, nil
 }
 
 func (g *memory) Holds(context.Context) ([]api.Hold, error) {
@@ -648,6 +656,23 @@ func (g *memory) Erase(_ context.Context, e api.Erasure, _ evidence.By) (api.Era
 		return api.Erased{Session: e.Session, Request: "gw1.1.40"}, nil
 	}
 	return api.Erased{Session: e.Session, Position: "gw1.1.41"}, nil
+}
+
+func (g *memory) PlanDisposal(ctx context.Context) (api.DisposalPlan, error) {
+	holds, err := g.Holds(ctx)
+	run := api.DisposalRun{First: 100, Last: 299, Blocks: 180, Records: 9000, Bytes: 3 << 20, Control: 19, Kept: 1, Digest: "d"}
+	return api.DisposalPlan{DisposalRun: run, Retention: 39_312_000, Before: noon, From: noon.Add(-time.Hour), To: noon, Held: holds[:1]}, err
+}
+
+func (g *memory) Dispose(ctx context.Context, d api.Disposal, _ evidence.By) (api.Disposed, error) {
+	plan, err := g.PlanDisposal(ctx)
+	switch {
+	case d.Reason == "held":
+		return api.Disposed{}, api.Invalid("what is in blocks 100 to 299 is under a legal hold: gw1.1.20, placed by alice@example.com", "")
+	case d.Request == "":
+		return api.Disposed{DisposalRun: plan.DisposalRun, Request: "gw1.1.50"}, err
+	}
+	return api.Disposed{DisposalRun: plan.DisposalRun, Position: "gw1.1.51"}, err
 }
 
 func (g *memory) UnsealSample(_ context.Context, r api.UnsealRequest, _ evidence.By, w io.Writer) (api.Unsealed, error) {

@@ -138,7 +138,7 @@ func newLog(a *app) *cobra.Command {
 			})
 		},
 	}
-	return group(groupEvidence, "log", "Look after the log", status, newFsck(a), newLogKeys(a), newRotateKey(a), newRevokeKey(a), newHold(a), newErase(a))
+	return group(groupEvidence, "log", "Look after the log", status, newFsck(a), newLogKeys(a), newRotateKey(a), newRevokeKey(a), newHold(a), newErase(a), newDispose(a))
 }
 
 // witnessFields are a line about the quorum and one for each witness.
@@ -208,6 +208,9 @@ func (a *app) fsckReport(r api.FsckReport) error {
 		}
 	} else {
 		a.say("%s, %s, %d bytes; root %s", count(int(r.Blocks), "block"), count(int(r.Records), "record"), r.Bytes, r.Root)
+		if r.Disposed > 0 {
+			a.say("%s more were disposed of, on record; their headers are in the tree", count(int(r.Disposed), "block"))
+		}
 		for _, p := range r.Problems {
 			a.say("%s: %s", p.Where, p.Message)
 		}

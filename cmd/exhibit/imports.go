@@ -12,10 +12,11 @@ import (
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/api"
+	"github.com/exhibit-gateway/exhibit/internal/reconcile"
 )
 
 func newImport(a *app) *cobra.Command {
-	return group(groupEvidence, "import", "Import what is known outside the gateway: people who left, logs and accounts of upstreams", newImportPeople(a), newImportRoles(a), newImportConnections(a))
+	return group(groupEvidence, "import", "Import what is known outside the gateway: people who left, tickets, logs and accounts of upstreams", newImportPeople(a), newImportTickets(a), newImportRoles(a), newImportConnections(a), newImportRequests(a))
 }
 
 // importing is a verb that imports a file of a kind.
@@ -24,6 +25,7 @@ type importing struct {
 	formats                    []string // the first is that of a file whose name says nothing
 	columns                    []string // that flags may name
 	resource                   *string  // where it must be of one
+	utc                        *bool    // whether times without a zone are in UTC
 }
 
 func (a *app) importer(i importing, told func(api.Import)) *cobra.Command {
@@ -56,6 +58,9 @@ func (a *app) importer(i importing, told func(api.Import)) *cobra.Command {
 					return usagef("--extracted is a date or a time, not %q", extracted)
 				}
 				n.Extracted = m.Time
+			}
+			if i.utc != nil && *i.utc {
+				n.Params[reconcile.ParamZone] = "UTC"
 			}
 			for name, v := range columns {
 				if *v != "" {
@@ -153,6 +158,33 @@ live sessions end within a second. exhibit agent owner gives one a new owner.`,
 	return c
 }
 
+func newImportTickets(a *app) *cobra.Command {
+	var utc bool
+	c := a.importer(importing{
+		kind: evidence.ImportTickets, formats: []string{reconcile.CSV, reconcile.JSON, reconcile.Jira}, columns: reconcile.TicketColumns, utc: &utc,
+		short: "Import tickets, to hold against them what grants, requests, policies and sessions cite",
+		long: `Imports tickets from the system that has them: a CSV file with the columns id,
+status, created_at and closed_at and, where there are such, requester, approver,
+assignee, approval and approved_at; JSON, an array of objects with such keys (or one
+under tickets, or result as ServiceNow has it); or the answer to a search of Jira
+(--format jira), with all its issues. --column-... says where they are under other
+names, in JSON with dots: fields.customfield_10040.
+
+Of a ticket are kept its id, status, times, the state of its approval, those people
+whom the gateway knows, and a digest of the rest. A pack holds what cites tickets
+against the first import that was taken after it: whether they exist, were open and
+approved by then, and name the same people. An export may have a part of them only:
+what no import knows is an exception.`,
+		example: `  exhibit import tickets tickets.csv --source ServiceNow --query "sc_request, opened since 2026-01-01" \
+    --column-id number --column-status state --column-created-at opened_at --utc
+  exhibit import tickets issues.json --format jira --source Jira --query "project = OPS order by created" \
+    --column-approver fields.customfield_10040`,
+	}, func(api.Import) {})
+	c.Use = "tickets FILE --source TEXT"
+	c.Flags().BoolVar(&utc, "utc", false, "times that name no zone are in UTC")
+	return c
+}
+
 func newImportConnections(a *app) *cobra.Command {
 	var resource string
 	c := a.importer(importing{
@@ -176,15 +208,50 @@ The server must log connections (log_connections), in English (lc_messages) and 
 	return c
 }
 
+func newImportRequests(a *app) *cobra.Command {
+	var resource string
+	c := a.importer(importing{
+		kind: evidence.ImportRequests, formats: []string{"audit"}, resource: &resource,
+		short: "Import a cluster's audit log, to find what went around the gateway",
+		long: `Imports the audit log of a Kubernetes API server (--audit-log-path, or what a webhook
+was sent, a line each) and holds its requests against the commands that the gateway
+passed on. Of requests of those who may ask directly nothing is kept but their number,
+who asked and from where. Import logs in the order in which they were written, within
+a day.
+
+The configuration must say who the gateway is at the cluster (kubernetes.account).`,
+		example: `  exhibit import requests audit.log --resource prod --source "audit log of prod"`,
+	}, func(out api.Import) {
+		if out.Reconciled != nil {
+			a.sayReconciled(out.Reconciled)
+		}
+	})
+	c.Use = "requests FILE --resource RESOURCE --source TEXT"
+	c.Flags().StringVar(&resource, "resource", "", "the resource whose API server wrote the log")
+	return c
+}
+
 func newImportRoles(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use: "roles RESOURCE", Short: "Import what the gateway's account at a PostgreSQL server may do by itself", Args: exactly("RESOURCE"),
+	var resource, file string
+	rights := a.importer(importing{kind: evidence.ImportRights, formats: []string{"json"}, resource: &resource}, func(api.Import) {})
+	c := &cobra.Command{
+		Use: "roles RESOURCE", Short: "Import what the gateway's account at an upstream may do by itself", Args: exactly("RESOURCE"),
 		Long: `Asks the server of a resource, by the gateway's own account, what that account may
-do there: its attributes, the roles that it is a member of, and what it owns, reads
-and writes. The access listings of a pack then have it beside what policy allows, and
-agents that only read by policy through an account that can write are exceptions.`,
-		Example: "  exhibit import roles orders",
+do there: of PostgreSQL its attributes, the roles that it is a member of, and what it
+owns, reads and writes; of Kubernetes the roles and bindings of the cluster, and so
+what agents, the account and everybody else may do. The access listings of a pack then
+have it beside what policy allows, and agents that only read by policy where the
+upstream lets them write are exceptions.
+
+Where the gateway's account may not read the roles of a cluster, bring them:
+kubectl get clusterroles,roles,clusterrolebindings,rolebindings -A -o json`,
+		Example: `  exhibit import roles orders
+  exhibit import roles prod --file rbac.json --source "kubectl, as alice"`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if file != "" {
+				resource = args[0]
+				return rights.RunE(cmd, []string{file})
+			}
 			return a.ask(func(c *api.Client) error {
 				out, err := c.ImportPrivileges(cmd.Context(), args[0])
 				if err != nil {
@@ -195,14 +262,18 @@ agents that only read by policy through an account that can write are exceptions
 			})
 		},
 	}
+	c.Flags().StringVar(&file, "file", "", "a file that has a cluster's roles and bindings, instead of asking")
+	c.Flags().AddFlagSet(rights.Flags())
+	return c
 }
 
 func newReconcile(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "reconcile RESOURCE", Short: "Find out whether anything went around the gateway", GroupID: groupEvidence, Args: exactly("RESOURCE"),
 		Long: `Reads what is new in the log of the resource's server, and its counters, and holds
-the sessions that it let in against the gateway's. Where the log is stands in the
-configuration, under reconcile of the resource; the gateway then does it by itself
+the sessions that it let in against the gateway's; or what is new in the audit log of
+a cluster, against the commands that the gateway passed on. Where the log is stands in
+the configuration, under reconcile of the resource; the gateway then does it by itself
 as often as that says. Exits with 1 when something is unexplained.`,
 		Example: "  exhibit reconcile orders",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -225,8 +296,12 @@ as often as that says. Exits with 1 when something is unexplained.`,
 }
 
 func (a *app) sayReconciled(r *api.Reconciliation) {
+	what := "session"
+	if r.Of == api.OfRequests {
+		what = "request"
+	}
 	a.say("%s of %s from %s to %s: %d of agents, %d the gateway's own, %d of others who may, %d unexplained. Record %s",
-		count(r.Logged, "session"), r.Resource, stamp(r.From), stamp(r.To), r.Gateway, r.Own, r.Allowed, r.Unexplained, r.Position)
+		count(r.Logged, what), r.Resource, stamp(r.From), stamp(r.To), r.Gateway, r.Own, r.Allowed, r.Unexplained, r.Position)
 	switch r.Tie {
 	case evidence.Tied, evidence.Untied:
 		a.say("The server's counters say %d and its log has %d: %s", r.Counted, r.Compared, r.Tie)
@@ -235,7 +310,19 @@ func (a *app) sayReconciled(r *api.Reconciliation) {
 	case evidence.TieReset:
 		a.say("The server's counters were set back: somebody did that")
 	}
+	if r.Unlogged > 0 {
+		a.say("%s passed on that the cluster is said to log nothing of", count(r.Unlogged, "command"))
+	}
 	for _, k := range r.Sessions {
+		switch {
+		case r.Of != api.OfRequests:
+		case k.Class == evidence.ReconMissing:
+			a.say("missing in the log: %s", k.Of)
+			continue
+		default:
+			a.say("unexplained: %s from %s: %s%s", k.User, k.Client, k.Text, because(k.Why))
+			continue
+		}
 		from := k.Client
 		if from == "" {
 			from = "a unix socket"
@@ -246,6 +333,13 @@ func (a *app) sayReconciled(r *api.Reconciliation) {
 		}
 		a.say("unexplained: user %s from %s, process %d", k.User, from, k.PID)
 	}
+}
+
+func because(why string) string {
+	if why == "" {
+		return ""
+	}
+	return " (" + why + ")"
 }
 
 func orNone(list []string) string {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/spf13/cobra"
 
 	"github.com/exhibit-gateway/exhibit/internal/api"
@@ -105,4 +107,79 @@ before keep their copies.`,
 	c.Flags().StringVar(&e.Basis, "basis", "", "why it may, or must, be erased; stands in the record")
 	c.Flags().StringVar(&e.Request, "request", "", "the approved request for it")
 	return c
+}
+
+func newDispose(a *app) *cobra.Command {
+	var d api.Disposal
+	var yes bool
+	c := &cobra.Command{
+		Use: "dispose [--yes --reason TEXT]", Short: "Delete blocks past their retention, for good", Args: exactly(),
+		Long: `Shows which blocks of the log are past the retention of the configuration
+(log.retention), and what holds them; with --yes they are deleted. That is recorded
+and published first, with the digest of what goes.
+
+Blocks with changes of rights stay whatever their age, and so do those that later
+records refer to. All headers, the tree and its checkpoints stay: the log still proves
+what is left, and that nothing but what is on record is gone.
+
+Where rights need two people another one approves it (exhibit approval approve), and
+then --request does it. Under a legal hold nothing is deleted. Backups and packs that
+were made before keep their copies.`,
+		Example: `  exhibit log dispose
+  exhibit log dispose --yes --reason "retention schedule 2026"
+  exhibit log dispose --yes --request gw1.3.140`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			switch {
+			case !yes && (d.Reason != "" || d.Request != ""):
+				return usagef("%s only shows what would go: --yes deletes it", cmd.CommandPath())
+			case yes && d.Reason == "" && d.Request == "":
+				return usagef("%s --yes needs --reason, or the --request that was approved", cmd.CommandPath())
+			case !yes:
+				return a.ask(func(c *api.Client) error { return a.plan(c.PlanDisposal(cmd.Context())) })
+			}
+			return a.ask(func(c *api.Client) error { return a.disposed(c.Dispose(cmd.Context(), d)) })
+		},
+	}
+	c.Flags().BoolVar(&yes, "yes", false, "delete it, or ask for that")
+	c.Flags().StringVar(&d.Reason, "reason", "", "why; stands in the record")
+	c.Flags().StringVar(&d.Request, "request", "", "the approved request for it")
+	return c
+}
+
+func (a *app) plan(p api.DisposalPlan, err error) error {
+	if err != nil {
+		return err
+	}
+	t := workpaper.Table{Name: "disposal", Columns: columns("blocks", "from", "to", "delete", "records", "bytes", "stay: rights", "stay: referred to")}
+	if p.Blocks > 0 {
+		t.Rows = append(t.Rows, []string{fmt.Sprintf("%d to %d", p.First, p.Last), stamp(p.From), stamp(p.To), fmt.Sprint(p.Blocks), fmt.Sprint(p.Records), fmt.Sprint(p.Bytes),
+			fmt.Sprint(p.Control), fmt.Sprint(p.Kept)})
+	}
+	if err := a.show(p, t); err != nil {
+		return err
+	}
+	switch {
+	case p.Retention == 0:
+		a.say("The log is kept for ever: log.retention isn't set")
+	case p.Blocks == 0:
+		a.say("Nothing that can go is older than %s", stamp(p.Before))
+	default:
+		a.say("These are of before %s; --yes deletes them", stamp(p.Before))
+	}
+	for _, h := range p.Held {
+		a.say("Legal hold %s stands (%s): nothing is deleted", h.ID, h.Placed.Reason)
+	}
+	return nil
+}
+
+func (a *app) disposed(out api.Disposed, err error) error {
+	if err != nil {
+		return err
+	}
+	if out.Position == "" {
+		a.say("Asked as %s: another person approves it with exhibit approval approve %s", out.Request, out.Request)
+	} else {
+		a.say("%d of blocks %d to %d are deleted, on record as %s", out.Blocks, out.First, out.Last, out.Position)
+	}
+	return a.jsonOnly(out)
 }

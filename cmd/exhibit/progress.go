@@ -18,6 +18,7 @@ type meter struct {
 
 	began, said time.Time
 	before      api.Progress
+	from        uint64 // done when it began
 }
 
 const (
@@ -33,8 +34,8 @@ func (a *app) tracker() (progress func(api.Progress), done func()) {
 
 func (m *meter) show(p api.Progress) {
 	now := m.now()
-	if m.began.IsZero() || p.Done < m.before.Done || p.Total != m.before.Total {
-		m.began = now // something else is measured from here
+	if m.began.IsZero() || p.Done < m.before.Done || p.Total != m.before.Total || p.Stage != m.before.Stage {
+		m.began, m.from = now, p.Done // something else is measured from here, or something that takes another time
 	}
 	if m.said.IsZero() {
 		m.said = now
@@ -59,8 +60,8 @@ func (m *meter) line(p api.Progress, elapsed time.Duration) string {
 	if p.Records > 0 {
 		s += fmt.Sprintf(", %d records", p.Records)
 	}
-	if elapsed >= meterWarmup && 100*p.Done >= p.Total && 0 < p.Done && p.Done < p.Total {
-		left := time.Duration(float64(elapsed) * float64(p.Total-p.Done) / float64(p.Done))
+	if done := p.Done - min(m.from, p.Done); elapsed >= meterWarmup && 100*done >= p.Total && 0 < done && p.Done < p.Total {
+		left := time.Duration(float64(elapsed) * float64(p.Total-p.Done) / float64(done))
 		s += ", about " + left.Round(time.Second).String() + " left"
 	}
 	return s

@@ -39,3 +39,20 @@ func TestProgressElsewhereIsALineNowAndThen(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
+
+// What goes on from a mark comes far in no time: the estimate is of what is left.
+func TestTheEstimateOfWhatGoesOnIsOfWhatIsLeft(t *testing.T) {
+	var b strings.Builder
+	clock := time.Unix(1_800_000_000, 0)
+	m := &meter{w: &b, terminal: true, now: func() time.Time { return clock }}
+	for i := range uint64(6) {
+		m.show(api.Progress{Stage: "going on", Done: 10 * i, Total: 100})
+	}
+	for i := range uint64(3) {
+		m.show(api.Progress{Stage: "packing", Done: 60 + 10*i, Total: 100})
+		clock = clock.Add(10 * time.Second)
+	}
+	if got := b.String(); !strings.HasSuffix(got, "packing: 80%, about 20s left") {
+		t.Errorf("it says %q", got)
+	}
+}

@@ -72,6 +72,7 @@ func protocolsOf(live *atomic.Pointer[inForce], g *gateway.Gateway, log *slog.Lo
 	g.ResolveWith("postgres", postgres.Resolver{Own: g.RecordOwn})
 	g.CountWith("postgres", databases)
 	g.AskWith("postgres", databases)
+	g.ReadRightsWith(kubernetes.Account{Clusters: clusters, Upstream: g.Upstream, Own: g.RecordOwnRequest})
 	c := live.Load()
 	return func(l config.Listener, t *tls.Config) (protocol.Protocol, error) {
 		switch l.Protocol {

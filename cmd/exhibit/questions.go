@@ -265,6 +265,7 @@ func newSessions(a *app) *cobra.Command {
 
 func newPack(a *app) *cobra.Command {
 	var from, to, output, purpose, level, recipient string
+	var restart bool
 	create := &cobra.Command{
 		Use: "create --from WHEN --to WHEN -o FILE", Short: "Make an evidence pack", Args: exactly(),
 		Long: `Makes a pack of everything from one moment up to another: dates, times (RFC 3339)
@@ -273,7 +274,10 @@ with exhibit verify, or with exhibit-verify.
 
 Levels: L0 discloses heads alone (who, when, what kind, how it ended), L1 bodies
 as well (normalised statements), L3 everything that is sealed, encrypted to one
-age recipient. L2 is L1 with what is sealed of a sample: see exhibit unseal.`,
+age recipient. L2 is L1 with what is sealed of a sample: see exhibit unseal.
+
+A long one that is interrupted, by whatever, goes on when the same person gives the
+same command again, within a week; not one of L3.`,
 		Example: `  exhibit pack create --from 2026-01-01 --to 2026-07-01 -o h1.zip --purpose "SOC 2, first half"`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if from == "" || to == "" || output == "" {
@@ -286,7 +290,7 @@ age recipient. L2 is L1 with what is sealed of a sample: see exhibit unseal.`,
 			if level == "L2" {
 				return usage{hinted{errors.New("a pack of level L2 is one of L1 with the answer to a sample beside it"), "exhibit unseal answers a sample"}}
 			}
-			req := api.PackRequest{From: r.From, To: r.To, Purpose: purpose, Level: level, Recipient: recipient}
+			req := api.PackRequest{From: r.From, To: r.To, Purpose: purpose, Level: level, Recipient: recipient, Restart: restart}
 			return a.ask(func(c *api.Client) error { return a.createPack(cmd, c, req, output) })
 		},
 	}
@@ -297,6 +301,7 @@ age recipient. L2 is L1 with what is sealed of a sample: see exhibit unseal.`,
 	f.StringVar(&purpose, "purpose", "", "what for; stands in the record of the export")
 	f.StringVar(&level, "level", "L1", "what it discloses: L0, L1 or L3")
 	f.StringVar(&recipient, "recipient", "", "age recipient that it is encrypted to; L3 needs one")
+	f.BoolVar(&restart, "restart", false, "begin again, where the same command was interrupted")
 	return group(groupEvidence, "pack", "Make evidence packs", create)
 }
 
@@ -313,6 +318,12 @@ func (a *app) createPack(cmd *cobra.Command, c *api.Client, r api.PackRequest, o
 		return err
 	}
 	a.say("Wrote %s: %s to %s, %d records in %d blocks, %d bytes", output, p.From, p.To, p.Records, p.Blocks, p.Bytes)
+	switch {
+	case p.Resumed > 0:
+		a.say("It went on where it was interrupted, after %d records", p.Resumed)
+	case p.Again != "":
+		a.say("It began again, since it could not go on where it was interrupted: %s", p.Again)
+	}
 	a.say("SHA-256 %s", p.Digest)
 	a.say("The digest of its manifest is in the log as %s, from which samples can be drawn", p.Made)
 	if p.Cosignatures > 0 {

@@ -172,7 +172,7 @@ func settingsOf(c *config.Config, live *atomic.Pointer[inForce]) (gateway.Settin
 
 // logOf returns where a server logs its sessions.
 func logOf(r config.Reconcile) gateway.UpstreamLog {
-	formats := map[string]string{config.LogCSV: reconcile.CSV, config.LogJSON: reconcile.JSON}
+	formats := map[string]string{config.LogCSV: reconcile.CSV, config.LogJSON: reconcile.JSON, config.LogAudit: reconcile.Audit}
 	return gateway.UpstreamLog{Files: r.Log, Format: formats[r.Format], Every: r.Every}
 }
 

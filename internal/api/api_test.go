@@ -178,6 +178,10 @@ func (g *gateway) LiftHold(_ context.Context, id, reason string, by evidence.By)
 func (g *gateway) Erase(_ context.Context, e Erasure, by evidence.By) (Erased, error) {
 	return ask[Erased](g, e, by)
 }
+func (g *gateway) PlanDisposal(context.Context) (DisposalPlan, error) { return ask[DisposalPlan](g) }
+func (g *gateway) Dispose(_ context.Context, d Disposal, by evidence.By) (Disposed, error) {
+	return ask[Disposed](g, d, by)
+}
 func (g *gateway) Backup(_ context.Context, b Backup, by evidence.By) (LogStatus, error) {
 	return ask[LogStatus](g, b, by)
 }

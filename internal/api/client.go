@@ -445,8 +445,7 @@ func (c *Client) Reload(ctx context.Context, dry bool) (Reload, error) {
 
 // CreatePack writes a pack to w.
 func (c *Client) CreatePack(ctx context.Context, r PackRequest, w io.Writer, progress func(Progress)) (Pack, error) {
-	in := map[string]string{"from": r.From.String(), "to": r.To.String(), "purpose": r.Purpose, "level": r.Level, "recipient": r.Recipient}
-	maps.DeleteFunc(in, func(key, v string) bool { return v == "" && key != "from" && key != "to" })
+	in := newPack{From: r.From.String(), To: r.To.String(), Purpose: r.Purpose, Level: r.Level, Recipient: r.Recipient, Restart: r.Restart}
 	e, err := c.events(ctx, http.MethodPost, "/v1/packs", in, func(e Event) error {
 		told(progress, e)
 		if _, err := w.Write(e.Data); err != nil {

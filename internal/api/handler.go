@@ -256,6 +256,7 @@ func (a *routes) register() {
 	a.registerPacks()
 	a.registerSamples()
 	a.registerKeeping()
+	a.registerDisposal()
 	a.registerAlerts()
 	a.registerReadiness()
 	handle(a, operation{id: "list-sessions", method: "GET", path: "/v1/sessions", tag: "sessions", summary: "Live sessions"},
@@ -739,6 +740,7 @@ type newPack struct {
 
 	Level     string `json:"level,omitempty" enum:"L0,L1,L3" doc:"of disclosure: heads, and bodies (default), and sealed parts"`
 	Recipient string `json:"recipient,omitempty" maxLength:"4000" doc:"age recipient that the pack is encrypted to; L3 needs one, and a purpose"`
+	Restart   bool   `json:"restart,omitempty" doc:"begin again, where the same request was interrupted"`
 }
 
 func (a *routes) registerPacks() {
@@ -752,7 +754,7 @@ func (a *routes) registerPacks() {
 			if err != nil {
 				return err
 			}
-			r := PackRequest{From: from, To: to, Purpose: in.Body.Purpose, Level: in.Body.Level, Recipient: in.Body.Recipient}
+			r := PackRequest{From: from, To: to, Purpose: in.Body.Purpose, Level: in.Body.Level, Recipient: in.Body.Recipient, Restart: in.Body.Restart}
 			pack, err := a.Services.Packs.CreatePack(ctx, r, by(ctx), s, s.progress)
 			s.event = Event{Pack: &pack}
 			return err

@@ -25,12 +25,12 @@ type Imports interface {
 
 // NewImport is something to import.
 type NewImport struct {
-	Kind      string            `json:"kind" enum:"people,postgres.connections" doc:"what it is"`
-	Format    string            `json:"format" enum:"csv,json,scim" doc:"how it is written"`
+	Kind      string            `json:"kind" enum:"people,postgres.connections,tickets,kubernetes.requests,kubernetes.rights" doc:"what it is"`
+	Format    string            `json:"format" enum:"csv,json,scim,jira,audit" doc:"how it is written"`
 	Resource  string            `json:"resource,omitempty" maxLength:"128" doc:"the resource that it is of"`
 	Source    string            `json:"source" minLength:"1" maxLength:"1000" doc:"which system it is from; stands in the record"`
 	Query     string            `json:"query" minLength:"1" maxLength:"10000" doc:"what that system was asked, exactly; stands in the record"`
-	Params    map[string]string `json:"params,omitempty" doc:"of the query, and names of columns: id, status, left_at of people"`
+	Params    map[string]string `json:"params,omitempty" doc:"of the query, and names of columns: id, status, left_at of people; id, status, created_at, closed_at, requester, approver, assignee, approval, approved_at of tickets"`
 	Extracted time.Time         `json:"extracted,omitzero" doc:"when it was taken from there; default: now"`
 	Data      []byte            `json:"data" doc:"the file, base64"`
 }
@@ -54,19 +54,27 @@ type Import struct {
 type Reconciliation struct {
 	Position    string              `json:"position" doc:"of its record"`
 	Resource    string              `json:"resource"`
+	Of          string              `json:"of" enum:"sessions,requests" doc:"what the log is of: sessions of a database, requests to a cluster"`
 	From        time.Time           `json:"from" doc:"what the upstream's log covers"`
 	To          time.Time           `json:"to"`
-	Logged      int                 `json:"logged" doc:"sessions that the log has: the sum of the four below"`
+	Logged      int                 `json:"logged" doc:"sessions, or requests, that the log has: the sum of the four below"`
 	Gateway     int                 `json:"gateway" doc:"of them, those of agents"`
 	Own         int                 `json:"own" doc:"the gateway's own"`
 	Allowed     int                 `json:"allowed" doc:"those of others who may"`
 	Unexplained int                 `json:"unexplained"`
-	Missing     int                 `json:"missing" doc:"sessions of the gateway that the log doesn't have"`
+	Missing     int                 `json:"missing" doc:"sessions, or commands, of the gateway that the log doesn't have"`
+	Unlogged    int                 `json:"unlogged,omitempty" doc:"commands that the cluster is said to log nothing of"`
 	Tie         string              `json:"tie" enum:"none,tied,untied,restarted,reset" doc:"how log and counters compare"`
 	Counted     int64               `json:"counted" doc:"sessions by the server's counters since they were last read"`
 	Compared    int64               `json:"compared" doc:"sessions that the log has of that time"`
 	Sessions    []evidence.ReconKey `json:"sessions" doc:"those unexplained and missing"`
 }
+
+// What a log is of.
+const (
+	OfSessions = "sessions"
+	OfRequests = "requests"
+)
 
 // Leaver is a person who has left.
 type Leaver struct {

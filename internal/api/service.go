@@ -243,7 +243,7 @@ type Answer struct {
 // Approval is a request with everything that people said of it.
 type Approval struct {
 	ID      string             `json:"id" doc:"the position of its record"`
-	Kind    string             `json:"kind" enum:"grant,policy,command,erasure"`
+	Kind    string             `json:"kind" enum:"grant,policy,command,erasure,disposal"`
 	Status  string             `json:"status" enum:"pending,approved,denied,withdrawn,expired,used"`
 	Digest  string             `json:"digest" doc:"of what is asked"`
 	Grant   *GrantScope        `json:"grant,omitempty"`
@@ -251,12 +251,15 @@ type Approval struct {
 	Command *HeldCommand       `json:"command,omitempty"`
 
 	Erasure *evidence.ErasureScope `json:"erasure,omitempty"`
-	Needs   []RequestNeed          `json:"needs" doc:"all of them"`
-	Ticket  string                 `json:"ticket,omitempty"`
-	Expires time.Time              `json:"expires" doc:"of the request, and of what it approved and isn't used yet"`
-	Asked   Change                 `json:"asked"`
-	Answers []ApprovalAnswer       `json:"answers,omitempty"`
-	Used    *ApprovalUse           `json:"used,omitempty"`
+
+	Disposal *evidence.DisposalScope `json:"disposal,omitempty"`
+
+	Needs   []RequestNeed    `json:"needs" doc:"all of them"`
+	Ticket  string           `json:"ticket,omitempty"`
+	Expires time.Time        `json:"expires" doc:"of the request, and of what it approved and isn't used yet"`
+	Asked   Change           `json:"asked"`
+	Answers []ApprovalAnswer `json:"answers,omitempty"`
+	Used    *ApprovalUse     `json:"used,omitempty"`
 }
 
 // GrantScope is what a grant would give.
@@ -637,6 +640,10 @@ type Log interface {
 	// legal hold. Where two people are needed and no request is named it asks for
 	// the other one.
 	Erase(ctx context.Context, e Erasure, by evidence.By) (Erased, error)
+	// PlanDisposal says what is past its retention; Dispose deletes it, or asks for
+	// another person where two are needed and no request is named.
+	PlanDisposal(ctx context.Context) (DisposalPlan, error)
+	Dispose(ctx context.Context, d Disposal, by evidence.By) (Disposed, error)
 }
 
 // LogKeys are the keys that signed the log, and sign it, the oldest first.
@@ -736,6 +743,7 @@ type FsckReport struct {
 	Records  uint64    `json:"records"`
 	Bytes    uint64    `json:"bytes"`
 	Root     string    `json:"root,omitempty"`
+	Disposed uint64    `json:"disposed,omitempty" doc:"blocks that a disposal on record has deleted"`
 	Problems []Finding `json:"problems"`
 }
 
@@ -792,7 +800,8 @@ type Diff struct {
 // Packs makes evidence packs, and hands out evidence in the forms of others.
 type Packs interface {
 	// CreatePack writes a pack to w, and says how far it is. The export is
-	// recorded before the first byte leaves.
+	// recorded before the first byte leaves. The same request of the same person
+	// goes on where it was interrupted.
 	CreatePack(ctx context.Context, r PackRequest, by evidence.By, w io.Writer, progress func(Progress)) (Pack, error)
 	// UnsealSample writes what is sealed of a sample to w, encrypted to the
 	// auditor. That is recorded, and in the log, before anything is opened.
@@ -816,6 +825,7 @@ type PackRequest struct {
 	Purpose   string
 	Level     string // "L0", "L1" or "L3"; "" is L1
 	Recipient string // age recipient that the pack is encrypted to; L3 needs one
+	Restart   bool   // begins again, where the same request was interrupted
 }
 
 // Progress is how far something long is. Total is 0 while it isn't known.
@@ -842,6 +852,9 @@ type Pack struct {
 	Cosignatures int    `json:"cosignatures" doc:"of witnesses, under its checkpoint"`
 	Unwitnessed  string `json:"unwitnessed,omitempty" doc:"why it lacks a quorum of them"`
 	Stamps       int    `json:"stamps,omitempty" doc:"checkpoints with time stamps in it"`
+
+	Resumed uint64 `json:"resumed,omitempty" doc:"records of which it went on where the same request was interrupted"`
+	Again   string `json:"again,omitempty" doc:"why it began again instead"`
 }
 
 // Sessions are the live ones.

@@ -183,6 +183,54 @@ func (f *Folder) Put(ctx context.Context, name string, data []byte) error {
 	return fmt.Errorf("archiving %s: %w", name, err)
 }
 
+// Remove deletes objects for good; those that aren't there are fine. When it
+// returns nil they don't come back after power loss. Nothing of it is undone
+// when it fails half-way.
+func (f *Folder) Remove(ctx context.Context, names ...string) error {
+	p, err := f.at()
+	dirs := make(map[string]bool)
+	for _, name := range names {
+		if err == nil {
+			err = errors.Join(ctx.Err(), checkName(name))
+		}
+		if err != nil {
+			break
+		}
+		f.forget(name)
+		path := filepath.FromSlash(name)
+		switch err = p.root.Remove(path); {
+		case errors.Is(err, fs.ErrNotExist): // perhaps by a Remove that was interrupted
+			if err = nil; !p.has(filepath.Dir(path)) {
+				continue
+			}
+			fallthrough
+		case err == nil:
+			dirs[filepath.Dir(path)] = true
+		}
+	}
+	for dir := range dirs {
+		err = errors.Join(err, p.sync(dir))
+	}
+	if err != nil {
+		return fmt.Errorf("removing from the archive: %w", err)
+	}
+	return nil
+}
+
+func (p place) has(dir string) bool {
+	_, err := p.root.Stat(dir)
+	return err == nil
+}
+
+// forget takes a name that goes for no sign of the archive any more.
+func (f *Folder) forget(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.kept == name {
+		f.kept = ""
+	}
+}
+
 func (p place) put(name string, data []byte) error {
 	dir := filepath.Dir(name)
 	if err := p.makeDirs(dir); err != nil {

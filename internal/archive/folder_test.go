@@ -183,3 +183,26 @@ func TestAnArchiveThatIsAway(t *testing.T) {
 	move(dir+".moved", dir)
 	away("an older copy")
 }
+
+// What is removed is gone, also by a second Remove, and everything else stays.
+func TestRemove(t *testing.T) {
+	f := open(t, t.TempDir())
+	for _, name := range []string{"blocks/000.block", "blocks/001.block", "blocks/x001/000.block"} {
+		if err := f.Put(t.Context(), name, []byte(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		if err := f.Remove(t.Context(), "blocks/001.block", "blocks/x001/000.block", "blocks/x002/000.block"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, there := range map[string]bool{"blocks/000.block": true, "blocks/001.block": false, "blocks/x001/000.block": false} {
+		if _, err := f.Get(t.Context(), name); there != (err == nil) || !there && !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := f.Remove(t.Context(), "../journal"); !errors.Is(err, fs.ErrInvalid) {
+		t.Errorf("outside: %v", err)
+	}
+}

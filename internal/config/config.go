@@ -56,6 +56,8 @@ type Log struct {
 	Quorum    int       `yaml:"quorum"`    // cosignatures that a checkpoint needs; default: all of them
 
 	Timestamps Timestamps `yaml:"timestamps"` // of its checkpoints
+
+	Retention time.Duration `yaml:"retention"` // after which its blocks can be disposed of; 0: they are kept for ever
 }
 
 // Witness is a party outside the gateway that remembers what it has seen of the
@@ -162,20 +164,22 @@ type Resource struct {
 // that is held against the gateway's.
 type Reconcile struct {
 	Log    string        `yaml:"log"`    // pattern of the log's files, whose names sort by age
-	Format string        `yaml:"format"` // LogCSV or LogJSON
+	Format string        `yaml:"format"` // LogCSV, LogJSON or LogAudit
 	Every  time.Duration `yaml:"every"`  // 0 is only when somebody asks
 }
 
-// Formats of a PostgreSQL server's log.
+// Formats of a server's log.
 const (
-	LogCSV  = "csvlog"
-	LogJSON = "jsonlog"
+	LogCSV   = "csvlog" // of PostgreSQL
+	LogJSON  = "jsonlog"
+	LogAudit = "audit" // of Kubernetes, and its default
 )
 
 // Direct is somebody who may connect to a server without the gateway.
 type Direct struct {
 	User   string `yaml:"user"`
-	From   string `yaml:"from"` // an address, a prefix like 10.0.0.0/8, or local for a unix socket
+	Group  string `yaml:"group"` // of a cluster, in which the user is
+	From   string `yaml:"from"`  // an address, a prefix like 10.0.0.0/8, or local for a unix socket
 	Reason string `yaml:"reason"`
 }
 
@@ -222,6 +226,16 @@ type Kubernetes struct {
 	UserPrefix string   `yaml:"user_prefix"` // put before an agent's id to make the user
 	Groups     []string `yaml:"groups"`      // that all agents are in
 	Extra      bool     `yaml:"extra"`       // the cluster is also told session, principal and ticket
+
+	Account  string     `yaml:"account"`  // the user that the gateway itself is there, by which its requests are known in the audit log
+	Unlogged []Unlogged `yaml:"unlogged"` // what the cluster's audit policy leaves out
+}
+
+// Unlogged are requests that a cluster's audit log doesn't have.
+type Unlogged struct {
+	Verb     string `yaml:"verb"`
+	Resource string `yaml:"resource"` // resource.group, or the path of what is no resource
+	Reason   string `yaml:"reason"`
 }
 
 // Endpoint is several resources of the protocol mcp that agents see as one
@@ -474,6 +488,7 @@ func (c *Config) Evidence() evidence.ConfigBody {
 	b := evidence.ConfigBody{
 		Digest: c.Digest(), Text: c.Text(), Resources: c.EvidenceResources(),
 		Separation: c.Rights.Separation, PolicyApprovers: c.Rights.PolicyApprovers, LeaverLimit: int64(c.Rights.LeaverLimit / time.Second),
+		Retention: int64(c.Log.Retention / time.Second),
 	}
 	for _, p := range c.People {
 		b.People = append(b.People, evidence.Member{ID: p.ID, Groups: p.Groups})
@@ -491,7 +506,13 @@ func (c *Config) EvidenceResources() []evidence.Resource {
 			Owner: r.Owner, Approvers: r.Approvers,
 		}
 		for _, d := range r.Direct {
-			list[i].Direct = append(list[i].Direct, evidence.Direct{User: d.User, From: d.From, Reason: d.Reason})
+			list[i].Direct = append(list[i].Direct, evidence.Direct{User: d.User, Group: d.Group, From: d.From, Reason: d.Reason})
+		}
+		if k := r.Kubernetes; r.Protocol == "kubernetes" {
+			list[i].Cluster = &evidence.Cluster{Account: k.Account, Prefix: k.UserPrefix, Groups: k.Groups}
+			for _, u := range k.Unlogged {
+				list[i].Cluster.Unlogged = append(list[i].Cluster.Unlogged, evidence.Unlogged(u))
+			}
 		}
 	}
 	return list

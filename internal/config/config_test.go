@@ -43,6 +43,7 @@ func TestFull(t *testing.T) {
 				},
 				Interval: 5 * time.Minute, Timeout: 3 * time.Second,
 			},
+			Retention: 10950 * time.Hour,
 		},
 		People: []Person{
 			{ID: "alice@example.com", Name: "Alice Example", Email: "alice@example.com", UIDs: []uint32{1000, 1001}, Groups: []string{"security", "dba"}},
@@ -139,7 +140,12 @@ func TestFull(t *testing.T) {
 			},
 			{
 				Name: "test", Protocol: "kubernetes", Upstream: Upstream{Kubeconfig: dir + "/kube/test.config", Context: "test", TLS: UpstreamTLS{Mode: TLSVerifyFull}},
-				Kubernetes: Kubernetes{Prefix: "/test", UserPrefix: "exhibit:", Groups: []string{"exhibit:agents"}}, Durability: DurabilityPower,
+				Kubernetes: Kubernetes{
+					Prefix: "/test", UserPrefix: "exhibit:", Groups: []string{"exhibit:agents"}, Account: "system:serviceaccount:exhibit:exhibit",
+					Unlogged: []Unlogged{{Verb: "get", Resource: "/readyz", Reason: "left out by the audit policy"}},
+				},
+				Durability: DurabilityPower, Reconcile: Reconcile{Log: dir + "/log/audit*.log", Format: LogAudit, Every: 30 * time.Second},
+				Direct: []Direct{{Group: "system:nodes", From: "10.0.0.0/8", Reason: "kubelets"}},
 			},
 		},
 		Endpoints: []Endpoint{{

@@ -310,17 +310,25 @@ func (c *Config) validateRights(d *decoder) {
 func (c *Config) validateReconcile(d *decoder) {
 	for i, r := range c.Resources {
 		at := fmt.Sprintf("resources[%d]", i)
-		if (r.Reconcile != Reconcile{} || len(r.Direct) > 0) && r.Protocol != "postgres" {
-			d.fail(at+".reconcile", "only resources of the protocol postgres are reconciled from the configuration", "leave out reconcile and direct")
+		cluster := r.Protocol == "kubernetes"
+		if (r.Reconcile != Reconcile{} || len(r.Direct) > 0) && r.Protocol != "postgres" && !cluster {
+			d.fail(at+".reconcile", "only resources of the protocols postgres and kubernetes are reconciled", "leave out reconcile and direct")
 			continue
 		}
 		if rec := r.Reconcile; rec != (Reconcile{}) {
 			if rec.Log == "" {
-				d.fail(at+".reconcile.log", "it isn't said where the server's log is", "log: /var/log/postgresql/*.csv, readable by the gateway")
+				where := "log: /var/log/postgresql/*.csv, readable by the gateway"
+				if cluster {
+					where = "log: /var/log/kubernetes/audit*.log, readable by the gateway"
+				}
+				d.fail(at+".reconcile.log", "it isn't said where the server's log is", where)
 			} else if _, err := filepath.Match(rec.Log, ""); err != nil {
 				d.fail(at+".reconcile.log", fmt.Sprintf("not a pattern of files: %v", err), "")
 			}
-			if rec.Format != LogCSV && rec.Format != LogJSON {
+			switch {
+			case cluster && rec.Format != LogAudit && rec.Log != "":
+				d.fail(at+".reconcile.format", "the format of clusters is audit", "or leave it out")
+			case !cluster && rec.Format != LogCSV && rec.Format != LogJSON:
 				d.fail(at+".reconcile.format", "format is csvlog or jsonlog", "as log_destination of the server says")
 			}
 			if rec.Every != 0 && (rec.Every < 5*time.Second || rec.Every > 24*time.Hour) {
@@ -329,8 +337,14 @@ func (c *Config) validateReconcile(d *decoder) {
 		}
 		for j, w := range r.Direct {
 			at := fmt.Sprintf("%s.direct[%d]", at, j)
-			if w.User == "" && w.From == "" {
+			if w.User == "" && w.From == "" && w.Group == "" {
 				d.fail(at, "it says neither which user nor from where", "everybody would be allowed")
+			}
+			if w.Group != "" && !cluster {
+				d.fail(at+".group", "groups are a cluster's", "name the user")
+			}
+			if w.From == "local" && cluster {
+				d.fail(at+".from", "an API server has no unix socket", "an address, or a prefix like 10.0.0.0/8")
 			}
 			d.required(at+".reason", w.Reason, "reason: nightly backup by the platform team")
 			if w.From != "" && w.From != "local" {
@@ -613,10 +627,22 @@ func (c *Config) validateNumbers(d *decoder) {
 			d.fail(n.path, fmt.Sprintf("%s must lie between %v and %v", n.path, n.min, n.max), "")
 		}
 	}
+	if keep := c.Log.Retention; d.has("log.retention") && (keep < minRetention || keep > maxRetention) {
+		d.fail("log.retention", fmt.Sprintf("log.retention must lie between %d and %d days, in hours", minRetention/day, maxRetention/day),
+			"an auditor looks at a year and needs months for it: 10950h are 15 months; leave it out to keep the log for ever")
+	}
 	if s.Interval >= s.MaxUnsealedAge {
 		d.fail("sealing.interval", "the interval must be shorter than max_unsealed_age", "or sessions would be refused before the first block is cut")
 	}
 }
+
+// The bounds of log.retention. Below the first an audit of a quarter could find
+// its beginning gone.
+const (
+	day          = 24 * time.Hour
+	minRetention = 90 * day
+	maxRetention = 36500 * day
+)
 
 func (d *decoder) name(path, what, v string, seen map[string]bool) {
 	switch {

@@ -18,6 +18,9 @@ func completeKubernetes(d *decoder, at string, r *Resource) {
 	if !d.has(at + ".groups") {
 		r.Kubernetes.Groups = []string{"exhibit:agents"}
 	}
+	if r.Reconcile.Log != "" && r.Reconcile.Format == "" {
+		r.Reconcile.Format = LogAudit
+	}
 }
 
 // account is what users and groups of a cluster may be called: what stands in a
@@ -59,6 +62,19 @@ func (c *Config) validateKubernetes(d *decoder, at string, i int) {
 		if !account.MatchString(g) || strings.HasPrefix(g, "system:") {
 			d.fail(fmt.Sprintf("%s.groups[%d]", at, j), "a group is a short text that does not begin with system:", own+", for example exhibit:agents")
 		}
+	}
+	if k.Account != "" && len(k.Account) > 256 {
+		d.fail(at+".account", "account is the name of a user, and longer than any", "as kubectl auth whoami says, for example system:serviceaccount:exhibit:exhibit")
+	}
+	if r.Reconcile.Log != "" && k.Account == "" {
+		d.fail(at+".account", "it isn't said who the gateway is at the cluster: its requests can't be told from others' in the audit log", "as kubectl auth whoami says, for example system:serviceaccount:exhibit:exhibit")
+	}
+	for j, u := range k.Unlogged {
+		at := fmt.Sprintf("%s.unlogged[%d]", at, j)
+		if u.Verb == "" && u.Resource == "" {
+			d.fail(at, "it says neither which verb nor which resource", "nothing would be missed in the audit log")
+		}
+		d.required(at+".reason", u.Reason, "reason: the audit policy has level None for events")
 	}
 	for j, other := range c.Resources[:i] {
 		o := other.Kubernetes

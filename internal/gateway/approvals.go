@@ -270,7 +270,7 @@ func (g *Gateway) unanswered(r *decision.Registry, a *decision.Approval, err err
 
 func (g *Gateway) apiApproval(r *decision.Registry, a *decision.Approval) api.Approval {
 	out := api.Approval{
-		ID: a.ID, Kind: a.Kind, Status: r.State(a, g.clock.now().UnixMicro()), Digest: a.Digest, Policy: a.Policy, Erasure: a.Erasure,
+		ID: a.ID, Kind: a.Kind, Status: r.State(a, g.clock.now().UnixMicro()), Digest: a.Digest, Policy: a.Policy, Erasure: a.Erasure, Disposal: a.Disposal,
 		Needs: needsOf(r, a), Ticket: a.Ticket, Expires: moment(a.Expires), Asked: askedBy(a),
 	}
 	if s := a.Grant; s != nil {

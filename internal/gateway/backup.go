@@ -130,11 +130,11 @@ func (b *backup) write(ctx context.Context, info BackupInfo, checkpoint, state [
 	if err := b.tiles(info.Blocks); err != nil {
 		return err
 	}
-	for n := range b.tree {
+	for n := range b.tree { // those that were disposed of are not there
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := b.file(archiveDir + "/" + ledger.BlockPath(n)); err != nil {
+		if err := b.block(n); err != nil {
 			return err
 		}
 		if b.Progress != nil {
@@ -152,6 +152,22 @@ func (b *backup) write(ctx context.Context, info BackupInfo, checkpoint, state [
 		}
 	}
 	return b.out.Close()
+}
+
+// block copies a block, unless a disposal that is in the copied log deleted it.
+func (b *backup) block(n uint64) error {
+	err := b.file(archiveDir + "/" + ledger.BlockPath(n))
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	whole, _, readErr := seal.ReadDisposals(os.DirFS(filepath.Join(b.Data, archiveDir)), b.tree)
+	switch {
+	case readErr != nil:
+		return errors.Join(err, readErr)
+	case n >= whole:
+		return fmt.Errorf("%w; if blocks are being disposed of, make the backup again", err)
+	}
+	return nil // whether it had to be there fsck says of what is restored
 }
 
 // tiles copies what the tree consists of, and the partial tiles that the
@@ -352,7 +368,7 @@ func restore(ctx context.Context, p RestoreParams, part string, from io.Reader, 
 // note has the next start of a gateway record the restore.
 func (r *Restored) note(root *os.Root) error {
 	b := evidence.RestoreBody{
-		Made: micros(r.Made), Restored: time.Now().UnixMicro(), Blocks: r.Fsck.Blocks, Keys: r.Keys,
+		Made: micros(r.Made), Restored: time.Now().UnixMicro(), Blocks: r.Fsck.Blocks + r.Fsck.Disposed, Keys: r.Keys,
 		By: evidence.By{Via: fmt.Sprintf("exhibit restore, uid %d", os.Getuid())},
 	}
 	if err := b.Root.UnmarshalText([]byte(r.Fsck.Root)); err != nil {

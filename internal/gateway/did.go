@@ -96,7 +96,7 @@ func (g *Gateway) gather(ctx context.Context, t *transcript, by evidence.By) (*s
 			break
 		}
 		if err != nil {
-			return nil, err
+			return nil, g.gone(err)
 		}
 	}
 	return r, nil

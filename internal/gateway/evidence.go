@@ -109,7 +109,7 @@ func fsck(ctx context.Context, data, verifier string, known []ledger.Checkpoint,
 	if err != nil {
 		return api.FsckReport{}, err
 	}
-	out := api.FsckReport{Blocks: r.Blocks, Records: r.Records, Bytes: r.Bytes, Root: r.Root.String()}
+	out := api.FsckReport{Blocks: r.Blocks, Records: r.Records, Bytes: r.Bytes, Root: r.Root.String(), Disposed: r.Disposed}
 	for _, f := range r.Findings {
 		if f.Notice {
 			continue
@@ -137,19 +137,28 @@ func (g *Gateway) CreatePack(ctx context.Context, r api.PackRequest, by evidence
 	if err != nil {
 		return api.Pack{}, err
 	}
+	keep, done, err := g.packs.take(&r, by, time.Now())
+	if err != nil {
+		return api.Pack{}, err
+	}
+	defer done()
 	exporter := &exporter{Signer: g.sealer.Signer(0), g: g}
 	res, err := pack.Create(ctx, pack.Source{
 		Archive: g.archive, Log: os.DirFS(filepath.Join(g.opened.Data, logDir)),
 		Seeds: g.keys, Sealed: pack.SealedBy(g.keys), Signer: exporter, Gateway: exporter, Stamps: g.openStamps,
 	}, pack.Params{
 		From: from, To: to, By: by, Purpose: r.Purpose, Level: r.Level, Recipient: r.Recipient, Organisation: g.live.Load().Organisation,
-		Generator: verify.Generator{Version: g.opened.Version, Binary: g.opened.Binary},
+		Generator: verify.Generator{Version: g.opened.Version, Binary: g.opened.Binary}, Keep: keep,
 		Progress: func(p pack.Progress) {
 			progress(api.Progress{Stage: p.Stage, Done: p.Done, Total: p.Total, Records: p.Records})
 		},
 	}, sealed)
 	if err == nil {
 		err = sealed.Close()
+	}
+	var gone *pack.DisposedError
+	if errors.As(err, &gone) {
+		return api.Pack{}, api.Invalid(gone.Error(), "everything from "+gone.From.Add(time.Microsecond).Format(time.RFC3339Nano)+" on is there: --from")
 	}
 	if err != nil {
 		return api.Pack{}, err
@@ -161,7 +170,7 @@ func (g *Gateway) CreatePack(ctx context.Context, r api.PackRequest, by evidence
 	}
 	return api.Pack{
 		Made: made.String(), Manifest: res.Digest,
-		Cosignatures: exporter.cosignatures, Unwitnessed: exporter.unwitnessed, Stamps: res.Stamps,
+		Cosignatures: exporter.cosignatures, Unwitnessed: exporter.unwitnessed, Stamps: res.Stamps, Resumed: res.Resumed, Again: res.Again,
 		From: m.Range.First.String(), To: m.Range.Last.String(), Records: m.Range.Records,
 		Blocks: m.Range.LastBlock - m.Range.FirstBlock + 1, Bytes: count.n, Digest: hex.EncodeToString(sum.Sum(nil)),
 	}, nil

@@ -57,7 +57,7 @@ func (g *Gateway) ExportOCSF(ctx context.Context, r api.Range, by evidence.By, w
 		case errors.Is(err, errFound), err == nil && n == 0:
 			return out, buffered.Flush()
 		case err != nil:
-			return out, fmt.Errorf("exporting: %w", err)
+			return out, g.gone(fmt.Errorf("exporting: %w", err))
 		}
 		progress(api.Progress{Stage: "exporting records", Done: out.Events})
 	}

@@ -162,6 +162,7 @@ type Gateway struct {
 	listeners  []*listener.Listener
 
 	acknowledging sync.Mutex
+	disposing     sync.Mutex                  // one disposal at a time
 	changing      sync.Mutex                  // one change of configuration, policy or keys at a time
 	stopping      chan struct{}               // closed when the gateway begins to
 	followers     atomic.Int32                // of transcripts
@@ -174,14 +175,17 @@ type Gateway struct {
 	folder        watched // the policy folder
 	reconciling   sync.Mutex
 	counted       map[string]*workpaper.Upstream // by resource: what is remembered from run to run; under reconciling
+	rights        Rights                         // of clusters; nil is nobody
+	clusterLog    *clusterLog                    // of clusters; under reconciling
 	readiness     readiness
+	packs         keptPacks
 }
 
 // Open opens the data directory of s, records the start of a boot, ends what
 // the boot before left open, and puts configuration and policy in force.
 // Reload reads both again. The gateway serves nobody before Run.
 func Open(ctx context.Context, s Settings, reload func() (Settings, error), log *slog.Logger) (_ *Gateway, err error) {
-	g := &Gateway{log: log, reload: reload, opened: s, clock: s.clock, stopping: make(chan struct{}),
+	g := &Gateway{log: log, reload: reload, opened: s, clock: s.clock, packs: keptPacks{dir: filepath.Join(s.Data, packsDir), every: packMarks}, stopping: make(chan struct{}),
 		folder: watched{seen: make(map[string]time.Duration), alerted: make(map[string]bool)}}
 	if g.clock == nil {
 		g.clock = system{}
@@ -318,6 +322,7 @@ func (g *Gateway) fold(ctx context.Context) (*recorder.Mark, *decision.Registry,
 	if err != nil {
 		return nil, nil, 0, fmt.Errorf("folding the registry: %w", err)
 	}
+	g.knowDisposals(f.registry)
 	if err := g.openKeys(f.from, f.keys); err != nil {
 		return nil, nil, 0, err
 	}
@@ -428,6 +433,7 @@ func (g *Gateway) Run(ctx context.Context, others ...func(context.Context) error
 	start(g.settleKeys, background)
 	start(g.reconcileAll, background)
 	start(g.keepReady, background)
+	start(g.finishDisposals, background)
 	accept, refuse := context.WithCancel(ctx)
 	defer refuse()
 	serving := []*sync.WaitGroup{start(g.resolve, accept)}

@@ -24,9 +24,23 @@ func (g *Gateway) Import(ctx context.Context, n api.NewImport, by evidence.By) (
 	switch n.Kind {
 	case evidence.ImportPeople:
 		body, err = reconcile.People(in, g.knownPerson(), now.UnixMicro())
+	case evidence.ImportTickets:
+		body, err = reconcile.Tickets(in, g.knownPerson())
 	case evidence.ImportConnections:
 		var out api.Import
 		out, err = g.importConnections(ctx, n, in, by)
+		if !errors.Is(err, reconcile.ErrInput) {
+			return out, err
+		}
+	case evidence.ImportRights:
+		var out api.Import
+		out, err = g.importRights(ctx, n, in, by)
+		if !errors.Is(err, reconcile.ErrInput) {
+			return out, err
+		}
+	case evidence.ImportRequests:
+		var out api.Import
+		out, err = g.importRequests(ctx, n, in, by)
 		if !errors.Is(err, reconcile.ErrInput) {
 			return out, err
 		}

@@ -57,6 +57,31 @@ func TestAnImportOfPeopleSuspendsWhatNobodyAnswersFor(t *testing.T) {
 	}
 }
 
+func TestAnImportOfTicketsKeepsWhoAndWhen(t *testing.T) {
+	w := newWorld(t, withBob)
+	text := "id,summary,status,created_at,closed_at,requester,approver\nOPS-1,secret plan,open,2026-11-01,,ALICE@example.com,stranger@example.com;bob@example.com\n"
+	got, err := w.Import(t.Context(), api.NewImport{Kind: evidence.ImportTickets, Format: "csv", Source: "desk", Query: "everything", Data: []byte(text)}, packtest.Alice)
+	if err != nil || got.Rows != 1 || got.Kept != 1 {
+		t.Fatalf("imported %+v, %v", got, err)
+	}
+	at, err := evidence.ParsePosition(got.Position)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := w.recordAt(t.Context(), at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := decoded[evidence.ImportBody](r.Body)
+	var rows []evidence.TicketRow
+	if err := evidence.DecodeBody(b.Data, &rows); err != nil || len(rows) != 1 || rows[0].Requester != packtest.Alice.Person.ID || strings.Join(rows[0].Approvers, " ") != packtest.Bob.Person.ID {
+		t.Errorf("rows %+v, %v", rows, err)
+	}
+	if strings.Contains(string(r.Body), "secret") || strings.Contains(string(r.Body), "stranger") || b.Source != "desk" || b.Query != "everything" || b.By.Person.ID != packtest.Alice.Person.ID {
+		t.Errorf("the record is %s", r.Body)
+	}
+}
+
 func TestABadImportLeavesNoTrace(t *testing.T) {
 	w := newWorld(t, withBob)
 	before := w.recorder.Count()

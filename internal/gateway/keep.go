@@ -116,6 +116,9 @@ func (g *Gateway) destroy(b *evidence.RedactionBody) error {
 	if err := g.keys.Shred(b.Session.Boot, b.Slot); err != nil && !errors.Is(err, keys.ErrShredded) {
 		return fmt.Errorf("the erasure of session %s is on record and not done: %w; the next start does it", b.Session, err)
 	}
+	if err := g.packs.forget(); err != nil {
+		return fmt.Errorf("session %s is erased, and interrupted packs that may have something of it are not: %w; remove the folder %s", b.Session, err, g.packs.dir)
+	}
 	return nil
 }
 

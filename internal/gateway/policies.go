@@ -565,7 +565,7 @@ func (g *Gateway) recordAt(ctx context.Context, pos evidence.Position) (*evidenc
 		return errFound
 	})
 	if err != nil && !errors.Is(err, errFound) {
-		return nil, fmt.Errorf("reading the log: %w", err)
+		return nil, g.gone(fmt.Errorf("reading the log: %w", err))
 	}
 	if rec == nil || rec.Head.Pos != pos {
 		return nil, api.NotFound(fmt.Sprintf("there is no record %s", pos), "")

@@ -110,7 +110,14 @@ func (g *Gateway) readAt(ctx context.Context, level, purpose, object string, by 
 }
 
 func (g *Gateway) foldAll(ctx context.Context, fold *workpaper.Fold) error {
-	if err := g.sealer.Scan(ctx, 0, fold.Record); err != nil {
+	whole, _, err := g.sealer.Whole()
+	if err == nil {
+		err = g.sealer.ScanOpening(ctx, fold.Opening)
+	}
+	if err == nil {
+		err = g.sealer.Scan(ctx, whole, fold.Record)
+	}
+	if err != nil {
 		return fmt.Errorf("reading the log: %w", err)
 	}
 	if _, err := fold.Close(); err != nil && !errors.Is(err, workpaper.ErrEmpty) {

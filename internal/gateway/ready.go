@@ -121,7 +121,7 @@ func (g *Gateway) beginReady(ctx context.Context) error {
 			g.log.Info("readiness: the cache is of no use, the log is read again", "cause", err)
 		}
 		r.fold, r.reader = workpaper.NewRunning(), g.sealer.ReadFrom(evidence.Position{})
-		return nil
+		return g.sealer.ScanOpening(ctx, r.fold.Opening)
 	}
 	r.fold, r.reader, r.head, r.kept, r.keptAt = fold, reader, head, fold.Last(), time.Now()
 	return nil
@@ -257,9 +257,9 @@ func (g *Gateway) noteCache(err error) {
 }
 
 // restFor is how long following the log rests for the time that it works:
-// commands come first. A tenth of a core folds some 6,000 of them a second; what
+// commands come first. A thirtieth of a core folds some 2,000 of them a second; what
 // a busier hour leaves is folded later, or when somebody asks.
-const restFor = 9
+const restFor = 29
 
 // catchUp folds what is new.
 func (g *Gateway) catchUp(ctx context.Context) error {

@@ -201,7 +201,7 @@ func (g *Gateway) since(ctx context.Context, from int64, upTo evidence.Position,
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("reading the log: %w", err)
+			return g.gone(fmt.Errorf("reading the log: %w", err))
 		}
 	}
 	return nil

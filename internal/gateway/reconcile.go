@@ -53,6 +53,9 @@ func (g *Gateway) ImportPrivileges(ctx context.Context, resource string, by evid
 	if !ok {
 		return api.Import{}, api.NotFound(fmt.Sprintf("there is no resource %.80q", resource), "exhibit config show has all")
 	}
+	if r.Protocol == clusterProtocol && g.rights != nil {
+		return g.askRights(ctx, r, by)
+	}
 	a := g.accounts[r.Protocol]
 	if a == nil {
 		return api.Import{}, api.Invalid(resource+" is of the protocol "+r.Protocol+", whose accounts can't be asked about", "")
@@ -65,12 +68,17 @@ func (g *Gateway) ImportPrivileges(ctx context.Context, resource string, by evid
 	if err != nil {
 		return api.Import{}, err
 	}
+	return g.recordOf(ctx, resource, &b, by)
+}
+
+// recordOf records an import of a resource from which nothing follows.
+func (g *Gateway) recordOf(ctx context.Context, resource string, b *evidence.ImportBody, by evidence.By) (api.Import, error) {
 	b.By = by
 	d := &evidence.Draft{Head: evidence.Head{Type: evidence.ImportSnapshot, Resource: resource}, Body: evidence.EncodeBody(b)}
 	if _, err := g.recorder.Own().Record(ctx, 0, evidence.Power, d); err != nil {
 		return api.Import{}, g.problem(err)
 	}
-	return api.Import{Position: d.Head.Pos.String(), Kind: b.Kind, Rows: b.Rows, Kept: len(rows), Digest: b.Digest}, nil
+	return api.Import{Position: d.Head.Pos.String(), Kind: b.Kind, Rows: b.Rows, Kept: cmp.Or(b.Kept, b.Rows), Digest: b.Digest, File: b.File}, nil
 }
 
 // CountWith says who reads the counters of upstreams of a protocol. Call it
@@ -84,10 +92,16 @@ func (g *Gateway) CountWith(protocol string, c Counter) {
 
 // RecordOwn records a connection that the gateway made for itself.
 func (g *Gateway) RecordOwn(ctx context.Context, resource string, b evidence.OwnUpstreamBody) error {
-	_, err := g.recorder.Own().Record(ctx, 0, evidence.Process, &evidence.Draft{
-		Head: evidence.Head{Type: evidence.OwnUpstream, Resource: resource}, Body: evidence.EncodeBody(b),
-	})
+	_, err := g.RecordOwnRequest(ctx, resource, b)
 	return err
+}
+
+// RecordOwnRequest is RecordOwn for a request that is known upstream by the
+// position of its record, which it returns.
+func (g *Gateway) RecordOwnRequest(ctx context.Context, resource string, b evidence.OwnUpstreamBody) (position string, err error) {
+	d := &evidence.Draft{Head: evidence.Head{Type: evidence.OwnUpstream, Resource: resource}, Body: evidence.EncodeBody(b)}
+	_, err = g.recorder.Own().Record(ctx, 0, evidence.Process, d)
+	return d.Head.Pos.String(), err
 }
 
 const (
@@ -150,6 +164,9 @@ func (g *Gateway) Reconcile(ctx context.Context, resource string, by evidence.By
 func (g *Gateway) reconcile(ctx context.Context, r Resource, by evidence.By) (out api.Reconciliation, err error) {
 	g.reconciling.Lock()
 	defer g.reconciling.Unlock()
+	if r.Protocol == clusterProtocol {
+		return g.reconcileCluster(ctx, r, by)
+	}
 	until := g.clock.now().UnixMicro()
 	var counters *evidence.ImportBody
 	if c := g.counters[r.Protocol]; c != nil {
@@ -175,7 +192,7 @@ func (g *Gateway) reconcile(ctx context.Context, r Resource, by evidence.By) (ou
 		return out, err
 	}
 	in := reconcile.Input{Source: "log of " + r.Name, Format: r.Log.Format, Query: "lines that begin with \"connection authorized\""}
-	data, parts, err := place.read(r.Log.Files)
+	data, parts, err := place.read(r.Log.Files, maxLogRead)
 	if err != nil {
 		return out, err
 	}
@@ -205,6 +222,9 @@ type place struct {
 	File   string `json:"file"`
 	Offset int64  `json:"offset"`
 	To     int64  `json:"to"` // time
+	// First is a digest of the file's first line, where files are renamed when a
+	// new one begins; "" is unknown.
+	First string `json:"first,omitempty"`
 }
 
 func readPlace(file string) (p place, err error) {
@@ -240,11 +260,13 @@ type part struct {
 	file string
 	from int64
 	size int
+
+	first string // digest of its first line, where that is asked for
 }
 
 // read reads what is behind p: of the file at hand, and of those after it. The
 // first time it begins at the end.
-func (p *place) read(pattern string) (data []byte, parts []part, err error) {
+func (p *place) read(pattern string, most int) (data []byte, parts []part, err error) {
 	files, err := filepath.Glob(pattern)
 	if err == nil && len(files) == 0 {
 		err = fmt.Errorf("no file is named %s: %w", pattern, fs.ErrNotExist)
@@ -272,13 +294,13 @@ func (p *place) read(pattern string) (data []byte, parts []part, err error) {
 				next.from = 0 // the server began it anew
 			}
 		}
-		b, err := readFrom(name, next.from, maxLogRead-len(data))
+		b, err := readFrom(name, next.from, most-len(data))
 		if err != nil {
 			return nil, nil, fmt.Errorf("reading a server's log: %w", err)
 		}
 		next.size = len(b)
 		data, parts = append(data, b...), append(parts, next)
-		if len(data) >= maxLogRead {
+		if len(data) >= most {
 			break
 		}
 	}
@@ -356,7 +378,7 @@ func (g *Gateway) recordRun(ctx context.Context, r Resource, b, counters *eviden
 	}
 	g.counted[r.Name] = &u
 	return api.Reconciliation{
-		Position: drafts[len(drafts)-1].Head.Pos.String(), Resource: r.Name, From: moment(run.From), To: moment(run.To),
+		Position: drafts[len(drafts)-1].Head.Pos.String(), Resource: r.Name, Of: api.OfSessions, From: moment(run.From), To: moment(run.To),
 		Logged: run.Logged, Gateway: run.Gateway, Own: run.Own, Allowed: run.Allowed, Unexplained: run.Unexplained, Missing: run.Missing,
 		Tie: run.Tie, Counted: run.Counted, Compared: run.Compared, Sessions: append([]evidence.ReconKey{}, run.Keys...),
 	}, nil

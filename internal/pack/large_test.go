@@ -18,6 +18,7 @@ import (
 
 	"github.com/exhibit-gateway/exhibit/internal/pack"
 	"github.com/exhibit-gateway/exhibit/internal/pack/packtest"
+	"github.com/exhibit-gateway/exhibit/ledger"
 )
 
 // writeLog writes a log of so many commands: sessions of a hundred, each asking
@@ -28,15 +29,17 @@ func writeLog(folder packtest.Folder, commands int) error {
 	g.Boot()
 	g.Organise("billing-bot", "reader")
 	var s *packtest.Session
+	agent := "billing-bot"
 	for i := range commands {
 		if i%100 == 0 {
 			if s != nil {
 				s.Close()
 			}
 			if i%100_000 == 0 {
-				g.Organise("bot-"+strconv.Itoa(i), "reader") // an agent now and then
+				agent = "bot-" + strconv.Itoa(i) // one now and then: grants end
+				g.Organise(agent, "reader")
 			}
-			s = g.Open("billing-bot", "orders")
+			s = g.Open(agent, "orders")
 		}
 		switch {
 		case i%1000 == 999:
@@ -108,8 +111,9 @@ func spooled(t *testing.T, dir string) (n int) {
 	return n
 }
 
-// logFolder tells TestLargeLog where to write, and of how many commands.
-const logFolder, logCommands = "EXHIBIT_LARGE_LOG", "EXHIBIT_LARGE_LOG_COMMANDS"
+// logFolder tells TestLargeLog where to write, and of how many commands;
+// keepFolder where logs and packs of benchmarks stay.
+const logFolder, logCommands, keepFolder = "EXHIBIT_LARGE_LOG", "EXHIBIT_LARGE_LOG_COMMANDS", "EXHIBIT_LARGE_KEEP"
 
 // TestLargeLog is the process that writes the log of a benchmark, so that its
 // memory isn't counted.
@@ -128,20 +132,29 @@ func TestLargeLog(t *testing.T) {
 }
 
 // BenchmarkCreate makes packs of logs on disk: how many records a second, and
-// the most memory that the process had. Those of millions of commands want
+// the most memory that the process had, with marks as a gateway sets them. Those
+// of millions of commands want
 //
-//	go test ./internal/pack -run '^$' -bench Create/1e7 -benchtime 1x -timeout 2h
+//	go test ./internal/pack -run '^$' -bench Create/1e.07 -benchtime 1x -timeout 2h
+//
+// A folder in EXHIBIT_LARGE_KEEP has log and pack of each afterwards, and the log
+// from before is used again: exhibit-verify can be measured with the pack.
 func BenchmarkCreate(b *testing.B) {
 	for _, commands := range []float64{1e5, 1e6, 3e6, 1e7} {
 		b.Run(fmt.Sprintf("%.0e", commands), func(b *testing.B) {
 			if commands > 1e5 && b.N > 1 {
 				b.Skip("-benchtime 1x")
 			}
-			dir := b.TempDir()
-			cmd := exec.CommandContext(b.Context(), os.Args[0], "-test.run=^TestLargeLog$", "-test.timeout=2h")
-			cmd.Env = append(os.Environ(), logFolder+"="+dir, logCommands+"="+strconv.Itoa(int(commands)))
-			if out, err := cmd.CombinedOutput(); err != nil {
-				b.Fatalf("%v\n%s", err, out)
+			dir, name := b.TempDir(), os.DevNull
+			if keep := os.Getenv(keepFolder); keep != "" {
+				dir, name = filepath.Join(keep, strconv.Itoa(int(commands))), filepath.Join(keep, strconv.Itoa(int(commands))+".zip")
+			}
+			if _, err := os.Stat(filepath.Join(dir, ledger.CheckpointPath)); err != nil {
+				cmd := exec.CommandContext(b.Context(), os.Args[0], "-test.run=^TestLargeLog$", "-test.timeout=2h")
+				cmd.Env = append(os.Environ(), logFolder+"="+dir, logCommands+"="+strconv.Itoa(int(commands)))
+				if out, err := cmd.CombinedOutput(); err != nil {
+					b.Fatalf("%v\n%s", err, out)
+				}
 			}
 			debug.FreeOSMemory()
 			_ = os.WriteFile("/proc/self/clear_refs", []byte("5"), 0) // the peak begins here; elsewhere there is none
@@ -149,9 +162,14 @@ func BenchmarkCreate(b *testing.B) {
 			began, before := time.Now(), processor(b)
 			b.ResetTimer()
 			for range b.N {
-				out := &sized{}
-				res, err := pack.Create(b.Context(), packtest.Folder(dir).Source(), largeParams(b), out)
+				f, err := os.Create(name)
 				if err != nil {
+					b.Fatal(err)
+				}
+				out, p := &sized{w: f}, largeParams(b)
+				p.Keep = pack.Keeping{Dir: filepath.Join(b.TempDir(), "kept"), Request: "all of it", Every: 30 * time.Second}
+				res, err := pack.Create(b.Context(), packtest.Folder(dir).Source(), p, out)
+				if err := errors.Join(err, f.Close()); err != nil {
 					b.Fatal(err)
 				}
 				records, bytes = records+int64(res.Manifest.Range.Records), out.n
@@ -171,11 +189,15 @@ func BenchmarkCreate(b *testing.B) {
 	}
 }
 
-type sized struct{ n int64 }
+type sized struct {
+	w io.Writer
+	n int64
+}
 
 func (s *sized) Write(b []byte) (int, error) {
-	s.n += int64(len(b))
-	return len(b), nil
+	n, err := s.w.Write(b)
+	s.n += int64(n)
+	return n, err
 }
 
 // processor is how many seconds this process has had of one, in the hundredths

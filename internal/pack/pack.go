@@ -8,9 +8,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -69,6 +71,7 @@ type Params struct {
 	Generator    verify.Generator
 	Plain        bool           // without README.pdf, which nothing rests on
 	Temp         string         // folder for spooling; "" is the system's
+	Keep         Keeping        // where an interrupted pack is kept; the zero value keeps nothing
 	Progress     func(Progress) // may be nil
 }
 
@@ -92,6 +95,8 @@ type Result struct {
 	Tests    []*workpaper.Test
 	Digest   string // of the manifest: SHA-256, hex
 	Stamps   int    // stamped checkpoints in it
+	Resumed  uint64 // records of which it went on from a mark
+	Again    string // why it began again, though something was kept
 }
 
 // maker is a pack in the making.
@@ -107,6 +112,10 @@ type maker struct {
 	files       []verify.File
 	seen        map[string]bool // texts and boots that were written already
 	stamped     int             // checkpoints
+	before      []uint64        // blocks of the context
+	copied      hash.Hash       // of the blocks
+	marked      time.Time
+	resumed     *mark // that it went on from
 	keys        []ledger.KeyChange
 }
 
@@ -133,17 +142,60 @@ func Create(ctx context.Context, src Source, p Params, w io.Writer) (*Result, er
 	if err != nil {
 		return nil, err
 	}
+	if p.Level == verify.Full {
+		p.Keep = Keeping{} // what is sealed is nowhere in the clear
+	}
+	if p.Keep.Dir != "" {
+		return createKept(ctx, src, p, w, cp, checkpoint)
+	}
 	dir, err := os.MkdirTemp(p.Temp, "exhibit-pack-")
 	if err != nil {
 		return nil, fmt.Errorf("spooling: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	m := &maker{
-		src: src, params: p, zip: zip.NewWriter(w), spools: newSpools(dir, verify.Populations(p.Level)), seen: make(map[string]bool),
-		headers: headers{log: src.Log, size: cp.Size, bundles: make(map[uint64][]ledger.Header)},
-	}
-	res, err := m.make(ctx, cp, checkpoint)
+	m := newMaker(src, p, w, dir, cp)
+	res, err := m.make(ctx, cp, checkpoint, nil, nil)
 	return res, errors.Join(err, m.spools.close())
+}
+
+func newMaker(src Source, p Params, w io.Writer, dir string, cp ledger.Checkpoint) *maker {
+	return &maker{
+		src: src, params: p, zip: zip.NewWriter(w), spools: newSpools(dir, verify.Populations(p.Level)), seen: make(map[string]bool), copied: sha256.New(),
+		marked: time.Now(), headers: headers{log: src.Log, size: cp.Size, bundles: make(map[uint64][]ledger.Header)},
+	}
+}
+
+// createKept makes a pack that goes on from where it was interrupted, and is
+// kept when it is interrupted again.
+func createKept(ctx context.Context, src Source, p Params, w io.Writer, cp ledger.Checkpoint, checkpoint []byte) (*Result, error) {
+	k, state, again, err := prepare(&p)
+	if err != nil {
+		return nil, err
+	}
+	if k != nil {
+		p.From, p.To = time.UnixMicro(k.From), time.UnixMicro(k.To)
+	}
+	m := newMaker(src, p, w, p.Keep.Dir, cp)
+	m.spools.kept = true
+	res, err := m.make(ctx, cp, checkpoint, k, state)
+	if err = errors.Join(err, m.spools.close()); k != nil && m.resumed == nil && errors.Is(err, errMark) { // nothing was written yet
+		again = err.Error()
+		if err := empty(p.Keep.Dir); err != nil {
+			return nil, err
+		}
+		m = newMaker(src, p, w, p.Keep.Dir, cp)
+		m.spools.kept = true
+		res, err = m.make(ctx, cp, checkpoint, nil, nil)
+		err = errors.Join(err, m.spools.close())
+	}
+	if _, none := os.Lstat(filepath.Join(p.Keep.Dir, markFile)); err == nil || errors.Is(none, fs.ErrNotExist) {
+		err = errors.Join(err, os.RemoveAll(p.Keep.Dir))
+	}
+	if err != nil {
+		return nil, err
+	}
+	res.Again = again
+	return res, nil
 }
 
 func (s *Source) checkpoint(ctx context.Context) ([]byte, error) {
@@ -170,7 +222,7 @@ func parseCheckpoint(msg []byte) (ledger.Checkpoint, error) {
 }
 
 // make tells the whole story, in the order of the files.
-func (m *maker) make(ctx context.Context, cp ledger.Checkpoint, checkpoint []byte) (*Result, error) {
+func (m *maker) make(ctx context.Context, cp ledger.Checkpoint, checkpoint []byte, k *mark, state []byte) (*Result, error) {
 	var err error
 	if m.first, m.last, err = m.headers.period(m.params.From.UnixMicro(), m.params.To.UnixMicro()); err != nil {
 		return nil, err
@@ -180,6 +232,11 @@ func (m *maker) make(ctx context.Context, cp ledger.Checkpoint, checkpoint []byt
 	} else {
 		m.fold = workpaper.NewFold(m.spools)
 		m.fold.Told = m.spools.transcript
+	}
+	if k != nil {
+		if err := m.resume(ctx, k, state); err != nil {
+			return nil, err
+		}
 	}
 	if err := m.blocks(ctx); err != nil {
 		return nil, err
@@ -227,7 +284,11 @@ func (m *maker) make(ctx context.Context, cp ledger.Checkpoint, checkpoint []byt
 		return nil, fmt.Errorf("writing the pack: %w", err)
 	}
 	m.written(1, 1)
-	return &Result{manifest, summary.Tests, digest, m.stamped}, nil
+	res := &Result{Manifest: manifest, Tests: summary.Tests, Digest: digest, Stamps: m.stamped}
+	if m.resumed != nil {
+		res.Resumed = m.resumed.Records
+	}
+	return res, nil
 }
 
 // sign writes the manifest and its signature, and returns its digest.
@@ -249,13 +310,22 @@ func (m *maker) sign(manifest *verify.Manifest) (digest string, err error) {
 
 // blocks writes the blocks and folds their records.
 func (m *maker) blocks(ctx context.Context) error {
-	before, err := m.context(ctx)
-	if err != nil {
-		return err
+	if m.resumed == nil {
+		before, err := m.context(ctx)
+		if err != nil {
+			return err
+		}
+		m.before = before
 	}
-	if len(before) > 0 {
+	if len(m.before) > 0 {
 		err := m.stream(verify.ContextFile, zip.Store, func(w io.Writer) error {
-			for _, n := range before {
+			for _, n := range m.before {
+				if m.resumed != nil {
+					if err := m.recopy(ctx, w, n); err != nil {
+						return err
+					}
+					continue
+				}
 				if err := m.copyBlock(ctx, w, n, m.fold.Opening); err != nil {
 					return err
 				}
@@ -269,6 +339,7 @@ func (m *maker) blocks(ctx context.Context) error {
 	if err := m.edges(); err != nil {
 		return err
 	}
+	var err error
 	for n := m.first; n <= m.last; {
 		if n, err = m.blocksFile(ctx, n); err != nil {
 			return err
@@ -310,7 +381,17 @@ func (m *maker) blocksFile(ctx context.Context, n uint64) (uint64, error) {
 	}
 	return end, m.stream(verify.BlocksPath(n, end-1), zip.Store, func(w io.Writer) error {
 		for i := n; i < end; i++ {
+			if m.resumed != nil && i < m.resumed.Next {
+				if err := m.recopy(ctx, w, i); err != nil {
+					return err
+				}
+				m.progress("going on from the last mark", selecting*m.blocksOf()+packing*(i-m.first+1))
+				continue
+			}
 			if err := m.copyBlock(ctx, w, i, m.fold.Record); err != nil {
+				return err
+			}
+			if err := m.set(i + 1); err != nil {
 				return err
 			}
 			m.progress("packing records", selecting*m.blocksOf()+packing*(i-m.first+1))
@@ -352,8 +433,14 @@ func (m *maker) copyBlock(ctx context.Context, w io.Writer, n uint64, fold func(
 			return err
 		}
 	}
+	if m.keeps() {
+		m.copied.Write(file)
+	}
 	if _, err := w.Write(file); err != nil {
 		return fmt.Errorf("writing block %d: %w", n, err)
+	}
+	if n >= m.first {
+		m.fold.Stored(verify.StoredBlock(&b.Header))
 	}
 	for i := range b.Records {
 		r := &b.Records[i]

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sort"
+	"time"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/ledger"
@@ -112,7 +113,7 @@ func (m *maker) context(ctx context.Context) ([]uint64, error) {
 	for _, n := range control {
 		blocks[n] = n < m.first
 	}
-	refs, err := m.references(ctx, first.FirstPosition())
+	refs, err := m.references(ctx, first.FirstPosition(), m.first)
 	if err != nil {
 		return nil, err
 	}
@@ -127,15 +128,16 @@ func (m *maker) context(ctx context.Context) ([]uint64, error) {
 	return slices.Sorted(maps.Keys(blocks)), nil
 }
 
-// references returns the records before the range that its records refer to:
+// references returns the records before the range that its records, from a block
+// on, refer to:
 // starts of their sessions, intents of their contents and results, and the start of the
 // first boot.
-func (m *maker) references(ctx context.Context, first evidence.Position) (map[evidence.Position]bool, error) {
+func (m *maker) references(ctx context.Context, first evidence.Position, from uint64) (map[evidence.Position]bool, error) {
 	refs := make(map[evidence.Position]bool)
 	if first.Seq > 0 {
 		refs[evidence.Position{Gateway: first.Gateway, Boot: first.Boot}] = true
 	}
-	for n := m.first; n <= m.last; n++ {
+	for n := from; n <= m.last; n++ {
 		b, _, err := m.block(ctx, n, ledger.Heads+1)
 		if err != nil {
 			return nil, err
@@ -154,6 +156,59 @@ func (m *maker) references(ctx context.Context, first evidence.Position) (map[ev
 	return refs, nil
 }
 
+// DisposedError says that a period begins with what was disposed of.
+type DisposedError struct {
+	Block uint64
+	By    evidence.Position // the disposal on record
+	From  time.Time         // first record of what is whole
+}
+
+// Error says so.
+func (e *DisposedError) Error() string {
+	return fmt.Sprintf("the period begins before what is kept: block %d was disposed of, on record as %s", e.Block, e.By)
+}
+
+// missing says why a block isn't there: the newest disposal on record names it,
+// or cause does.
+func (m *maker) missing(ctx context.Context, n uint64, cause error) error {
+	newest, err := m.headers.get(m.headers.size - 1)
+	if err != nil {
+		return errors.Join(cause, err)
+	}
+	control, err := ledger.ControlBlocks(&newest, m.headers.get)
+	if err != nil {
+		return errors.Join(cause, err)
+	}
+	for _, at := range slices.Backward(control) {
+		if at <= n {
+			break
+		}
+		file, err := m.src.Archive.Get(ctx, ledger.BlockPath(at))
+		if err == nil {
+			file, err = ledger.Cut(file, ledger.Bodies+1)
+		}
+		if err != nil {
+			return errors.Join(cause, err)
+		}
+		b, err := ledger.ParseBlock(file)
+		if err != nil {
+			return errors.Join(cause, err)
+		}
+		for i := range b.Records {
+			var d evidence.DisposalBody
+			if r := &b.Records[i]; r.Head.Type != evidence.Disposal || evidence.DecodeBody(r.Body, &d) != nil || n > d.Last {
+				continue
+			}
+			whole, err := m.headers.get(d.Last + 1)
+			if err != nil {
+				return errors.Join(cause, err)
+			}
+			return &DisposedError{n, b.Records[i].Head.Pos, time.UnixMicro(whole.From).UTC()}
+		}
+	}
+	return cause
+}
+
 // block returns a block of the archive, checked and cut to its first sections,
 // and the bytes of that.
 func (m *maker) block(ctx context.Context, n uint64, sections int) (*ledger.Block, []byte, error) {
@@ -161,6 +216,9 @@ func (m *maker) block(ctx context.Context, n uint64, sections int) (*ledger.Bloc
 		return nil, nil, err
 	}
 	file, err := m.src.Archive.Get(ctx, ledger.BlockPath(n))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = m.missing(ctx, n, err)
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("reading block %d: %w", n, err)
 	}

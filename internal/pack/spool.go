@@ -35,6 +35,8 @@ type spools struct {
 	book   *verify.Workbook
 	pieces *os.File // whole files, one after the other: too many for a spool of each
 	end    int64    // of the pieces
+	sum    uint32   // CRC-32 of them
+	kept   bool     // files have names, so that an interrupted pack can go on
 	piece  []piece
 }
 
@@ -60,15 +62,18 @@ func newSpools(dir string, populations []workpaper.Table) *spools {
 	return s
 }
 
-// create makes a file in the folder. It has no name from here on, where a system
-// allows that: whatever becomes of the process, what it spooled is gone with it.
+// create makes a file in the folder. Unless it is kept it has no name from here
+// on, where a system allows that: whatever becomes of the process, what it
+// spooled is gone with it.
 func (s *spools) create() (*os.File, error) {
 	s.opened++
 	f, err := os.OpenFile(filepath.Join(s.dir, strconv.Itoa(s.opened)), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("spooling: %w", err)
 	}
-	_ = os.Remove(f.Name()) // where it isn't allowed, the folder is removed at the end
+	if !s.kept {
+		_ = os.Remove(f.Name()) // where it isn't allowed, the folder is removed at the end
+	}
 	return f, nil
 }
 
@@ -98,24 +103,25 @@ func (s *spools) add(path string, write func(io.Writer) error) error {
 		}
 		s.pieces = f
 	}
-	d := &offsetWriter{w: s.pieces, n: s.end}
+	d := &offsetWriter{w: s.pieces, n: s.end, sum: s.sum}
 	w := bufio.NewWriter(d)
 	if err := errors.Join(write(w), w.Flush()); err != nil {
 		return fmt.Errorf("spooling: %w", err)
 	}
 	s.piece = append(s.piece, piece{path, s.end, d.n})
-	s.end = d.n
+	s.end, s.sum = d.n, d.sum
 	return nil
 }
 
 type offsetWriter struct {
-	w io.Writer
-	n int64
+	w   io.WriterAt
+	n   int64
+	sum uint32
 }
 
 func (o *offsetWriter) Write(b []byte) (int, error) {
-	n, err := o.w.Write(b)
-	o.n += int64(n)
+	n, err := o.w.WriteAt(b, o.n)
+	o.n, o.sum = o.n+int64(n), crc32.Update(o.sum, crc32.IEEETable, b[:n])
 	return n, err
 }
 
@@ -129,10 +135,8 @@ func (s *spools) transcript(t *workpaper.Transcript) error {
 // Row implements workpaper.Out.
 func (s *spools) Row(table string, cells []string) error {
 	if len(s.tables) == 0 {
-		for _, t := range s.pops {
-			if err := s.begin(verify.TablePath(t.Name), &t, true); err != nil {
-				return err
-			}
+		if err := s.beginTables(); err != nil {
+			return err
 		}
 	}
 	t, ok := s.tables[verify.TablePath(table)]
@@ -140,6 +144,16 @@ func (s *spools) Row(table string, cells []string) error {
 		return fmt.Errorf("a row of table %q, which there is not", table)
 	}
 	return t.row(cells)
+}
+
+// beginTables begins the populations.
+func (s *spools) beginTables() error {
+	for _, t := range s.pops {
+		if err := s.begin(verify.TablePath(t.Name), &t, true); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *spools) begin(path string, t *workpaper.Table, tab bool) error {
@@ -240,6 +254,30 @@ type packed struct {
 	n    int64 // before
 	crc  hash.Hash32
 	sum  hash.Hash
+	disk hash.Hash32 // of what was deflated
+}
+
+// newPacked goes on at the end of a file.
+func newPacked(file *os.File) (*packed, error) {
+	if _, err := file.Seek(0, io.SeekEnd); err != nil {
+		return nil, fmt.Errorf("spooling: %w", err)
+	}
+	p := &packed{file: file, crc: crc32.NewIEEE(), sum: sha256.New(), disk: crc32.NewIEEE()}
+	p.out = bufio.NewWriterSize(p, 32<<10)
+	z, err := flate.NewWriter(p.out, deflateLevel)
+	if err != nil {
+		return nil, fmt.Errorf("spooling: %w", err)
+	}
+	p.z = z
+	return p, nil
+}
+
+// Write writes what was deflated.
+func (p *packed) Write(b []byte) (int, error) {
+	n, err := p.file.Write(b)
+	p.size += int64(n)
+	p.disk.Write(b[:n])
+	return n, err
 }
 
 // deflateLevel costs half of what archive/zip's own does, for files as large.
@@ -263,11 +301,8 @@ func (f *spool) deflate() error {
 		if err != nil {
 			return err
 		}
-		p := &packed{file: file, crc: crc32.NewIEEE(), sum: sha256.New()}
-		f.packed = p
-		p.out = bufio.NewWriterSize(&countingWriter{file, &p.size}, 32<<10)
-		if p.z, err = flate.NewWriter(p.out, deflateLevel); err != nil {
-			return fmt.Errorf("spooling: %w", err)
+		if f.packed, err = newPacked(file); err != nil {
+			return err
 		}
 	}
 	p := f.packed
@@ -280,17 +315,6 @@ func (f *spool) deflate() error {
 		return fmt.Errorf("spooling: %w", err)
 	}
 	return nil
-}
-
-type countingWriter struct {
-	w io.Writer
-	n *int64
-}
-
-func (c *countingWriter) Write(b []byte) (int, error) {
-	n, err := c.w.Write(b)
-	*c.n += int64(n)
-	return n, err
 }
 
 // weight is about how many bytes are to be written yet.

@@ -117,7 +117,7 @@ func moment(s string) (int64, error) {
 	if s == "" {
 		return 0, nil
 	}
-	for _, layout := range []string{time.DateOnly, time.RFC3339Nano, "2006-01-02 15:04:05Z07:00", "2006-01-02 15:04:05.999999999 MST"} {
+	for _, layout := range []string{time.DateOnly, time.RFC3339Nano, "2006-01-02T15:04:05.999999999Z0700", "2006-01-02 15:04:05Z07:00", "2006-01-02 15:04:05.999999999 MST"} {
 		t, err := time.Parse(layout, s)
 		if err != nil {
 			continue

@@ -20,6 +20,43 @@ type batch struct {
 	bytes   int              // of the journal
 	end     journal.LSN      // just past the last of them; 0 before the first was read
 	seen    time.Time        // when the first of them was read
+	rooms   rooms            // which records and entries alias
+}
+
+// rooms are memory for payloads that live as long as a batch. It is taken anew
+// for each: memory that a process has touched costs much less than what it gets
+// and gives back with every block.
+type rooms struct {
+	all [][]byte
+	n   int // in use
+}
+
+// roomSize is the size of a room.
+const roomSize = 256 << 10
+
+// hold returns a copy of b.
+func (r *rooms) hold(b []byte) []byte {
+	if len(b) > roomSize/4 {
+		return bytes.Clone(b)
+	}
+	if r.n == 0 || cap(r.all[r.n-1])-len(r.all[r.n-1]) < len(b) {
+		if r.n == len(r.all) {
+			r.all = append(r.all, make([]byte, 0, roomSize))
+		}
+		r.n++
+	}
+	room := &r.all[r.n-1]
+	at := len(*room)
+	*room = append(*room, b...)
+	return (*room)[at:len(*room):len(*room)]
+}
+
+// reset lets all of them be used again.
+func (r *rooms) reset() {
+	for i := range r.all {
+		r.all[i] = r.all[i][:0]
+	}
+	r.n = 0
 }
 
 // cutBlock is a block ready to be sealed.
@@ -43,7 +80,7 @@ func (b *batch) read(j Journal, before *ledger.Header, upTo journal.LSN, maxByte
 		from, last = b.end, b.records[n-1].Head.Pos
 	}
 	_, err = j.Read(from, func(next journal.LSN, payload []byte) error {
-		r, e, err := decode(payload)
+		r, e, err := decode(b.rooms.hold(payload))
 		if err != nil {
 			return fmt.Errorf("%w: journal before %d: %w", ErrDiverged, next, err)
 		}
@@ -72,12 +109,13 @@ func (b *batch) read(j Journal, before *ledger.Header, upTo journal.LSN, maxByte
 	return b.bytes >= maxBytes, nil
 }
 
-// reset empties the batch. Its arrays serve the next one, which is about as
-// large; what they point to is let go.
+// reset empties the batch. Its arrays and rooms serve the next one, which is about
+// as large: nothing of its records may be in use any more.
 func (b *batch) reset() {
 	clear(b.records)
 	clear(b.entries)
-	*b = batch{records: b.records[:0], entries: b.entries[:0]}
+	b.rooms.reset()
+	*b = batch{records: b.records[:0], entries: b.entries[:0], rooms: b.rooms}
 }
 
 func (b *batch) oldest() oldest {
@@ -101,9 +139,9 @@ func continues(last, pos evidence.Position) error {
 	return nil
 }
 
-// decode decodes a payload of the journal into memory of its own.
+// decode decodes a payload of the journal, which record and entry alias.
 func decode(payload []byte) (evidence.Record, recorder.Entry, error) {
-	e, err := recorder.DecodeEntry(bytes.Clone(payload))
+	e, err := recorder.DecodeEntry(payload)
 	if err != nil {
 		return evidence.Record{}, e, err
 	}

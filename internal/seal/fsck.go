@@ -30,6 +30,7 @@ type Fsck struct {
 // Report is what Fsck found.
 type Report struct {
 	Blocks, Records, Bytes uint64        // read
+	Disposed               uint64        // blocks that a disposal on record has deleted
 	Root                   evidence.Hash // of the tree over the blocks read
 	Checkpoint             ledger.Checkpoint
 	Findings               []Finding // at most maxFindings
@@ -55,6 +56,7 @@ const (
 	hintKeys     = "the log's records and its keys disagree, which no crash explains: keep a copy of everything and ask who had the log's keys"
 	hintKnown    = "do not run a gateway on this log; look for the newest copy of it, and for who wrote another"
 	hintStamps   = "no pack is made with it: move the file away and keep it; time stamps begin anew"
+	hintHeaders  = "stop the gateway and put the log directory back from the newest backup: blocks were disposed of, and their headers are there alone"
 	hintTampered = "the archive and the signed log disagree: treat the archive as altered, keep a copy as evidence, and restore it from elsewhere"
 	hintHistory  = "the signed log itself is not in order, which no crash explains: keep a copy of everything and ask who had the log's key"
 )
@@ -64,6 +66,7 @@ func (f Fsck) Run(ctx context.Context) (*Report, error) {
 	k := &checker{Fsck: f, report: &Report{}}
 	k.openCheckpoint()
 	k.known()
+	k.readDisposals()
 	size := k.report.Checkpoint.Size
 	var prev *ledger.Header
 	for n := range size {
@@ -80,6 +83,7 @@ func (f Fsck) Run(ctx context.Context) (*Report, error) {
 	}
 	k.report.Root = k.root.Root()
 	k.concludeKeys()
+	k.concludeDisposals()
 	k.stamps()
 	if k.root.Size() == size && k.signed && k.report.Root != k.report.Checkpoint.Root {
 		k.found("checkpoint", "its root is not that of the blocks", hintTampered)
@@ -97,7 +101,9 @@ type checker struct {
 	signed bool        // there is a checkpoint to hold the blocks against
 	due    *ledger.Key // that signed it, where records say so
 
-	root    ledger.TreeHasher // over the blocks read
+	disposals *disposals
+
+	root    ledger.TreeHasher // over the blocks read, and the leaves of those that were disposed of
 	leaves  []evidence.Hash   // proven, of the current bundle; nil when the tiles prove nothing
 	entries [][]byte          // of the current bundle, as they lie there
 }
@@ -223,7 +229,7 @@ func (k *checker) learn(where string, b *ledger.Block) {
 func (k *checker) concludeKeys() {
 	last := k.report.Keys.Current()
 	differ := (last == nil) != (k.due == nil) || last != nil && k.due != nil && last.Text != k.due.Text
-	if k.signed && differ && k.report.Blocks == k.report.Checkpoint.Size {
+	if k.signed && differ && k.report.Blocks+k.report.Disposed == k.report.Checkpoint.Size {
 		k.found("checkpoint", "it is signed by another key of the log than the one that the blocks put in force", hintKeys)
 	}
 	tree := ledger.NewTree(k.report.Checkpoint, k.Tree)
@@ -278,8 +284,7 @@ func (k *checker) block(n uint64, prev *ledger.Header) *ledger.Header {
 	where := fmt.Sprintf("block %d", n)
 	file, err := fs.ReadFile(k.Archive, ledger.BlockPath(n))
 	if errors.Is(err, fs.ErrNotExist) {
-		k.found(where, "it is missing from the archive: "+ledger.BlockPath(n), hintRestore)
-		return nil
+		return k.missing(where, n, prev)
 	}
 	if err != nil {
 		k.found(where, err.Error(), hintRestore)
@@ -298,6 +303,10 @@ func (k *checker) block(n uint64, prev *ledger.Header) *ledger.Header {
 		return nil // what comes after it isn't held against it
 	}
 	k.learn(where, b)
+	k.dispose(where, b)
+	if !b.Control && k.disposals.of(n) {
+		k.add(Finding{Where: where, Problem: "it was disposed of and is still there", Hint: "start the gateway, which deletes it", Notice: true})
+	}
 	if prev != nil || n == 0 {
 		if err := b.Follows(prev); err != nil {
 			k.found(where, err.Error(), hintHistory)

@@ -1,6 +1,7 @@
 package seal
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -30,12 +31,22 @@ type Reader struct {
 // by the tree's leaves, so its cost doesn't grow with what lies before. Leaves
 // are looked up unproven and blocks are proven when they are read: a caller that
 // must miss nothing checks that the first record is the one at pos.
-func (s *Sealer) ReadFrom(pos evidence.Position) *Reader { return &Reader{s: s, next: pos} }
+// Zero is the first record of what is whole: where blocks were disposed of, the
+// first after those. A position within those is an ErrDisposed.
+func (s *Sealer) ReadFrom(pos evidence.Position) *Reader {
+	if pos.IsZero() {
+		return &Reader{s: s, block: s.gone.whole(), found: true}
+	}
+	return &Reader{s: s, next: pos}
+}
 
 // ReadSince returns a reader of the records from the block on in which time t
-// falls, in microseconds since the epoch. The first may be older; where the
+// falls, in microseconds since the epoch; 0 is all that is whole. The first may be older; where the
 // clock was set back, newer ones may stand before.
 func (s *Sealer) ReadSince(t int64) (*Reader, error) {
+	if t <= 0 {
+		return s.ReadFrom(evidence.Position{}), nil
+	}
 	st := s.state()
 	n, err := s.firstBlock(&st, func(h *ledger.Header) bool { return h.To >= t })
 	if err != nil {
@@ -112,7 +123,7 @@ func (r *Reader) journal(ctx context.Context, fn func(*evidence.Record) error) (
 		if n == maxRead {
 			return errEnough
 		}
-		rec, _, err := decode(payload)
+		rec, _, err := decode(bytes.Clone(payload))
 		if err != nil {
 			return fmt.Errorf("%w: journal before %d: %w", ErrDiverged, next, err)
 		}

@@ -1,6 +1,7 @@
 package seal
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -36,6 +37,9 @@ func (s *Sealer) checkDir(ctx context.Context) error {
 		if err := json.Unmarshal(text, &state); err != nil {
 			return fmt.Errorf("reading the state of the log in %s: %w; move %s away: it is made anew from the archive", treeState, err, dir)
 		}
+	}
+	if err := s.checkWhole(ctx, state.Size); err != nil {
+		return err
 	}
 	if err := s.openSigners(ctx, state.Size); err != nil {
 		return err
@@ -141,7 +145,7 @@ var errSkipped = errors.New("not sealed")
 func (s *Sealer) skip(last *ledger.Block) error {
 	pos := lastPosition(s.sealed.last)
 	upTo, err := s.journal.Read(s.journal.First(), func(next journal.LSN, payload []byte) error {
-		r, _, err := decode(payload)
+		r, _, err := decode(bytes.Clone(payload))
 		if err != nil {
 			return fmt.Errorf("%w: journal before %d: %w", ErrDiverged, next, err)
 		}
@@ -178,6 +182,9 @@ func sameRecord(b *ledger.Block, r *evidence.Record) error {
 // load reads a block from the archive.
 func (s *Sealer) load(ctx context.Context, n uint64, sections int) (*ledger.Block, []byte, error) {
 	file, err := s.archive.Get(ctx, ledger.BlockPath(n))
+	if errors.Is(err, fs.ErrNotExist) && s.gone.may(n) {
+		return nil, nil, s.gone.error(n)
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("block %d: %w", n, err)
 	}
@@ -193,6 +200,9 @@ func (s *Sealer) load(ctx context.Context, n uint64, sections int) (*ledger.Bloc
 	}
 	if b.Origin != s.cfg.Origin || b.Block != n {
 		return nil, nil, fmt.Errorf("%w: block %d in the archive says that it is block %d of log %s", ErrDiverged, n, b.Block, b.Origin)
+	}
+	if !b.Control && s.gone.may(n) {
+		return nil, nil, s.gone.error(n)
 	}
 	return b, file, nil
 }

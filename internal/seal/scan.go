@@ -1,6 +1,7 @@
 package seal
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -13,8 +14,8 @@ import (
 
 // Scan calls fn for every record from block from on, in order: those in blocks,
 // then those in the journal that no block holds yet, as far as they are synced.
-// It may run while sealing goes on, and misses and doubles nothing. Bodies are
-// there, sealed parts are not. A record is valid during its call.
+// It may run while sealing goes on, and misses and doubles nothing but blocks
+// that were disposed of. Bodies are there, sealed parts are not. A record is valid during its call.
 func (s *Sealer) Scan(ctx context.Context, from uint64, fn func(*evidence.Record) error) error {
 	return s.scanFrom(ctx, from, ledger.NumSections, fn)
 }
@@ -29,17 +30,32 @@ func (s *Sealer) ScanHeads(ctx context.Context, from uint64, fn func(*evidence.H
 func (s *Sealer) scanFrom(ctx context.Context, from uint64, sections int, fn func(*evidence.Record) error) error {
 	next := from
 	return s.scan(ctx, fn, func(st *sealed) error {
-		for ; next < st.blocks; next++ {
-			b, err := s.blockOf(ctx, st, next, sections)
-			if err != nil {
+		left, err := s.leftFrom(ctx, st, next)
+		if err != nil {
+			return err
+		}
+		for _, n := range left {
+			if err := s.eachOf(ctx, st, n, sections, fn); err != nil {
 				return err
 			}
-			if err := each(ctx, b.Records, fn); err != nil {
+			next = n + 1
+		}
+		for next = max(next, s.gone.whole()); next < st.blocks; next++ {
+			if err := s.eachOf(ctx, st, next, sections, fn); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+// eachOf calls fn for the records of a block.
+func (s *Sealer) eachOf(ctx context.Context, st *sealed, n uint64, sections int, fn func(*evidence.Record) error) error {
+	b, err := s.blockOf(ctx, st, n, sections)
+	if err != nil {
+		return err
+	}
+	return each(ctx, b.Records, fn)
 }
 
 // ScanSince calls fn for every record from a time on, and for some before it, in
@@ -48,7 +64,7 @@ func (s *Sealer) scanFrom(ctx context.Context, from uint64, sections int, fn fun
 func (s *Sealer) ScanSince(ctx context.Context, t int64, fn func(*evidence.Record) error) error {
 	seen := uint64(0) // blocks before are read
 	return s.scan(ctx, fn, func(st *sealed) error {
-		for n := st.blocks; n > seen; n-- {
+		for n := st.blocks; n > max(seen, s.gone.whole()); n-- {
 			b, err := s.blockOf(ctx, st, n-1, ledger.NumSections)
 			if err != nil {
 				return err
@@ -157,7 +173,7 @@ func (s *Sealer) tail(ctx context.Context, st *sealed, fn func(*evidence.Record)
 	}
 	last := lastPosition(st.last)
 	_, err = s.journal.Read(st.upTo, func(next journal.LSN, payload []byte) error {
-		r, _, err := decode(payload)
+		r, _, err := decode(bytes.Clone(payload))
 		if err != nil {
 			return fmt.Errorf("%w: journal before %d: %w", ErrDiverged, next, err)
 		}
@@ -213,6 +229,9 @@ func (s *Sealer) LastBoot(ctx context.Context) (uint64, error) {
 		return st.blocks, err
 	}
 	for boot, end := st.last.Boot, st.blocks; ; {
+		if end <= s.gone.whole() {
+			return 0, nil // what was open is in what disposals have kept
+		}
 		newest, err := s.blockOf(ctx, &st, end-1, ledger.Heads+1)
 		if err != nil {
 			return 0, err
@@ -220,19 +239,19 @@ func (s *Sealer) LastBoot(ctx context.Context) (uint64, error) {
 		if newest.Records[len(newest.Records)-1].Head.Type == evidence.GatewayStop {
 			return end - 1, nil
 		}
-		first, err := s.firstOf(ctx, &st, boot, end)
+		first, err := s.firstBlock(&st, func(h *ledger.Header) bool { return h.Boot >= boot })
 		if err != nil {
 			return 0, err
 		}
-		ok, err := s.settled(ctx, &st, first, end)
+		ok, err := s.settled(ctx, &st, max(first, s.gone.whole()), end)
 		if err != nil || ok || first == 0 {
 			return first, err
 		}
-		b, err := s.blockOf(ctx, &st, first-1, ledger.Heads+1)
+		before, err := s.leaf(&st, first-1)
 		if err != nil {
 			return 0, err
 		}
-		boot, end = b.Boot, first
+		boot, end = before.Boot, first
 	}
 }
 
@@ -248,20 +267,6 @@ func (s *Sealer) settledInTail(ctx context.Context, st *sealed) (settled bool, e
 		return nil
 	})
 	return settled, err
-}
-
-// firstOf returns the first block of a boot that ends before block end.
-func (s *Sealer) firstOf(ctx context.Context, st *sealed, boot, end uint64) (uint64, error) {
-	var failed error
-	first := sort.Search(int(end), func(n int) bool {
-		if failed != nil {
-			return true
-		}
-		b, err := s.blockOf(ctx, st, uint64(n), ledger.Heads+1)
-		failed = err
-		return err == nil && b.Boot >= boot
-	})
-	return uint64(first), failed
 }
 
 // settled reports whether blocks from..end-1 hold a record that settles.

@@ -42,6 +42,7 @@ type Journal interface {
 type Archive interface {
 	Put(ctx context.Context, name string, data []byte) error
 	Get(ctx context.Context, name string) ([]byte, error) // fs.ErrNotExist
+	Remove(ctx context.Context, names ...string) error    // for good; missing ones are fine
 }
 
 // Keys finds the scope of a slot of a boot; keys.ErrShredded when it is erased.
@@ -130,6 +131,8 @@ type Sealer struct {
 	flushTo journal.LSN   // someone waits for everything before it
 	changed chan struct{} // closed and made anew when sealed or failure changes
 	done    bool          // Run has returned
+
+	gone disposed
 
 	releasing sync.RWMutex // held for reading while a scan needs the journal as it is
 	wake      chan struct{}

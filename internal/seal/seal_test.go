@@ -49,6 +49,7 @@ type world struct {
 	boot, seq uint64
 	scopes    map[evidence.Position]*scopeState // by session; the zero position is the boot's own
 	session   evidence.Position
+	intent    evidence.Position  // the last
 	sink      func(entry []byte) // where records go instead of the journal, if set
 
 	mu     sync.Mutex
@@ -153,9 +154,15 @@ func (w *world) record(typ evidence.Type, body, sealed string) evidence.Position
 		check(w.t, err)
 		w.session, h.Key = pos, s.Slot()
 		w.scopes[pos] = &scopeState{scope: s}
-		h.Session = pos
+		h.Session, h.Effect = pos, evidence.Allow
 	case evidence.SessionNote, evidence.SessionEnd, evidence.CommandIntent, evidence.CommandResult:
 		h.Session = w.session
+	}
+	switch typ {
+	case evidence.CommandIntent:
+		w.intent = pos
+	case evidence.CommandResult:
+		h.Of = w.intent
 	}
 	sc := w.scopes[h.Session]
 	sc.n++
@@ -430,6 +437,10 @@ func (a *faultyArchive) Put(ctx context.Context, name string, data []byte) error
 func (a *faultyArchive) Get(ctx context.Context, name string) (b []byte, err error) {
 	err = a.f.do("get", func() error { b, err = a.a.Get(ctx, name); return err })
 	return b, err
+}
+
+func (a *faultyArchive) Remove(ctx context.Context, names ...string) error {
+	return a.f.do("remove", func() error { return a.a.Remove(ctx, names...) })
 }
 
 type faultyJournal struct {

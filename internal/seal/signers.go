@@ -1,6 +1,7 @@
 package seal
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -147,7 +148,9 @@ func (r resigner) Verify(msg, sig []byte) bool {
 func keyChanges(records []evidence.Record) (list []evidence.Record) {
 	for i := range records {
 		if records[i].Head.Type == evidence.LogKey {
-			list = append(list, records[i])
+			r := records[i]
+			r.HeadBytes, r.Body = bytes.Clone(r.HeadBytes), bytes.Clone(r.Body)
+			list = append(list, r)
 		}
 	}
 	return list

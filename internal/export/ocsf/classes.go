@@ -93,6 +93,7 @@ var mappings = map[evidence.Type]mapping{
 	evidence.LogKey:           {entities, activity{3, "Update"}, (*maker).logKey},
 	evidence.LogHold:          {entities, activity{3, "Update"}, (*maker).logHold},
 	evidence.Redaction:        {entities, activity{4, "Delete"}, (*maker).redaction},
+	evidence.Disposal:         {entities, activity{4, "Delete"}, (*maker).disposal},
 	evidence.StateSnapshot:    {base, activity{other, "Registry Snapshot"}, (*maker).stateSnapshot},
 
 	evidence.OwnerChange:  {entities, activity{3, "Update"}, (*maker).ownerChange},

@@ -523,6 +523,19 @@ func (k *maker) redaction() error {
 	return nil
 }
 
+func (k *maker) disposal() error {
+	b := body[evidence.DisposalBody](k)
+	k.by(b.By)
+	k.entity("blocks of the log", fmt.Sprintf("%d to %d", b.First, b.Last), "deleted")
+	k.e.SeverityID, k.e.Comment = medium, k.text(b.Reason)
+	k.unmapped("request", b.Request)
+	k.unmapped("digest", b.Digest.String())
+	k.put("blocks", b.Blocks)
+	k.put("records", b.Records)
+	k.put("retention_s", b.Retention)
+	return nil
+}
+
 func (k *maker) stateSnapshot() error {
 	b := body[evidence.SnapshotBody](k)
 	k.unmapped("digest", b.Digest)

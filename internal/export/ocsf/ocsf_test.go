@@ -60,7 +60,7 @@ var bodies = map[evidence.Type]any{
 	evidence.OwnerChange: evidence.OwnerBody{}, evidence.PersonLeave: evidence.LeaveBody{}, evidence.PersonReturn: evidence.LeaveBody{},
 	evidence.OwnUpstream: evidence.OwnUpstreamBody{}, evidence.ReconRun: evidence.ReconBody{},
 	evidence.Alert: evidence.AlertBody{}, evidence.AlertAck: evidence.AlertAckBody{}, evidence.EvidenceRead: evidence.ReadBody{},
-	evidence.PackExport: evidence.ReadBody{}, evidence.PackMade: evidence.PackMadeBody{}, evidence.LogKey: evidence.LogKeyBody{}, evidence.LogHold: evidence.HoldBody{}, evidence.Redaction: evidence.RedactionBody{}, evidence.LogBackup: evidence.BackupBody{}, evidence.LogRestore: evidence.RestoreBody{},
+	evidence.PackExport: evidence.ReadBody{}, evidence.PackMade: evidence.PackMadeBody{}, evidence.LogKey: evidence.LogKeyBody{}, evidence.LogHold: evidence.HoldBody{}, evidence.Redaction: evidence.RedactionBody{}, evidence.Disposal: evidence.DisposalBody{}, evidence.LogBackup: evidence.BackupBody{}, evidence.LogRestore: evidence.RestoreBody{},
 }
 
 // log is records that refer to each other.

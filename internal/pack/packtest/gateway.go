@@ -68,6 +68,7 @@ type Gateway struct {
 	Registry *decision.Registry
 	// Change, when set, may change each record before it is committed to.
 	Change func(*evidence.Draft)
+	Ticket string // that sessions are let in with
 	// PerBlock is how many records make a block; Cut makes one earlier.
 	PerBlock int
 	// Stamped is what its checkpoints were stamped with (Stamp).
@@ -95,6 +96,8 @@ type Gateway struct {
 
 	connections *workpaper.Connections
 	upstream    workpaper.Upstream // of orders
+	requests    *workpaper.Requests
+	trail       workpaper.Trail // of prod
 }
 
 // scope is a key scope being written to.
@@ -111,7 +114,7 @@ func New() *Gateway {
 	return &Gateway{
 		Now: Noon, Registry: decision.New(), PerBlock: 64, signer: signer, vkey: vkey,
 		secrets: make(map[[2]uint64]*evidence.Secret), erased: make(map[[2]uint64]bool),
-		blocks: fstest.MapFS{}, tiles: fstest.MapFS{}, control: -1, config: "config-1", connections: workpaper.NewConnections(),
+		blocks: fstest.MapFS{}, tiles: fstest.MapFS{}, control: -1, config: "config-1", connections: workpaper.NewConnections(), requests: workpaper.NewRequests(),
 	}
 }
 
@@ -313,7 +316,7 @@ func (g *Gateway) Open(agent, resource string) *Session {
 	s := &Session{g: g, Agent: agent, Resource: resource, decided: make(map[string]decided), facts: evidence.Facts{"protocol": "postgres", "tls": true}}
 	d := &evidence.Draft{Head: evidence.Head{Type: evidence.SessionStart, Agent: agent, Resource: resource, Verb: evidence.VerbConnect, Time: g.Now}}
 	body := evidence.SessionStartBody{
-		Protocol: "postgres", Agent: agent, Owner: owner.Owner, PType: "self", Credential: token, Authn: authn.Head.Pos.String(),
+		Protocol: "postgres", Agent: agent, Owner: owner.Owner, PType: "self", Ticket: g.Ticket, Credential: token, Authn: authn.Head.Pos.String(),
 		Client: "192.0.2.7:40000", Listener: "postgres", TLS: "TLS 1.3", Upstream: "db.example.com:5432", User: "app", Database: "orders",
 		Durability: "power", Mode: "enforce", Context: s.facts, Checks: []evidence.Check{{Action: "postgres:connect"}},
 	}
@@ -503,6 +506,9 @@ func (g *Gateway) Record(sc *scope, d *evidence.Draft) {
 	}
 	r.Head, r.HeadBytes = *h, evidence.AppendHead(nil, h)
 	g.connections.Observe(h, d.Body)
+	if resource, ok := g.Registry.Resource(h.Resource); ok || h.Type == evidence.CommandResult {
+		g.requests.Observe(h, d.Body, &resource)
+	}
 	g.pending = append(g.pending, r)
 	g.last = g.pos
 	g.pos.Seq++

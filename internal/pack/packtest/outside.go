@@ -37,6 +37,46 @@ func (g *Gateway) ImportPeople(people ...evidence.PersonRow) evidence.Position {
 	return at
 }
 
+// ImportTickets records an import of tickets that was taken so long ago.
+func (g *Gateway) ImportTickets(ago int64, tickets ...evidence.TicketRow) evidence.Position {
+	data := evidence.EncodeBody(tickets)
+	sum := sha256.Sum256(data)
+	return g.OwnRecord(&evidence.Draft{Head: evidence.Head{Type: evidence.ImportSnapshot}, Body: evidence.EncodeBody(evidence.ImportBody{
+		Kind: evidence.ImportTickets, Source: "test", Query: "all of it", Rows: len(tickets), Digest: hex.EncodeToString(sum[:]), Data: json.RawMessage(data),
+		By: Alice, Extracted: g.Now - ago,
+	})})
+}
+
+// Ticketed is a log whose grants are asked for by Alice and approved by Bob for
+// the ticket OPS-7, beside what stands for OPS-1; a session works on OPS-9.
+func Ticketed() *Gateway {
+	g := New()
+	g.PerBlock = 6
+	g.Boot()
+	g.Organise("billing-bot", "reader")
+	g.Separate()
+	request := g.Request("billing-bot", "writer")
+	g.Approve(request, Bob)
+	g.Grant(request, Bob)
+	g.Ticket = "OPS-9"
+	s := g.Open("billing-bot", "orders")
+	s.Do("SELECT ?", "postgres:select", "public.orders")
+	s.Close()
+	g.Now += Second
+	return g
+}
+
+// Tickets are the three of Ticketed, in order and nothing wrong with them.
+func (g *Gateway) Tickets() []evidence.TicketRow {
+	list := make([]evidence.TicketRow, 3)
+	for i, id := range []string{"OPS-1", "OPS-7", "OPS-9"} {
+		list[i] = evidence.TicketRow{ID: id, Status: "Done", Created: g.Now - 24*Hour, Approval: evidence.TicketApproved, Approved: g.Now - 2*Hour,
+			Requester: Alice.Person.ID, Digest: fmt.Sprintf("%064d", i)}
+	}
+	list[1].Approvers = []string{Bob.Person.ID}
+	return list
+}
+
 // Left is Alice having left before, by seconds.
 func (g *Gateway) Left(seconds int64) evidence.PersonRow {
 	return evidence.PersonRow{ID: Alice.Person.ID, Status: evidence.PersonLeft, Left: g.Now - seconds*Second}
