@@ -76,7 +76,7 @@ subsets: [{addresses: [{ip: %s, targetRef: {kind: Pod, namespace: shop, name: we
 		t.Errorf("a connection that switches: %q", got)
 	}
 	n := 0
-	for _, text := range []string{"proxy pods/shop/web:8080/proxy", "proxy services/shop/web:http/proxy"} {
+	for _, text := range []string{"proxy pods/shop/web:8080", "proxy services/shop/web:http"} {
 		for _, d := range c.ran(text) {
 			n++
 			if d.Verb != "opaque" || d.Outcome != "ok" {
