@@ -30,13 +30,13 @@ build:
 test:
 	@scripts/setup.sh test
 	@$(MAKE) --no-print-directory kube-tools
-	$(GO) test -timeout 25m $(TESTFLAGS) ./...
+	$(GO) test -timeout 40m $(TESTFLAGS) ./...
 
 ## race: the same under the race detector, without the slowest tests and without e2e, whose programs are built without it
 race:
 	@scripts/setup.sh test
 	@$(MAKE) --no-print-directory kube-tools
-	$(GO) test -race -short -timeout 25m $(TESTFLAGS) $$($(GO) list ./... | grep -v /e2e$$)
+	$(GO) test -race -short -timeout 40m $(TESTFLAGS) $$($(GO) list ./... | grep -v /e2e$$)
 
 ## kube-tools: the API server of Kubernetes, kubectl, kwok and helm for the tests, built once into a cache outside the repository
 kube-tools:
