@@ -38,10 +38,11 @@ race:
 	@$(MAKE) --no-print-directory kube-tools
 	$(GO) test -race -short -timeout 40m $(TESTFLAGS) $$($(GO) list ./... | grep -v /e2e$$)
 
-## kube-tools: the API server of Kubernetes, kubectl and kwok for the tests, built once into a cache outside the repository
+## kube-tools: the API server of Kubernetes, kubectl, kwok and Helm for the tests, built once into a cache outside the repository
 kube-tools:
 	@scripts/tool.sh kubernetes >/dev/null
 	@scripts/tool.sh kwok >/dev/null
+	@scripts/tool.sh helm >/dev/null
 
 ## demo: a server, a gateway, two agents, a pack and its verification, in one go
 demo: build

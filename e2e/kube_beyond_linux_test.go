@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
@@ -13,7 +14,108 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/exhibit-gateway/exhibit/internal/kubeserver"
 )
+
+// What a pod or a service serves is reached through the cluster only where policy
+// says so, by HTTP and by what connections switch to, and is shown as uncovered.
+func TestProxiesLeadOnlyWherePolicySaysSo(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	behind := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") != "" {
+			w.Header().Set("Connection", "Upgrade")
+			w.Header().Set("Upgrade", r.Header.Get("Upgrade"))
+			w.WriteHeader(http.StatusSwitchingProtocols)
+			conn, rw, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			line, _ := rw.ReadString('\n')
+			fmt.Fprintf(conn, "heard %s", line)
+			return
+		}
+		b, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s %s got %q for %q", r.Method, r.URL.RequestURI(), b, r.Header.Get("Authorization")+r.Header.Get("Impersonate-User"))
+	}))
+	t.Cleanup(behind.Close)
+	c.ok(c.kube.StartNode(t.Context(), ""))
+	c.ok(c.kube.StartPod(t.Context(), "shop", "web"))
+	c.ok(c.kube.Apply(t.Context(), fmt.Sprintf(`
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: web, namespace: shop}
+subsets: [{addresses: [{ip: %s, targetRef: {kind: Pod, namespace: shop, name: web}}], ports: [{name: http, port: 8080}]}]
+`, kubeserver.PodIP)))
+	c.kube.Lead(kubeserver.PodIP+":8080", behind.Listener.Addr().String())
+	c.must("grant", "add", "--agent", "bot", "--role", "kube-debugger", "--resource", "prod", "--for", "1h", "--ticket", "OPS-7")
+	config := c.kubeconfig("bot", "--ticket=OPS-7")
+	const pod, service = "/api/v1/namespaces/shop/pods/web:8080/proxy", "/api/v1/namespaces/shop/services/web:http/proxy"
+	for _, args := range []string{"get --raw " + pod + "/a", "get --raw " + service + "/a", "create --raw " + service + "/a -f -", "delete --raw " + pod + "/a"} {
+		if out, err := c.kubectl(config, "content", strings.Fields(args)...); err == nil || !strings.Contains(out, "kube-guard-opaque") {
+			t.Errorf("kubectl %s without a policy for it: %v\n%s", args, err, out)
+		}
+	}
+	c.admit("kubernetes:proxy")
+	for args, want := range map[string]string{
+		"get --raw " + pod + "/a/b?x=y":     `GET /a/b?x=y got "" for ""`,
+		"get --raw " + service + "/a/b?x=y": `GET /a/b?x=y got "" for ""`,
+	} {
+		if out, code := c.both(config, "content", strings.Fields(args)...); out != want || code != 0 {
+			t.Errorf("kubectl %s: exit %d, %s", args, code, out)
+		}
+	}
+	if got := c.upgraded(config, service+"/socket"); got != "heard through-the-proxy\n" {
+		t.Errorf("a connection that switches: %q", got)
+	}
+	n := 0
+	for _, text := range []string{"proxy pods/shop/web:8080", "proxy services/shop/web:http"} {
+		for _, d := range c.ran(text) {
+			n++
+			if d.Verb != "opaque" || d.Outcome != "ok" {
+				t.Errorf("%+v", d)
+			}
+		}
+	}
+	if n != 3 {
+		t.Errorf("%d requests went by a proxy, of 3", n)
+	}
+	c.audited()
+	c.uncovered(n)
+}
+
+// upgraded has a connection switch to a protocol that nobody knows, says a line,
+// and returns what comes.
+func (c *cluster) upgraded(config, path string) string {
+	c.t.Helper()
+	pem, err := os.ReadFile(c.tls.path("ca.pem"))
+	c.ok(err)
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	conn, err := (&tls.Dialer{Config: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}}).DialContext(c.t.Context(), "tcp", c.gate)
+	c.ok(err)
+	defer conn.Close()
+	fmt.Fprintf(conn, "GET /prod%s HTTP/1.1\r\nHost: kube\r\nAuthorization: Bearer %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", path, c.token("bot", "--ticket", "OPS-7"))
+	in := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(in, nil)
+	c.ok(err)
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		b, err := io.ReadAll(resp.Body)
+		c.t.Fatalf("%s: %s %v", resp.Status, b, err)
+	}
+	fmt.Fprintln(conn, "through-the-proxy")
+	b, err := io.ReadAll(in)
+	c.ok(err)
+	return string(b)
+}
 
 // wares is an API server of another's, which a cluster's own leads to: it has a
 // ware, and another one comes.

@@ -97,6 +97,7 @@ golangci-lint) module github.com/golangci/golangci-lint/v2 github.com/golangci/g
 govulncheck) module golang.org/x/vuln golang.org/x/vuln/cmd/govulncheck v1.9.0 ;;
 grpcurl) module github.com/fullstorydev/grpcurl github.com/fullstorydev/grpcurl/cmd/grpcurl v1.9.4 ;;
 litewitness) module filippo.io/torchwood filippo.io/torchwood/cmd/litewitness v0.9.0 ;;
+helm) module helm.sh/helm/v4 helm.sh/helm/v4/cmd/helm v4.3.1 ;;
 kwok) module sigs.k8s.io/kwok sigs.k8s.io/kwok/cmd/kwok v0.8.0 ;;
 h2spec) module github.com/summerwind/h2spec github.com/summerwind/h2spec/cmd/h2spec v2.2.1+incompatible ;;
 postgres-18)
@@ -111,7 +112,7 @@ mcp-clients)
 	fetch "$(sha256sum <internal/protocol/mcp/testdata/node/package-lock.json)" mcp_clients
 	;;
 *)
-	echo "usage: scripts/tool.sh caddy|golangci-lint|govulncheck|grpcurl|h2spec|kubernetes|kwok|litewitness|postgres-18|pg-dump-18|node-clients|mcp-clients" >&2
+	echo "usage: scripts/tool.sh caddy|golangci-lint|govulncheck|grpcurl|h2spec|helm|kubernetes|kwok|litewitness|postgres-18|pg-dump-18|node-clients|mcp-clients" >&2
 	exit 2
 	;;
 esac
