@@ -181,39 +181,46 @@ func (g *Gateway) reconcile(ctx context.Context, r Resource, by evidence.By) (ou
 			until, counters = at, &b
 		}
 	}
-	select {
-	case <-time.After(settle):
-	case <-ctx.Done():
-		return out, context.Cause(ctx)
+	if err := settled(ctx); err != nil {
+		return out, err
 	}
 	file := filepath.Join(g.opened.Data, reconcileDir, r.Name+".json")
-	place, err := readPlace(file)
+	at, err := readPlace(file)
 	if err != nil {
 		return out, err
 	}
+	if at.To != 0 && at.To < g.rememberedSince() {
+		at = place{} // what it says of then can't be told any more: it begins at the log's end, and the gap shows
+	}
 	in := reconcile.Input{Source: "log of " + r.Name, Format: r.Log.Format, Query: "lines that begin with \"connection authorized\""}
-	data, parts, err := place.read(r.Log.Files, maxLogRead)
+	data, parts, err := at.read(r.Log.Files, maxLogRead)
 	if err != nil {
 		return out, err
 	}
 	in.Data = data
 	l, err := reconcile.Connections(in, until)
 	if err != nil {
-		return out, fmt.Errorf("%s from byte %d on: %w", place.File, place.Offset, err)
+		return out, fmt.Errorf("%s from byte %d on: %w", at.File, at.Offset, err)
 	}
-	w := workpaper.Window{From: cmp.Or(place.To, until), To: until} // what was before the first nobody asked for
+	w := workpaper.Window{From: cmp.Or(at.To, until), To: until} // what was before the first nobody asked for
 	if len(data) >= maxLogRead && l.Last != 0 {
 		w.To = l.Last // the rest comes with the next
 	}
 	w.From = min(w.From, w.To)
-	l.Body.Params = map[string]string{"from": place.at()}
-	place.advance(parts, l.Read)
-	place.To = w.To
-	l.Body.Params["to"] = place.at()
+	l.Body.Params = map[string]string{"from": at.at()}
+	at.advance(parts, l.Read)
+	at.To = w.To
+	l.Body.Params["to"] = at.at()
 	if out, err = g.recordRun(ctx, r, &l.Body, counters, w, by); err != nil {
 		return out, err
 	}
-	return out, place.write(file)
+	return out, at.write(file)
+}
+
+// rememberedSince is from when on a log of sessions can be held against the
+// gateway's.
+func (g *Gateway) rememberedSince() int64 {
+	return g.clock.now().UnixMicro() - workpaper.KeptConnections + time.Hour.Microseconds()
 }
 
 // place is how far a server's log has been read. It can be lost: then reading
@@ -341,8 +348,7 @@ func readFrom(name string, offset int64, most int) ([]byte, error) {
 // and what the connections were found to be, all or none. The caller holds
 // g.reconciling.
 func (g *Gateway) recordRun(ctx context.Context, r Resource, b, counters *evidence.ImportBody, w workpaper.Window, by evidence.By) (api.Reconciliation, error) {
-	now := g.clock.now().UnixMicro()
-	if w.From < now-workpaper.KeptConnections+time.Hour.Microseconds() {
+	if w.From < g.rememberedSince() {
 		return api.Reconciliation{}, api.Invalid(fmt.Sprintf("the log begins at %s, and sessions are remembered for two days", workpaper.FormatTime(w.From)), "import logs at least once a day")
 	}
 	connections, before, err := g.connections(ctx, r.Name, w.From)
