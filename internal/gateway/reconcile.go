@@ -33,9 +33,11 @@ type Counter interface {
 	Counters(ctx context.Context, resource string) ([]evidence.CounterRow, string, int64, error) // rows, query, time by the server's clock
 }
 
-// Account reads what the gateway's account at an upstream may do by itself.
+// Account reads what the gateway's account at an upstream may do by itself, and
+// how the upstream lets people in, as far as that account sees it.
 type Account interface {
 	Privileges(ctx context.Context, resource string) (role string, rows []evidence.PrivilegeRow, read int, query string, err error)
+	ServerConfig(ctx context.Context, resource string) (rows []evidence.ConfigRow, unread map[string]string, query string, err error)
 }
 
 // AskWith says who asks upstreams of a protocol about the gateway's account. Call
@@ -48,15 +50,18 @@ func (g *Gateway) AskWith(protocol string, a Account) {
 }
 
 // ImportPrivileges implements api.Imports.
-func (g *Gateway) ImportPrivileges(ctx context.Context, resource string, by evidence.By) (api.Import, error) {
+func (g *Gateway) ImportPrivileges(ctx context.Context, resource, ticket string, by evidence.By) (api.Import, error) {
 	r, ok := (*g.resources.Load())[resource]
 	if !ok {
 		return api.Import{}, api.NotFound(fmt.Sprintf("there is no resource %.80q", resource), "exhibit config show has all")
 	}
+	a := g.accounts[r.Protocol]
+	if ticket != "" && a == nil {
+		return api.Import{}, api.Invalid("a ticket is for changes of a server's configuration, and "+resource+" is of the protocol "+r.Protocol, "import it without a ticket")
+	}
 	if r.Protocol == clusterProtocol && g.rights != nil {
 		return g.askRights(ctx, r, by)
 	}
-	a := g.accounts[r.Protocol]
 	if a == nil {
 		return api.Import{}, api.Invalid(resource+" is of the protocol "+r.Protocol+", whose accounts can't be asked about", "")
 	}
@@ -64,21 +69,42 @@ func (g *Gateway) ImportPrivileges(ctx context.Context, resource string, by evid
 	if err != nil {
 		return api.Import{}, fmt.Errorf("asking the upstream of %s about the gateway's account: %w", resource, err)
 	}
-	b, err := reconcile.Privileges("catalogue of "+resource, query, role, rows, read)
+	privileges, err := reconcile.Privileges("catalogue of "+resource, query, role, rows, read)
 	if err != nil {
 		return api.Import{}, err
 	}
-	return g.recordOf(ctx, resource, &b, by)
+	config, unread, query, err := a.ServerConfig(ctx, resource)
+	if err != nil {
+		return api.Import{}, fmt.Errorf("asking the upstream of %s how it lets people in: %w", resource, err)
+	}
+	configs, err := reconcile.Config("configuration of "+resource, query, config, unread)
+	if err != nil {
+		return api.Import{}, err
+	}
+	configs.Ticket = ticket
+	list, err := g.recordOf(ctx, resource, by, &privileges, &configs)
+	if err != nil {
+		return api.Import{}, err
+	}
+	list[0].Config = &api.ConfigImport{Position: list[1].Position, Rows: list[1].Rows, Digest: list[1].Digest, Unread: unread}
+	return list[0], nil
 }
 
-// recordOf records an import of a resource from which nothing follows.
-func (g *Gateway) recordOf(ctx context.Context, resource string, b *evidence.ImportBody, by evidence.By) (api.Import, error) {
-	b.By = by
-	d := &evidence.Draft{Head: evidence.Head{Type: evidence.ImportSnapshot, Resource: resource}, Body: evidence.EncodeBody(b)}
-	if _, err := g.recorder.Own().Record(ctx, 0, evidence.Power, d); err != nil {
-		return api.Import{}, g.problem(err)
+// recordOf records imports of a resource from which nothing follows, all or none.
+func (g *Gateway) recordOf(ctx context.Context, resource string, by evidence.By, bodies ...*evidence.ImportBody) ([]api.Import, error) {
+	drafts := make([]*evidence.Draft, len(bodies))
+	for i, b := range bodies {
+		b.By = by
+		drafts[i] = &evidence.Draft{Head: evidence.Head{Type: evidence.ImportSnapshot, Resource: resource}, Body: evidence.EncodeBody(b)}
 	}
-	return api.Import{Position: d.Head.Pos.String(), Kind: b.Kind, Rows: b.Rows, Kept: cmp.Or(b.Kept, b.Rows), Digest: b.Digest, File: b.File}, nil
+	if _, err := g.recorder.Own().Record(ctx, 0, evidence.Power, drafts...); err != nil {
+		return nil, g.problem(err)
+	}
+	list := make([]api.Import, len(bodies))
+	for i, b := range bodies {
+		list[i] = api.Import{Position: drafts[i].Head.Pos.String(), Kind: b.Kind, Rows: b.Rows, Kept: cmp.Or(b.Kept, b.Rows), Digest: b.Digest, File: b.File}
+	}
+	return list, nil
 }
 
 // CountWith says who reads the counters of upstreams of a protocol. Call it

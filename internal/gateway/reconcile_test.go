@@ -1,9 +1,12 @@
 package gateway
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -61,5 +64,54 @@ func TestAPlaceOlderThanWhatIsRememberedIsLeft(t *testing.T) {
 	letIn(t, log, "mallory")
 	if got, err = w.Reconcile(t.Context(), "orders", packtest.Alice); err != nil || got.Unexplained != 1 || got.From.UnixMicro() != now.To {
 		t.Errorf("the run after it: %+v, %v", got, err)
+	}
+}
+
+// anAccount is an upstream that answers what it is asked about itself.
+type anAccount struct{ unread map[string]string }
+
+func (a anAccount) Privileges(context.Context, string) (string, []evidence.PrivilegeRow, int, string, error) {
+	return "app", []evidence.PrivilegeRow{{Role: "app", Privileges: []string{}}}, 3, "select 1", nil
+}
+
+func (a anAccount) ServerConfig(context.Context, string) ([]evidence.ConfigRow, map[string]string, string, error) {
+	return []evidence.ConfigRow{{Kind: evidence.ConfigSetting, Key: "log_connections", Value: "on"}}, a.unread, "select 2", nil
+}
+
+// What the account may do and how the server lets people in are two records of
+// one write; the ticket stands in the one that changes are found in.
+func TestAnImportOfRolesHasTheServersConfigurationToo(t *testing.T) {
+	w := newWorld(t, aServer(t.TempDir()))
+	unread := map[string]string{evidence.ConfigRule: "permission denied"}
+	w.AskWith("postgres", anAccount{unread})
+	got, err := w.ImportPrivileges(t.Context(), "orders", "OPS-7", packtest.Alice)
+	if err != nil || got.Kind != evidence.ImportPrivileges || got.Rows != 3 || got.Kept != 1 || got.Config == nil || got.Config.Rows != 1 || got.Config.Unread[evidence.ConfigRule] != "permission denied" {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	var kinds []string
+	err = w.sealer.Scan(t.Context(), 0, func(r *evidence.Record) error {
+		if r.Head.Type == evidence.ImportSnapshot {
+			b := decoded[evidence.ImportBody](r.Body)
+			kinds = append(kinds, fmt.Sprint(r.Head.Pos, " ", b.Kind, " ", b.Ticket, b.Params, b.By.Person.ID))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		got.Position + " postgres.privileges map[role:app]" + packtest.Alice.Person.ID,
+		got.Config.Position + " postgres.config OPS-7map[hba:permission denied]" + packtest.Alice.Person.ID,
+	}
+	if !slices.Equal(kinds, want) {
+		t.Errorf("on record are %q, want %q", kinds, want)
+	}
+}
+
+// A cluster's roles aren't compared, so that a ticket would say nothing.
+func TestATicketIsForAServersConfiguration(t *testing.T) {
+	w := newWorld(t, aCluster(t.TempDir()))
+	if _, err := w.ImportPrivileges(t.Context(), "orders", "OPS-7", packtest.Alice); err == nil || !strings.Contains(err.Error(), "a ticket is for changes of a server's configuration") {
+		t.Errorf("a cluster's roles with a ticket: %v", err)
 	}
 }
