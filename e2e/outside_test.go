@@ -289,7 +289,21 @@ func TestWhatTheAccountMayDoByItselfIsShown(t *testing.T) {
 	if out := w.must("import", "roles", "orders"); !strings.Contains(out, "postgres.privileges") {
 		t.Errorf("the import says\n%s", out)
 	}
+	// Somebody opens the server to everybody, and another change has a ticket.
+	w.ok(w.db.Exec(t.Context(), "orders", "create role intruder login superuser"))
+	if out := w.must("import", "roles", "orders"); !strings.Contains(out, "not readable for the gateway's account, of hba: permission denied for") {
+		t.Errorf("the import says\n%s", out)
+	}
+	w.ok(w.db.Exec(t.Context(), "orders", "create role planned", "alter role app login", "grant planned to intruder"))
+	w.must("import", "roles", "orders", "--ticket", "OPS-7")
 	report, err := w.pack()
+	if err == nil || !strings.Contains(report, `role "intruder" of orders was added: "superuser login inherit", and the import names no ticket`) || strings.Contains(report, `role "planned" of orders`) {
+		t.Errorf("of the server's configuration the pack says: %v\n%s", err, report)
+	}
+	changes, unzipped := w.run("unzip", "-p", w.packed, "pop/upstream_config.csv")
+	if unzipped != nil || !strings.Contains(changes, ",member,intruder in planned by ") || !strings.Contains(changes, ",added,OPS-7,") {
+		t.Errorf("the changes: %v\n%.2000s", unzipped, changes)
+	}
 	if err == nil || !strings.Contains(report, "agent idle may only read orders, and the account app there owns or can write 1 objects, among them public.t") {
 		t.Errorf("the pack: %v\n%s", err, report)
 	}

@@ -600,7 +600,8 @@ type ImportBody struct {
 	Digest    string            `json:"digest"`                 // SHA-256, hex, of data
 	File      string            `json:"file_digest,omitempty"`  // SHA-256, hex, of the file that was imported
 	Data      json.RawMessage   `json:"data,omitempty"`
-	By        By                `json:"by,omitzero"` // who imported it; nobody where the gateway did by itself
+	Ticket    string            `json:"ticket,omitempty"` // under which what it finds changed was changed, as who imported it says
+	By        By                `json:"by,omitzero"`      // who imported it; nobody where the gateway did by itself
 }
 
 // The rules by which a gateway raises alerts of itself. Those of policies have

@@ -10,6 +10,7 @@ const (
 	ImportConnections = "postgres.connections" // ConnectionRow: sessions that a server's log says were let in
 	ImportCounters    = "postgres.counters"    // CounterRow: a server's count of them
 	ImportPrivileges  = "postgres.privileges"  // PrivilegeRow: what the gateway's account may do by itself; params has its role
+	ImportConfig      = "postgres.config"      // ConfigRow: how a server lets people in, and what it logs of them; params has, by kind of row, what the account can't read of it
 	ImportTickets     = "tickets"              // TicketRow: what access and changes cite, or some of it
 	ImportRequests    = "kubernetes.requests"  // RequestRow: requests that a cluster's audit log has
 	ImportRights      = "kubernetes.rights"    // RightRow: who may do what in a cluster; params has the gateway's account, where it is known
@@ -183,6 +184,26 @@ type PrivilegeRow struct {
 	// "replication", and "member" where the account is one of it.
 	Privileges []string `json:"privileges"`
 }
+
+// ConfigRow is a line of what decides who gets in to a server. Its key is unique
+// within its kind. No secret is in it: of a command that tells one there is a
+// digest, of a password nothing.
+type ConfigRow struct {
+	Kind  string `json:"kind"` // one of the below
+	Key   string `json:"key"`
+	Value string `json:"value"`
+}
+
+// Kinds of ConfigRow.
+const (
+	ConfigRule    = "hba"     // of pg_hba_file_rules, in their order: whom from where, and how they prove themselves
+	ConfigSetting = "setting" // of pg_settings: its value, where that is from, whether another waits for a restart
+	ConfigRole    = "role"    // of pg_roles: its attributes
+	ConfigMember  = "member"  // of pg_auth_members: member, role and grantor, with its options
+)
+
+// ConfigKinds returns the kinds of ConfigRow.
+func ConfigKinds() []string { return []string{ConfigRule, ConfigSetting, ConfigRole, ConfigMember} }
 
 // RightRow is a rule of a cluster's RBAC as it is bound to one subject.
 type RightRow struct {

@@ -595,6 +595,19 @@ var lies = []lie{
 		g.ImportPrivileges("app", []evidence.PrivilegeRow{{Role: "app", Privileges: []string{}}, {Role: "app", Object: "public.orders", Privileges: []string{"owner", "select"}}})
 		return finish(g, s)
 	}},
+	{"import.config", "server-changed-without-a-ticket", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		rule := evidence.ConfigRow{Kind: evidence.ConfigRule, Key: "hostssl database=orders user=app address=10.0.0.1", Value: "scram-sha-256"}
+		g.ImportConfig("", nil, rule)
+		g.ImportConfig("", nil, evidence.ConfigRow{Kind: evidence.ConfigRule, Key: "host database=all user=all address=0.0.0.0/0", Value: "trust"}, rule)
+		return finish(g, s)
+	}},
+	{"import.config", "server-no-longer-readable", func() *packtest.Gateway {
+		g, s := packtest.Shop()
+		g.ImportConfig("", nil, evidence.ConfigRow{Kind: evidence.ConfigRule, Key: "local database=all user=all", Value: "peer"})
+		g.ImportConfig("", map[string]string{evidence.ConfigRule: "permission denied"})
+		return finish(g, s)
+	}},
 	{"import.tickets", "ticket-made-up", func() *packtest.Gateway {
 		g := packtest.Ticketed()
 		g.ImportTickets(0, g.Tickets()[:2]...)

@@ -51,6 +51,7 @@ func (f *Fold) Close() (*Summary, error) {
 	}
 	f.tests.approvals.unseparated(f.counts.unseparated)
 	f.tests.tickets.corroborated(&f.tickets)
+	f.tests.config.configured(&f.upstreamConfigs)
 	for _, t := range s.Tests {
 		if f.told != nil {
 			headTest(t)
@@ -241,6 +242,8 @@ func (f *Fold) totalRows(at *closing) error {
 		{reconRunsTable, "reconciliations", f.recon.runs},
 		{ticketsTable, "cited, with their uses up to an import", f.tickets.cites()}, {ticketsTable, "corroborated (-)", f.tickets.sums[ticketCorroborated]}, {ticketsTable, "with exceptions (-)", f.tickets.excepted()},
 		{ticketsTable, "used after the newest import (-)", f.tickets.sums[ticketAfterImport]}, {ticketsTable, "too many to be held (-)", f.tickets.sums[ticketNotHeld]}, {ticketsTable, "without an import (=)", f.tickets.sums[ticketNoImport]},
+		{upstreamConfigTable, "differences between imports", f.upstreamConfigs.ticketed + f.upstreamConfigs.unticketed}, {upstreamConfigTable, "under a ticket (-)", f.upstreamConfigs.ticketed},
+		{upstreamConfigTable, "without one (=)", f.upstreamConfigs.unticketed}, {upstreamConfigTable, "kinds that couldn't be read, or not all, by import", f.upstreamConfigs.unread},
 		{terminationsTable, "leavers and retired agents", uint64(len(f.outside.ended))}, {"imports", "of something outside", c.imports},
 		{sodTable, "changes by one person", c.violations}, {killsTable, "by people", c.kills},
 		{credentialsTable, "keys in force at opening", keys.opening}, {credentialsTable, "keys enrolled (+)", keys.added}, {credentialsTable, "keys revoked (-)", keys.removed},

@@ -74,24 +74,27 @@ type Fold struct {
 	lastTime int64
 	records  uint64
 
-	boot       *bootState
-	sessions   map[evidence.Position]*session
-	commands   map[evidence.Position]*command
-	doubts     map[evidence.Position]doubt
-	upstreams  map[upstreamKey]evidence.Position
-	authns     authns // successful ones that no session cites yet
-	tokens     tokens
-	activity   map[string]*activity // by agent
-	grantUses  map[string]*uses
-	refusals   map[[2]string]uint64 // by agent and resource
-	hours      hours
-	approving  *approving // the last record cites an approval
-	alerts     []alertState
-	alertAt    map[evidence.Position]int
-	watch      watch
-	outside    outside
-	recon      reconState
-	tickets    tickets
+	boot      *bootState
+	sessions  map[evidence.Position]*session
+	commands  map[evidence.Position]*command
+	doubts    map[evidence.Position]doubt
+	upstreams map[upstreamKey]evidence.Position
+	authns    authns // successful ones that no session cites yet
+	tokens    tokens
+	activity  map[string]*activity // by agent
+	grantUses map[string]*uses
+	refusals  map[[2]string]uint64 // by agent and resource
+	hours     hours
+	approving *approving // the last record cites an approval
+	alerts    []alertState
+	alertAt   map[evidence.Position]int
+	watch     watch
+	outside   outside
+	recon     reconState
+	tickets   tickets
+
+	upstreamConfigs upstreamConfigs
+
 	retention  retention
 	quarterEnd int64   // of the quarter that the newest record is in
 	quarters   []Table // listings at the ends of those before
@@ -137,7 +140,7 @@ func NewFold(out Out) *Fold {
 		askers: make(map[string]*Asker), policies: make(map[string]bool), configs: make(map[string]bool),
 		refusals: make(map[[2]string]uint64), hours: hours{byHour: make(map[int64]map[string]*hourCount)}, alertAt: make(map[evidence.Position]int),
 		sessionColumns: columnsOf(sessionsTable), transcriptColumns: transcriptColumns(), commandCells: commandCells(),
-		tickets: newTickets(), watch: watch{detector: NewDetector(false), found: make(map[asked]bool)},
+		tickets: newTickets(), upstreamConfigs: newUpstreamConfigs(), watch: watch{detector: NewDetector(false), found: make(map[asked]bool)},
 	}
 	for _, t := range f.tests.all() {
 		t.all = &f.excepted

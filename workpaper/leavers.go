@@ -65,6 +65,8 @@ func (f *Fold) imported(r *evidence.Record) error {
 		f.importedPeople(h, &b)
 	case evidence.ImportPrivileges:
 		f.importedPrivileges(h, &b)
+	case evidence.ImportConfig:
+		return f.importedConfig(h, &b)
 	case evidence.ImportConnections, evidence.ImportCounters:
 		f.importedConnections(h, &b)
 	case evidence.ImportTickets:

@@ -236,6 +236,10 @@ func Controls() []Control {
 			Criteria: []string{"CC6.8", "CC7.1", "CC8.1"}, NIST: []string{"CM-3", "CM-6", "SI-7"}, ISO: []string{"8.9", "8.32"},
 			Tests: []string{"decision.policy", "gateway.digests"}, Checks: []string{"decision.replay"},
 			Left: "the machine and the operating system under the gateway"},
+		{ID: "EX-1603", Artifact: "E16", About: "How the databases behind the gateway let people in, and what they log of them, changes under a ticket",
+			Criteria: []string{"CC6.1", "CC7.1", "CC8.1"}, NIST: []string{"CM-3", "CM-6"}, ISO: []string{"8.9", "8.32"},
+			Tests: []string{"import.config", "import.digest"},
+			Left:  "whether the tickets ask for these changes; what was changed and changed back between two imports; settings of one role or database"},
 
 		{ID: "EX-1701", Artifact: "E17", About: "Whenever the gateway ran it said so, and each of its boots names the one before",
 			Criteria: []string{"A1.2", "CC7.1", "CC7.2"}, NIST: []string{"AU-5(4)", "AU-12"}, ISO: []string{"8.15", "8.16"},
@@ -324,6 +328,6 @@ var populationOf = map[string]string{
 	"access.revoked": grantsTable, "access.lag": sessionsTable,
 	"alert.raised": alertsTable, "alert.acknowledged": alertsTable, "alert.heard": alertsTable,
 	"session.principal": sessionsTable, "session.encrypted": sessionsTable, "credential.age": credentialsTable, "grant.unused": usedTable,
-	"import.privileges": usedTable, "import.people": terminationsTable, "import.connections": reconTable, "import.digest": totalsTable, "import.tickets": ticketsTable,
+	"import.privileges": usedTable, "import.people": terminationsTable, "import.connections": reconTable, "import.digest": totalsTable, "import.tickets": ticketsTable, "import.config": upstreamConfigTable,
 	"evidence.readers": readersTable, "evidence.purpose": readersTable,
 }

@@ -48,6 +48,7 @@ func Populations() []Table {
 			"owned_agents", "stopped_agents", "sessions_open:#", "last_session_end_at:t", "last_session_end_pos:n",
 			"last_command_at:t", "last_command_pos:n", "lag_seconds:#", "limit_seconds:#")},
 		{Name: rightsTable, Columns: columns("import_pos:n", "resource:n", "subject_kind:n", "subject", "whose:n", "namespace", "verbs", "resources", "names", "paths", "flags", "bound_by")},
+		{Name: upstreamConfigTable, Columns: columns("import_pos:n", "at:t", "resource:n", "previous_pos:n", "kind:n", "key", "before", "after", "class:n", "ticket", "imported_by")},
 		{Name: reconTable, Columns: columns("run_pos:n", "resource:n", "at:t", "upstream_session", "user", "database", "client", "backend_pid:#", "backend_start:t",
 			"class:n", "reason", "matched_pos:n")},
 		{Name: reconRequestsTable, Columns: columns("run_pos:n", "resource:n", "at:t", "until:t", "audit_id", "user", "groups", "as_user", "as_groups", "client", "verb", "object",

@@ -183,6 +183,7 @@ func (r *Running) Readiness(ask Ask) (*Readiness, error) {
 	out.Allowed, out.Refused, out.Opaque = sum.Allowed, sum.Denied+sum.Failed, sum.Opaque
 	f.tests.approvals.unseparated(sum.Unseparated)
 	f.tests.tickets.corroborated(&f.tickets)
+	f.tests.config.configured(&f.upstreamConfigs)
 	for _, t := range out.Tests {
 		t.Conclude()
 	}

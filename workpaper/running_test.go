@@ -104,7 +104,20 @@ func logs() map[string]*packtest.Gateway {
 		g.Stop()
 		return g
 	}
-	return map[string]*packtest.Gateway{"tickets": tickets(), "day": packtest.Day(), "burst": burst(), "days": days(), "lies": lies()}
+	configs := func() *packtest.Gateway { // of a server, read in whole and in part, changed with a ticket and without
+		g, s := packtest.Shop()
+		row := func(key, value string) evidence.ConfigRow {
+			return evidence.ConfigRow{Kind: evidence.ConfigRule, Key: key, Value: value}
+		}
+		g.ImportConfig("", nil, row("a", "peer"), row("b", "trust"))
+		g.ImportConfig("OPS-1", map[string]string{evidence.ConfigRole: "refused"}, row("b", "trust"), row("a", "peer"), row("c", "md5"))
+		g.ImportConfig("", map[string]string{evidence.ConfigRule: "refused"})
+		g.ImportConfig("", nil, row("a", "trust"))
+		s.Close()
+		g.Stop()
+		return g
+	}
+	return map[string]*packtest.Gateway{"configs": configs(), "tickets": tickets(), "day": packtest.Day(), "burst": burst(), "days": days(), "lies": lies()}
 }
 
 // The state is a cache: kept and gone on with after every record, deleted and

@@ -42,6 +42,7 @@ type keptFold struct {
 	Outside         keptOutside
 	Recon           keptRecon
 	Tickets         keptTickets
+	UpstreamConfigs keptConfigs
 	Policies        []string
 	Configs         []string
 	Counts          keptCounts
@@ -282,7 +283,7 @@ func (f *Fold) keep() *keptFold {
 		LastTime: f.lastTime, Records: f.records, Tests: make(map[string]keptTest), Doubts: make(map[evidence.Position]keptDoubt),
 		GrantUses: keepUses(f.grantUses), KeyUses: keepUses(f.keyUses),
 		Hours: keptHoursOf{ByHour: make(map[int64]map[string][2]int64), Newest: f.hours.newest, From: f.hours.from}, Watch: f.watch.keep(),
-		Outside: f.outside.keep(), Recon: f.recon.keep(), Tickets: f.tickets.keep(),
+		Outside: f.outside.keep(), Recon: f.recon.keep(), Tickets: f.tickets.keep(), UpstreamConfigs: f.upstreamConfigs.keep(),
 		Policies: slices.Sorted(maps.Keys(f.policies)), Configs: slices.Sorted(maps.Keys(f.configs)),
 		Counts: keptCounts{f.counts.unseparated, f.counts.opaque, f.counts.allowed, f.counts.denied, f.counts.failed},
 	}
@@ -526,7 +527,7 @@ func (k *keptFold) into(f *Fold) error {
 		f.alerts = append(f.alerts, alertState{pos: a.Pos, at: a.At, rule: a.Rule, heard: a.Heard, cells: a.Cells})
 	}
 	k.Watch.resume(&f.watch)
-	f.outside, f.recon, f.tickets = k.Outside.resume(), k.Recon.resume(), k.Tickets.resume()
+	f.outside, f.recon, f.tickets, f.upstreamConfigs = k.Outside.resume(), k.Recon.resume(), k.Tickets.resume(), k.UpstreamConfigs.resume()
 	for _, p := range k.Policies {
 		f.policies[p] = true
 	}

@@ -110,6 +110,7 @@ type tests struct {
 	enforce, denials, liveness, gap, digests          Test
 	opened                                            Test
 	imports, leavers, privileges, bypass, tickets     Test
+	config                                            Test
 	principal, encrypted, keyAge, unused              Test
 	heard, readers                                    Test
 
@@ -123,7 +124,7 @@ func (t *tests) all() []*Test {
 		&t.approvals, &t.approvalUse, &t.limits, &t.afterRevoke, &t.lag, &t.detected, &t.acks, &t.enforce, &t.denials, &t.liveness, &t.gap, &t.digests,
 		&t.principal, &t.encrypted, &t.keyAge, &t.unused, &t.heard, &t.readers, &t.opened,
 		&t.disposalEarly, &t.disposalHeld, &t.disposalApproved, &t.disposalGap,
-		&t.imports, &t.leavers, &t.privileges, &t.bypass, &t.tickets,
+		&t.imports, &t.leavers, &t.privileges, &t.bypass, &t.tickets, &t.config,
 	}
 }
 
@@ -186,6 +187,7 @@ func newTests() *tests {
 		privileges: Test{ID: "import.privileges", Of: "agents on resources whose account was asked about", Title: "Who may only read goes through an account that can only read", State: NotTested, Note: "Effective privilege: gateway policy only"},
 		bypass:     Test{ID: "import.connections", Of: "upstream connections and requests", Title: "Nothing went around the gateway", State: NotTested, Note: "Bypass: untested"},
 		tickets:    Test{ID: "import.tickets", Of: "tickets cited, with their uses up to an import", Title: "Tickets that access and changes cite exist, were approved and open when they were used, and name the same people", State: NotTested, Note: notCorroborated},
+		config:     Test{ID: "import.config", Of: "differences between imports of a server's configuration", Title: "Changes of how upstreams let people in were made under a ticket", State: NotTested, Note: "Configuration of upstreams: no two imports to compare"},
 	}
 }
 

@@ -295,8 +295,13 @@ func (g *memory) Reconcile(_ context.Context, resource string, _ evidence.By) (a
 		Tie: "tied", Counted: 5, Compared: 5, Sessions: []evidence.ReconKey{{Class: "unexplained", User: "app" + hostile, Client: "192.0.2.9:40001", PID: 7}}}, nil
 }
 
-func (g *memory) ImportPrivileges(_ context.Context, resource string, _ evidence.By) (api.Import, error) {
-	return api.Import{Position: "gw1.1.41", Kind: "postgres.privileges", Rows: 12, Kept: 9, Digest: "fedcba9876543210"}, nil
+func (g *memory) ImportPrivileges(_ context.Context, resource, ticket string, _ evidence.By) (api.Import, error) {
+	out := api.Import{Position: "gw1.1.41", Kind: "postgres.privileges", Rows: 12, Kept: 9, Digest: "fedcba9876543210",
+		Config: &api.ConfigImport{Position: "gw1.1.42", Rows: 87, Digest: "89abcdef01234567"}}
+	if ticket == "" {
+		out.Config.Unread = map[string]string{"hba": "permission denied for view pg_hba_file_rules" + hostile}
+	}
+	return out, nil
 }
 
 // Import has everybody in the file leave on the day before.

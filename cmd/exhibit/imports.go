@@ -3,8 +3,10 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -232,10 +234,10 @@ The configuration must say who the gateway is at the cluster (kubernetes.account
 }
 
 func newImportRoles(a *app) *cobra.Command {
-	var resource, file string
+	var resource, file, ticket string
 	rights := a.importer(importing{kind: evidence.ImportRights, formats: []string{"json"}, resource: &resource}, func(api.Import) {})
 	c := &cobra.Command{
-		Use: "roles RESOURCE", Short: "Import what the gateway's account at an upstream may do by itself", Args: exactly("RESOURCE"),
+		Use: "roles RESOURCE", Short: "Import what the gateway's account at an upstream may do, and how that lets people in", Args: exactly("RESOURCE"),
 		Long: `Asks the server of a resource, by the gateway's own account, what that account may
 do there: of PostgreSQL its attributes, the roles that it is a member of, and what it
 owns, reads and writes; of Kubernetes the roles and bindings of the cluster, and so
@@ -243,28 +245,51 @@ what agents, the account and everybody else may do. The access listings of a pac
 have it beside what policy allows, and agents that only read by policy where the
 upstream lets them write are exceptions.
 
+Of PostgreSQL it also takes in how the server lets people in and what it logs of them,
+as far as the account sees that: pg_hba.conf, roles, memberships and settings. What
+differs from the import before is listed in a pack, and an exception unless --ticket
+says under which ticket it was changed.
+
 Where the gateway's account may not read the roles of a cluster, bring them:
 kubectl get clusterroles,roles,clusterrolebindings,rolebindings -A -o json`,
 		Example: `  exhibit import roles orders
+  exhibit import roles orders --ticket OPS-4711
   exhibit import roles prod --file rbac.json --source "kubectl, as alice"`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if file != "" {
+				if ticket != "" {
+					return usagef("%s takes --ticket where it asks a server, not with --file", cmd.CommandPath())
+				}
 				resource = args[0]
 				return rights.RunE(cmd, []string{file})
 			}
 			return a.ask(func(c *api.Client) error {
-				out, err := c.ImportPrivileges(cmd.Context(), args[0])
+				out, err := c.ImportPrivileges(cmd.Context(), args[0], ticket)
 				if err != nil {
 					return err
 				}
 				a.say("Imported %s of %s (%d kept) at %s. Digest %.12s", count(out.Rows, "row"), out.Kind, out.Kept, out.Position, out.Digest)
+				a.sayConfig(out.Config)
 				return a.jsonOnly(out)
 			})
 		},
 	}
 	c.Flags().StringVar(&file, "file", "", "a file that has a cluster's roles and bindings, instead of asking")
+	c.Flags().StringVar(&ticket, "ticket", "", "under which ticket the server was changed since the import before; stands in the record")
 	c.Flags().AddFlagSet(rights.Flags())
 	return c
+}
+
+// sayConfig says what was imported of a server's configuration, and what could
+// not be.
+func (a *app) sayConfig(c *api.ConfigImport) {
+	if c == nil {
+		return
+	}
+	a.say("Imported %s of %s at %s. Digest %.12s", count(c.Rows, "row"), evidence.ImportConfig, c.Position, c.Digest)
+	for _, kind := range slices.Sorted(maps.Keys(c.Unread)) {
+		a.say("not readable for the gateway's account, of %s: %s", kind, c.Unread[kind])
+	}
 }
 
 func newReconcile(a *app) *cobra.Command {

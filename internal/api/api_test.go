@@ -82,8 +82,8 @@ func (g *gateway) Import(_ context.Context, n NewImport, by evidence.By) (Import
 func (g *gateway) Reconcile(_ context.Context, resource string, by evidence.By) (Reconciliation, error) {
 	return ask[Reconciliation](g, resource, by)
 }
-func (g *gateway) ImportPrivileges(_ context.Context, resource string, by evidence.By) (Import, error) {
-	return ask[Import](g, resource, by)
+func (g *gateway) ImportPrivileges(_ context.Context, resource, ticket string, by evidence.By) (Import, error) {
+	return ask[Import](g, resource, ticket, by)
 }
 func (g *gateway) EnrollKey(_ context.Context, k NewKey, by evidence.By) (Credential, error) {
 	return ask[Credential](g, k, by)

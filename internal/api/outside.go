@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
@@ -16,8 +17,9 @@ type Imports interface {
 	// imported.
 	Import(ctx context.Context, n NewImport, by evidence.By) (Import, error)
 	// ImportPrivileges asks a resource's upstream what the gateway's account there
-	// may do by itself.
-	ImportPrivileges(ctx context.Context, resource string, by evidence.By) (Import, error)
+	// may do by itself, and of a database how its server lets people in. Ticket is
+	// that under which what has changed there was changed; it may be empty.
+	ImportPrivileges(ctx context.Context, resource, ticket string, by evidence.By) (Import, error)
 	// Reconcile holds the sessions of a resource's upstream against the gateway's,
 	// from the server's log and counters, now.
 	Reconcile(ctx context.Context, resource string, by evidence.By) (Reconciliation, error)
@@ -47,6 +49,15 @@ type Import struct {
 	Back     []string `json:"back,omitempty" doc:"people who are back"`
 
 	Reconciled *Reconciliation `json:"reconciled,omitempty" doc:"of connections: what they were found to be"`
+	Config     *ConfigImport   `json:"config,omitempty" doc:"of the account at a database: what was imported with it"`
+}
+
+// ConfigImport is the import of how a server lets people in.
+type ConfigImport struct {
+	Position string            `json:"position" doc:"of its record"`
+	Rows     int               `json:"rows"`
+	Digest   string            `json:"digest" doc:"of them: SHA-256, hex"`
+	Unread   map[string]string `json:"unread,omitempty" doc:"by kind of row: what of it the gateway's account could not read, and why"`
 }
 
 // Reconciliation is what holding an upstream's sessions against the gateway's
@@ -117,9 +128,13 @@ func (a *routes) registerOutside() {
 			out, err := a.Services.Imports.Reconcile(ctx, in.Resource, by(ctx))
 			return &body[Reconciliation]{out}, err
 		})
-	handle(a, operation{id: "import-privileges", method: http.MethodPost, path: "/v1/resources/{resource}/privileges", tag: "imports", summary: "Import what the gateway's account at an upstream may do by itself"},
-		func(ctx context.Context, in *one) (*body[Import], error) {
-			out, err := a.Services.Imports.ImportPrivileges(ctx, in.Resource, by(ctx))
+	type asking struct {
+		Resource string `path:"resource"`
+		Ticket   string `query:"ticket" maxLength:"1000" doc:"under which what has changed there was changed; stands in the record"`
+	}
+	handle(a, operation{id: "import-privileges", method: http.MethodPost, path: "/v1/resources/{resource}/privileges", tag: "imports", summary: "Import what the gateway's account at an upstream may do by itself, and how a database lets people in"},
+		func(ctx context.Context, in *asking) (*body[Import], error) {
+			out, err := a.Services.Imports.ImportPrivileges(ctx, in.Resource, in.Ticket, by(ctx))
 			return &body[Import]{out}, err
 		})
 	handle(a, operation{id: "import", method: http.MethodPost, path: importPath, tag: "imports", summary: "Import what is known outside the gateway"},
@@ -135,9 +150,13 @@ func (c *Client) Reconcile(ctx context.Context, resource string) (Reconciliation
 }
 
 // ImportPrivileges asks a resource's upstream what the gateway's account there
-// may do by itself.
-func (c *Client) ImportPrivileges(ctx context.Context, resource string) (Import, error) {
-	return call[Import](ctx, c, http.MethodPost, "/v1/resources/"+segment(resource)+"/privileges", nil)
+// may do by itself, and of a database how its server lets people in.
+func (c *Client) ImportPrivileges(ctx context.Context, resource, ticket string) (Import, error) {
+	path := "/v1/resources/" + segment(resource) + "/privileges"
+	if ticket != "" {
+		path += "?ticket=" + url.QueryEscape(ticket)
+	}
+	return call[Import](ctx, c, http.MethodPost, path, nil)
 }
 
 // ChangeOwner gives an agent another owner.

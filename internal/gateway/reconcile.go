@@ -33,9 +33,11 @@ type Counter interface {
 	Counters(ctx context.Context, resource string) ([]evidence.CounterRow, string, int64, error) // rows, query, time by the server's clock
 }
 
-// Account reads what the gateway's account at an upstream may do by itself.
+// Account reads what the gateway's account at an upstream may do by itself, and
+// how the upstream lets people in, as far as that account sees it.
 type Account interface {
 	Privileges(ctx context.Context, resource string) (role string, rows []evidence.PrivilegeRow, read int, query string, err error)
+	ServerConfig(ctx context.Context, resource string) (rows []evidence.ConfigRow, unread map[string]string, query string, err error)
 }
 
 // AskWith says who asks upstreams of a protocol about the gateway's account. Call
@@ -48,15 +50,18 @@ func (g *Gateway) AskWith(protocol string, a Account) {
 }
 
 // ImportPrivileges implements api.Imports.
-func (g *Gateway) ImportPrivileges(ctx context.Context, resource string, by evidence.By) (api.Import, error) {
+func (g *Gateway) ImportPrivileges(ctx context.Context, resource, ticket string, by evidence.By) (api.Import, error) {
 	r, ok := (*g.resources.Load())[resource]
 	if !ok {
 		return api.Import{}, api.NotFound(fmt.Sprintf("there is no resource %.80q", resource), "exhibit config show has all")
 	}
+	a := g.accounts[r.Protocol]
+	if ticket != "" && a == nil {
+		return api.Import{}, api.Invalid("a ticket is for changes of a server's configuration, and "+resource+" is of the protocol "+r.Protocol, "import it without a ticket")
+	}
 	if r.Protocol == clusterProtocol && g.rights != nil {
 		return g.askRights(ctx, r, by)
 	}
-	a := g.accounts[r.Protocol]
 	if a == nil {
 		return api.Import{}, api.Invalid(resource+" is of the protocol "+r.Protocol+", whose accounts can't be asked about", "")
 	}
@@ -64,21 +69,42 @@ func (g *Gateway) ImportPrivileges(ctx context.Context, resource string, by evid
 	if err != nil {
 		return api.Import{}, fmt.Errorf("asking the upstream of %s about the gateway's account: %w", resource, err)
 	}
-	b, err := reconcile.Privileges("catalogue of "+resource, query, role, rows, read)
+	privileges, err := reconcile.Privileges("catalogue of "+resource, query, role, rows, read)
 	if err != nil {
 		return api.Import{}, err
 	}
-	return g.recordOf(ctx, resource, &b, by)
+	config, unread, query, err := a.ServerConfig(ctx, resource)
+	if err != nil {
+		return api.Import{}, fmt.Errorf("asking the upstream of %s how it lets people in: %w", resource, err)
+	}
+	configs, err := reconcile.Config("configuration of "+resource, query, config, unread)
+	if err != nil {
+		return api.Import{}, err
+	}
+	configs.Ticket = ticket
+	list, err := g.recordOf(ctx, resource, by, &privileges, &configs)
+	if err != nil {
+		return api.Import{}, err
+	}
+	list[0].Config = &api.ConfigImport{Position: list[1].Position, Rows: list[1].Rows, Digest: list[1].Digest, Unread: unread}
+	return list[0], nil
 }
 
-// recordOf records an import of a resource from which nothing follows.
-func (g *Gateway) recordOf(ctx context.Context, resource string, b *evidence.ImportBody, by evidence.By) (api.Import, error) {
-	b.By = by
-	d := &evidence.Draft{Head: evidence.Head{Type: evidence.ImportSnapshot, Resource: resource}, Body: evidence.EncodeBody(b)}
-	if _, err := g.recorder.Own().Record(ctx, 0, evidence.Power, d); err != nil {
-		return api.Import{}, g.problem(err)
+// recordOf records imports of a resource from which nothing follows, all or none.
+func (g *Gateway) recordOf(ctx context.Context, resource string, by evidence.By, bodies ...*evidence.ImportBody) ([]api.Import, error) {
+	drafts := make([]*evidence.Draft, len(bodies))
+	for i, b := range bodies {
+		b.By = by
+		drafts[i] = &evidence.Draft{Head: evidence.Head{Type: evidence.ImportSnapshot, Resource: resource}, Body: evidence.EncodeBody(b)}
 	}
-	return api.Import{Position: d.Head.Pos.String(), Kind: b.Kind, Rows: b.Rows, Kept: cmp.Or(b.Kept, b.Rows), Digest: b.Digest, File: b.File}, nil
+	if _, err := g.recorder.Own().Record(ctx, 0, evidence.Power, drafts...); err != nil {
+		return nil, g.problem(err)
+	}
+	list := make([]api.Import, len(bodies))
+	for i, b := range bodies {
+		list[i] = api.Import{Position: drafts[i].Head.Pos.String(), Kind: b.Kind, Rows: b.Rows, Kept: cmp.Or(b.Kept, b.Rows), Digest: b.Digest, File: b.File}
+	}
+	return list, nil
 }
 
 // CountWith says who reads the counters of upstreams of a protocol. Call it
@@ -181,39 +207,46 @@ func (g *Gateway) reconcile(ctx context.Context, r Resource, by evidence.By) (ou
 			until, counters = at, &b
 		}
 	}
-	select {
-	case <-time.After(settle):
-	case <-ctx.Done():
-		return out, context.Cause(ctx)
+	if err := settled(ctx); err != nil {
+		return out, err
 	}
 	file := filepath.Join(g.opened.Data, reconcileDir, r.Name+".json")
-	place, err := readPlace(file)
+	at, err := readPlace(file)
 	if err != nil {
 		return out, err
 	}
+	if at.To != 0 && at.To < g.rememberedSince() {
+		at = place{} // what it says of then can't be told any more: it begins at the log's end, and the gap shows
+	}
 	in := reconcile.Input{Source: "log of " + r.Name, Format: r.Log.Format, Query: "lines that begin with \"connection authorized\""}
-	data, parts, err := place.read(r.Log.Files, maxLogRead)
+	data, parts, err := at.read(r.Log.Files, maxLogRead)
 	if err != nil {
 		return out, err
 	}
 	in.Data = data
 	l, err := reconcile.Connections(in, until)
 	if err != nil {
-		return out, fmt.Errorf("%s from byte %d on: %w", place.File, place.Offset, err)
+		return out, fmt.Errorf("%s from byte %d on: %w", at.File, at.Offset, err)
 	}
-	w := workpaper.Window{From: cmp.Or(place.To, until), To: until} // what was before the first nobody asked for
+	w := workpaper.Window{From: cmp.Or(at.To, until), To: until} // what was before the first nobody asked for
 	if len(data) >= maxLogRead && l.Last != 0 {
 		w.To = l.Last // the rest comes with the next
 	}
 	w.From = min(w.From, w.To)
-	l.Body.Params = map[string]string{"from": place.at()}
-	place.advance(parts, l.Read)
-	place.To = w.To
-	l.Body.Params["to"] = place.at()
+	l.Body.Params = map[string]string{"from": at.at()}
+	at.advance(parts, l.Read)
+	at.To = w.To
+	l.Body.Params["to"] = at.at()
 	if out, err = g.recordRun(ctx, r, &l.Body, counters, w, by); err != nil {
 		return out, err
 	}
-	return out, place.write(file)
+	return out, at.write(file)
+}
+
+// rememberedSince is from when on a log of sessions can be held against the
+// gateway's.
+func (g *Gateway) rememberedSince() int64 {
+	return g.clock.now().UnixMicro() - workpaper.KeptConnections + time.Hour.Microseconds()
 }
 
 // place is how far a server's log has been read. It can be lost: then reading
@@ -341,8 +374,7 @@ func readFrom(name string, offset int64, most int) ([]byte, error) {
 // and what the connections were found to be, all or none. The caller holds
 // g.reconciling.
 func (g *Gateway) recordRun(ctx context.Context, r Resource, b, counters *evidence.ImportBody, w workpaper.Window, by evidence.By) (api.Reconciliation, error) {
-	now := g.clock.now().UnixMicro()
-	if w.From < now-workpaper.KeptConnections+time.Hour.Microseconds() {
+	if w.From < g.rememberedSince() {
 		return api.Reconciliation{}, api.Invalid(fmt.Sprintf("the log begins at %s, and sessions are remembered for two days", workpaper.FormatTime(w.From)), "import logs at least once a day")
 	}
 	connections, before, err := g.connections(ctx, r.Name, w.From)

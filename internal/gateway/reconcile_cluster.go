@@ -315,7 +315,11 @@ func (g *Gateway) askRights(ctx context.Context, r Resource, by evidence.By) (ap
 		return api.Import{}, err
 	}
 	b.File = ""
-	return g.recordOf(ctx, r.Name, &b, by)
+	imported, err := g.recordOf(ctx, r.Name, by, &b)
+	if err != nil {
+		return api.Import{}, err
+	}
+	return imported[0], nil
 }
 
 // importRights records who may do what in a cluster, from a file.
@@ -333,7 +337,11 @@ func (g *Gateway) importRights(ctx context.Context, n api.NewImport, in reconcil
 		return api.Import{}, err
 	}
 	b.Extracted = micros(n.Extracted)
-	return g.recordOf(ctx, r.Name, &b, by)
+	list, err := g.recordOf(ctx, r.Name, by, &b)
+	if err != nil {
+		return api.Import{}, err
+	}
+	return list[0], nil
 }
 
 // errRotated means that files were renamed while they were read.

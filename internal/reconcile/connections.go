@@ -206,6 +206,14 @@ func Privileges(source, query, role string, rows []evidence.PrivilegeRow, read i
 	return b, err
 }
 
+// Config is the import of how a server lets people in. Unread says of kinds of
+// rows what of them couldn't be read.
+func Config(source, query string, rows []evidence.ConfigRow, unread map[string]string) (evidence.ImportBody, error) {
+	b, err := body(evidence.ImportConfig, Input{Source: source, Query: query, Params: unread}, len(rows), rows)
+	b.File = ""
+	return b, err
+}
+
 // Counters is the import of counters that were read.
 func Counters(source, query string, rows []evidence.CounterRow, at int64) (evidence.ImportBody, error) {
 	b, err := body(evidence.ImportCounters, Input{Source: source, Query: query}, len(rows), rows)

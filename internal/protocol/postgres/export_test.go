@@ -9,6 +9,12 @@ import (
 // Callable are the functions that a FunctionCall may name and be understood.
 var Callable = callable
 
+// What is recorded of a server's configuration.
+var (
+	RuleOption = option
+	Bounded    = bounded
+)
+
 // WrapUpstreams wraps connections to upstreams, until the test is over.
 func WrapUpstreams(t testing.TB, wrap func(net.Conn) net.Conn) {
 	t.Helper()
