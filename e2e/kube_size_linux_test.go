@@ -38,8 +38,9 @@ func (e *endless) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	e.written.Store(0)
 	q := r.URL.Query()
 	flush := http.NewResponseController(w).Flush
-	n := 0 // how many pieces come
-	piece, each := func(int) string { return "" }, func() error { return nil }
+	var n int // how many pieces come
+	var piece func(int) string
+	each := func() error { return nil }
 	switch {
 	case strings.HasSuffix(r.URL.Path, "/log"):
 		piece = func(i int) string { return fmt.Sprintf("%08d %s\n", i, strings.Repeat("a line of the log ", 56)) }
@@ -77,10 +78,10 @@ func (e *endless) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // direct is what comes without the gateway, in digest and size.
-func (e *endless) direct(path string) (string, int64) {
+func (e *endless) direct(ctx context.Context, path string) (string, int64) {
 	h := sha256.New()
 	rec := &discard{w: h, h: http.Header{}}
-	r := httptest.NewRequest(http.MethodGet, path, nil)
+	r := httptest.NewRequestWithContext(ctx, http.MethodGet, path, nil)
 	e.ServeHTTP(rec, r)
 	return hex.EncodeToString(h.Sum(nil)), rec.n
 }
@@ -172,7 +173,7 @@ func (w *world) resident() (now, most int64) {
 // slows its sender down.
 func TestWhatStreamsTakesNoMemory(t *testing.T) {
 	const within = 32 << 20
-	c, e, ask := startEndless(t)
+	c, e, ask := startEndless(t) //nolint:bodyclose // who asks closes it
 	resp, err := ask(t.Context(), 1, "/version") // of which it is warm
 	c.ok(err)
 	_, err = io.Copy(io.Discard, resp.Body)
@@ -181,7 +182,7 @@ func TestWhatStreamsTakesNoMemory(t *testing.T) {
 	idle, before := c.resident()
 	t.Logf("idle: %d MiB resident, at most %d MiB so far", idle>>20, before>>20)
 	for what, path := range streams {
-		want, size := e.direct(path)
+		want, size := e.direct(t.Context(), path)
 		for version := 1; version <= 2; version++ {
 			began := time.Now()
 			resp, err := ask(t.Context(), version, path)
@@ -229,7 +230,7 @@ func TestWhatStreamsTakesNoMemory(t *testing.T) {
 // a server that breaks off is no end in good order. Either is on record.
 func TestWhatStreamsEndsWell(t *testing.T) {
 	t.Parallel()
-	c, e, ask := startEndless(t)
+	c, e, ask := startEndless(t) //nolint:bodyclose // who asks closes it
 	last := func(text string) command {
 		t.Helper()
 		list := c.ran(text)

@@ -1,7 +1,7 @@
 package workpaper_test
 
 import (
-	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -103,8 +103,11 @@ func TestTheClassesOfTickets(t *testing.T) {
 		}
 		sum := uint64(0)
 		for _, row := range tables["totals"].Rows {
-			if n := uint64(0); row[0] == "tickets" && row[1] != "cited, with their uses up to an import" {
-				fmt.Sscan(row[2], &n)
+			if row[0] == "tickets" && row[1] != "cited, with their uses up to an import" {
+				n, err := strconv.ParseUint(row[2], 10, 64)
+				if err != nil {
+					t.Fatal(err)
+				}
 				sum += n
 			}
 		}
