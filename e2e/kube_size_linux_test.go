@@ -173,7 +173,7 @@ func (w *world) resident() (now, most int64) {
 // slows its sender down.
 func TestWhatStreamsTakesNoMemory(t *testing.T) {
 	const within = 32 << 20
-	c, e, ask := startEndless(t) //nolint:bodyclose // who asks closes it
+	c, e, ask := startEndless(t)                 //nolint:bodyclose // who asks closes it
 	resp, err := ask(t.Context(), 1, "/version") // of which it is warm
 	c.ok(err)
 	_, err = io.Copy(io.Discard, resp.Body)
