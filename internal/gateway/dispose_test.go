@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,16 +21,28 @@ import (
 	"github.com/exhibit-gateway/exhibit/verify"
 )
 
-// retaining keeps blocks for a second, one for each record: the least that a
-// configuration asks for is no time for a test.
+// retaining keeps blocks, one for each record, for an hour by a clock that is
+// turned on: the least that a configuration asks for is no time for a test.
 func retaining(s *Settings) {
-	s.Sealing.BlockBytes, s.Config.Retention = 1, 1
+	s.Sealing.BlockBytes, s.Config.Retention = 1, int64(time.Hour/time.Second)
+}
+
+// turned is a clock that can be turned on.
+type turned struct {
+	system
+	by atomic.Int64
+}
+
+func (c *turned) now() time.Time { return c.system.now().Add(time.Duration(c.by.Load())) }
+func (c *turned) elapsed() time.Duration {
+	return c.system.elapsed() + time.Duration(c.by.Load())
 }
 
 // worked is a gateway with a session of before the retention, one that goes on
 // over its end, and one after it.
 func worked(t *testing.T, change ...func(*Settings)) (w *world, old, open evidence.Position, since time.Time) {
-	w = newWorld(t, append([]func(*Settings){retaining}, change...)...)
+	clock := &turned{}
+	w = newWorld(t, append([]func(*Settings){retaining, func(s *Settings) { s.clock = clock }}, change...)...)
 	c, old := w.open()
 	for range 5 {
 		w.do(c, "select 1")
@@ -40,8 +53,8 @@ func worked(t *testing.T, change ...func(*Settings)) (w *world, old, open eviden
 	if _, err := w.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(3100 * time.Millisecond)
-	since = time.Now()
+	clock.by.Add(int64(2 * time.Hour))
+	since = w.clock.now()
 	w.do(c, "select 3")
 	w.end(c, open)
 	c, start := w.open()
@@ -126,7 +139,7 @@ func sameFiles(t *testing.T, what string, got, want map[string]string) {
 // gateway restored from a backup; about what is gone there is a plain no.
 func TestADisposalChangesNoAnswerAboutWhatIsKept(t *testing.T) {
 	w, old, open, since := worked(t)
-	to := time.Now()
+	to := w.clock.now()
 	before := w.packFiles(since, to)
 	allowed, err := w.Allowed(t.Context(), "bot", api.Moment{Time: to}, packtest.Alice)
 	if err != nil {
@@ -150,7 +163,7 @@ func TestADisposalChangesNoAnswerAboutWhatIsKept(t *testing.T) {
 		}
 		for name, ask := range map[string]func() error{
 			"a pack from before": func() error {
-				_, err := w.CreatePack(t.Context(), api.PackRequest{From: api.Moment{Time: since.Add(-time.Hour)}, To: api.Moment{Time: to}}, packtest.Alice, io.Discard, func(api.Progress) {})
+				_, err := w.CreatePack(t.Context(), api.PackRequest{From: api.Moment{Time: since.Add(-3 * time.Hour)}, To: api.Moment{Time: to}}, packtest.Alice, io.Discard, func(api.Progress) {})
 				return err
 			},
 			"what a session did": func() error {
@@ -173,7 +186,7 @@ func TestADisposalChangesNoAnswerAboutWhatIsKept(t *testing.T) {
 		if ready, err := w.Readiness(t.Context(), api.ReadinessQuery{}, packtest.Alice); err != nil || ready.Position == "" {
 			t.Errorf("%s: readiness: %+v, %v", what, ready, err)
 		}
-		w.packIsSound(since, time.Now().Add(time.Hour))
+		w.packIsSound(since, w.clock.now().Add(time.Hour))
 	}
 	check("after it")
 	id := newIdentity(t)
