@@ -215,7 +215,7 @@ func (g *Gateway) reconcile(ctx context.Context, r Resource, by evidence.By) (ou
 	if err != nil {
 		return out, err
 	}
-	if at.To != 0 && at.To < g.rememberedSince() {
+	if at.To != 0 && at.To < rememberedSince(g.clock.now().UnixMicro(), workpaper.KeptConnections) {
 		at = place{} // what it says of then can't be told any more: it begins at the log's end, and the gap shows
 	}
 	in := reconcile.Input{Source: "log of " + r.Name, Format: r.Log.Format, Query: "lines that begin with \"connection authorized\""}
@@ -243,11 +243,9 @@ func (g *Gateway) reconcile(ctx context.Context, r Resource, by evidence.By) (ou
 	return out, at.write(file)
 }
 
-// rememberedSince is from when on a log of sessions can be held against the
-// gateway's.
-func (g *Gateway) rememberedSince() int64 {
-	return g.clock.now().UnixMicro() - workpaper.KeptConnections + time.Hour.Microseconds()
-}
+// rememberedSince is from when on a log can be held against what the gateway
+// remembers for that long: an hour less, so that nothing is forgotten meanwhile.
+func rememberedSince(now, kept int64) int64 { return now - kept + time.Hour.Microseconds() }
 
 // place is how far a server's log has been read. It can be lost: then reading
 // begins at the log's end, and what lies between shows as not covered.
@@ -374,7 +372,7 @@ func readFrom(name string, offset int64, most int) ([]byte, error) {
 // and what the connections were found to be, all or none. The caller holds
 // g.reconciling.
 func (g *Gateway) recordRun(ctx context.Context, r Resource, b, counters *evidence.ImportBody, w workpaper.Window, by evidence.By) (api.Reconciliation, error) {
-	if w.From < g.rememberedSince() {
+	if w.From < rememberedSince(g.clock.now().UnixMicro(), workpaper.KeptConnections) {
 		return api.Reconciliation{}, api.Invalid(fmt.Sprintf("the log begins at %s, and sessions are remembered for two days", workpaper.FormatTime(w.From)), "import logs at least once a day")
 	}
 	connections, before, err := g.connections(ctx, r.Name, w.From)

@@ -131,7 +131,7 @@ func (g *Gateway) reconcileCluster(ctx context.Context, r Resource, by evidence.
 	if err != nil {
 		return out, err
 	}
-	if at.To != 0 && at.To < until-workpaper.KeptRequests+time.Hour.Microseconds() || a.requests.Full() {
+	if at.To != 0 && at.To < rememberedSince(until, workpaper.KeptRequests) || a.requests.Full() {
 		at = place{} // what it says of then can't be told any more: it begins at the log's end, and the gap shows
 	}
 	for n := range maxAuditRuns {
@@ -213,7 +213,7 @@ func (g *Gateway) toldOf(r Resource) reconcile.Told {
 // recordRequests records an import of requests with what they were found to be,
 // all or none. The caller holds g.reconciling.
 func (g *Gateway) recordRequests(ctx context.Context, r Resource, b *evidence.ImportBody, w workpaper.Window, by evidence.By) (out api.Reconciliation, err error) {
-	if w.From < g.clock.now().UnixMicro()-workpaper.KeptRequests+time.Hour.Microseconds() {
+	if w.From < rememberedSince(g.clock.now().UnixMicro(), workpaper.KeptRequests) {
 		return out, api.Invalid(fmt.Sprintf("the log begins at %s, and commands are remembered for a day", workpaper.FormatTime(w.From)), "import logs more often than once a day")
 	}
 	a, err := g.clusters(ctx)
