@@ -325,6 +325,9 @@ func (c *cluster) audited() {
 		switch {
 		case d.Decision == "allow" && d.Outcome != "skipped" && d.Verb != "connect":
 			passed++
+			if !found && d.Outcome == "in_doubt" {
+				continue // the gateway was killed before or after it passed on the request
+			}
 			if !found || e.ImpersonatedUser.Username != "exhibit:"+d.Agent {
 				c.t.Errorf("%s (%s) is in the cluster's log as %+v", d.ID, d.Text, e)
 			}

@@ -108,7 +108,7 @@ func TestOnPostgreSQL18(t *testing.T) {
 	t.Parallel()
 	_, err := pgserver.ProgramsOf("18")
 	missing(t, err)
-	again := exec.CommandContext(t.Context(), os.Args[0], "-test.timeout=10m")
+	again := exec.CommandContext(t.Context(), os.Args[0], "-test.timeout=30m")
 	again.Env = append(os.Environ(), "EXHIBIT_PG=18")
 	if out, err := again.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)

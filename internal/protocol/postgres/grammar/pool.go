@@ -28,7 +28,10 @@ type Config struct {
 	// Quick is how long a text may take while others wait for its place: 100
 	// milliseconds. Then it goes on beside them.
 	Quick time.Duration
-	// Timeout is how long a text may take in all: 2 seconds.
+	// Timeout is how much processor time a text may take in all: 2 seconds.
+	// By the clock it may take Patience times as long, since on a busy machine
+	// a child waits for others; where a child's processor time can't be read,
+	// the clock is what counts.
 	Timeout time.Duration
 	// MaxText is how long a text may be, in bytes: 256 KiB.
 	MaxText int
@@ -74,6 +77,9 @@ func (c *Config) setDefaults() error {
 	}
 	return nil
 }
+
+// Patience is how much longer than its Timeout a text may take by the clock.
+const Patience = 5
 
 // Why a text has no facts.
 var (
@@ -420,7 +426,8 @@ func (p *Pool) startIn(isolate func(*exec.Cmd)) (*child, error) {
 		out.Close()
 		return nil, fmt.Errorf("starting the grammar: %w", err)
 	}
-	c := &child{cmd: cmd, in: in, out: out, r: bufio.NewReader(out), w: bufio.NewWriter(in)}
+	c := &child{cmd: cmd, in: in, out: out}
+	c.r, c.w = bufio.NewReader(c), bufio.NewWriter(c)
 	if err := c.hello(); err != nil {
 		c.kill()
 		return nil, err
@@ -445,14 +452,18 @@ type child struct {
 	r       *bufio.Reader
 	w       *bufio.Writer
 	bare    string // why it isn't in a sandbox
+
+	timeout   time.Duration // of what it is asked now
+	began     time.Time
+	processor time.Duration // that it had used then
 }
 
 // startTimeout is how long a child may take to be ready: it is a whole gateway
 // binary, on a busy machine.
-const startTimeout = 20 * time.Second
+const startTimeout = 4 * time.Second
 
 func (c *child) hello() error {
-	if err := c.out.SetReadDeadline(time.Now().Add(startTimeout)); err != nil {
+	if err := c.allow(startTimeout); err != nil {
 		return fmt.Errorf("starting the grammar: %w", err)
 	}
 	b, err := readFrame(c.r, 1<<10)
@@ -464,6 +475,52 @@ func (c *child) hello() error {
 	}
 	c.bare = string(b[1:])
 	return nil
+}
+
+// allow gives the child so much processor time for what is exchanged from now
+// on.
+func (c *child) allow(timeout time.Duration) error {
+	c.timeout, c.began, c.processor = timeout, time.Now(), processorTimeOf(c.cmd.Process.Pid)
+	return c.pauseIn(timeout)
+}
+
+// pauseIn has reading and writing pause then, to see what the child has used.
+func (c *child) pauseIn(d time.Duration) error {
+	at := time.Now().Add(d)
+	return errors.Join(c.in.SetWriteDeadline(at), c.out.SetReadDeadline(at))
+}
+
+// paused reports whether err is only a pause in an exchange that goes on.
+func (c *child) paused(err error) bool {
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
+	}
+	passed := time.Since(c.began)
+	used := passed
+	if now := processorTimeOf(c.cmd.Process.Pid); now > 0 {
+		used = now - c.processor
+	}
+	left := min(c.timeout-used, Patience*c.timeout-passed)
+	return left > 0 && c.pauseIn(left) == nil
+}
+
+// Read reads what the child says, while it has time.
+func (c *child) Read(b []byte) (n int, err error) {
+	for {
+		if n, err = c.out.Read(b); !c.paused(err) {
+			return n, err
+		}
+	}
+}
+
+// Write writes to the child, while it has time.
+func (c *child) Write(b []byte) (done int, err error) {
+	for {
+		n, err := c.in.Write(b[done:])
+		if done += n; !c.paused(err) {
+			return done, err
+		}
+	}
 }
 
 // diedError is a child that died, hung, or answered nonsense over a text.
@@ -480,18 +537,15 @@ func (e *diedError) Error() string {
 }
 
 func (c *child) ask(text string, timeout time.Duration) (*Facts, error) {
-	facts, err := c.exchange(text, time.Now().Add(timeout))
+	facts, err := c.exchange(text, timeout)
 	if err != nil {
 		return nil, &diedError{timeout: errors.Is(err, os.ErrDeadlineExceeded), err: err}
 	}
 	return facts, nil
 }
 
-func (c *child) exchange(text string, deadline time.Time) (*Facts, error) {
-	if err := c.in.SetWriteDeadline(deadline); err != nil {
-		return nil, err
-	}
-	if err := c.out.SetReadDeadline(deadline); err != nil {
+func (c *child) exchange(text string, timeout time.Duration) (*Facts, error) {
+	if err := c.allow(timeout); err != nil {
 		return nil, err
 	}
 	if err := writeFrame(c.w, []byte(text)); err != nil {

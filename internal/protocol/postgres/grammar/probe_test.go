@@ -37,6 +37,10 @@ func try(what string) error {
 	case "hang":
 		for { //nolint:staticcheck // as a grammar in a loop would
 		}
+	case "sleep":
+		time.Sleep(time.Hour)
+	case "wait for others":
+		time.Sleep(500 * time.Millisecond)
 	case "garbage":
 		fmt.Fprint(os.Stdout, "\x00\x00\x00\x07not JSON")
 		time.Sleep(time.Second)

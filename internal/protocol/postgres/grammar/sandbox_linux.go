@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+	"time"
 
 	seccomp "github.com/elastic/go-seccomp-bpf"
 	"github.com/elastic/go-seccomp-bpf/arch"
@@ -192,3 +193,14 @@ func beside(cmd *exec.Cmd) {
 
 // yield has a child run when nobody else would. It can't be undone.
 func yield(pid int) { _ = unix.Setpriority(unix.PRIO_PGRP, pid, 10) }
+
+// processorTimeOf is what a process has used of it, its threads together; 0 when
+// that can't be read. The kernel makes the id of a process's clock out of its
+// own id (include/linux/posix-timers_types.h: CPUCLOCK_SCHED is 2).
+func processorTimeOf(pid int) time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|2), &t); err != nil {
+		return 0
+	}
+	return time.Duration(t.Nano())
+}
