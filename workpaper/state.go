@@ -1,11 +1,14 @@
 package workpaper
 
 import (
+	"bufio"
 	"container/heap"
+	"encoding"
 	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
+	"reflect"
 	"slices"
 
 	"github.com/exhibit-gateway/exhibit/decision"
@@ -582,9 +585,62 @@ func (k *keptWatch) resume(w *watch) {
 	}
 }
 
-// writeJSON writes v as one line.
+// writeJSON writes what encoding/json would make of v, which has no cycles, and
+// never has the whole of it in memory: structs go a field at a time, and lists
+// of them an element at a time.
 func writeJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
+	b := bufio.NewWriter(w)
+	e := json.NewEncoder(b)
 	e.SetEscapeHTML(false)
-	return e.Encode(v)
+	if err := (&jsonWriter{b, e}).write(reflect.ValueOf(v)); err != nil {
+		return err
+	}
+	return b.Flush()
+}
+
+type jsonWriter struct {
+	*bufio.Writer // keeps its first error
+	whole         *json.Encoder
+}
+
+func (w *jsonWriter) write(v reflect.Value) error {
+	switch {
+	case v.Kind() == reflect.Pointer && !v.IsNil() && bare(v.Type().Elem()):
+		return w.write(v.Elem())
+	case v.Kind() == reflect.Struct && bare(v.Type()):
+		return w.list('{', '}', v.NumField(), func(i int) error {
+			fmt.Fprintf(w, "%q:", v.Type().Field(i).Name)
+			return w.write(v.Field(i))
+		})
+	case v.Kind() == reflect.Slice && !v.IsNil() && v.Type().Elem().Kind() == reflect.Struct:
+		return w.list('[', ']', v.Len(), func(i int) error { return w.write(v.Index(i)) })
+	}
+	return w.whole.Encode(v.Interface())
+}
+
+func (w *jsonWriter) list(begin, end byte, n int, item func(i int) error) error {
+	w.WriteByte(begin)
+	for i := range n {
+		if i > 0 {
+			w.WriteByte(',')
+		}
+		if err := item(i); err != nil {
+			return err
+		}
+	}
+	return w.WriteByte(end)
+}
+
+// bare reports whether encoding/json makes of a type an object of all its
+// fields, by their names.
+func bare(t reflect.Type) bool {
+	if t.Kind() != reflect.Struct || t.Implements(reflect.TypeFor[json.Marshaler]()) || t.Implements(reflect.TypeFor[encoding.TextMarshaler]()) {
+		return false
+	}
+	for i := range t.NumField() {
+		if f := t.Field(i); !f.IsExported() || f.Anonymous || f.Tag != "" {
+			return false
+		}
+	}
+	return true
 }

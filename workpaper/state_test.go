@@ -1,6 +1,9 @@
 package workpaper
 
 import (
+	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -165,3 +168,39 @@ func TestAConnectionIsRememberedIn64Bytes(t *testing.T) {
 		t.Errorf("%d names", len(c.names.texts))
 	}
 }
+
+// What is kept is written piece by piece, as encoding/json would as a whole.
+func TestWhatIsKeptIsJSON(t *testing.T) {
+	for _, v := range []any{
+		(*keptFold)(nil), keptWhole{}, &keptRecon{Connections: []keptConnection{}},
+		keptWhole{&keptFold{
+			Tests: map[string]keptTest{"a": {Note: "<\u2028\"\\>"}}, Boot: &keptBoot{Last: evidence.Position{Boot: 1, Seq: 2}},
+			Tokens: []keptToken{{Body: evidence.CredentialBody{ID: "x"}}, {}},
+			Watch:  keptWatch{Due: []keptAsked{{Rule: "r"}, {Beats: 3}}},
+		}, &keptRows{Quarters: []keptListing{{Name: "q", Rows: [][]string{nil, {"=1"}}}}, Counts: []uint64{1}}},
+	} {
+		var got, whole, want bytes.Buffer
+		if err := writeJSON(&got, v); err != nil {
+			t.Fatal(err)
+		}
+		e := json.NewEncoder(&whole)
+		e.SetEscapeHTML(false)
+		if err := e.Encode(v); err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Compact(&want, whole.Bytes()); err != nil {
+			t.Fatal(err)
+		}
+		var compact bytes.Buffer
+		if err := json.Compact(&compact, got.Bytes()); err != nil || compact.String() != want.String() {
+			t.Errorf("%v: written as\n%s\nshould be\n%s", err, &compact, &want)
+		}
+	}
+	if err := writeJSON(failing{}, keptWhole{Rows: &keptRows{Counts: make([]uint64, 10_000)}}); err == nil {
+		t.Error("a writer failed, and it was kept")
+	}
+}
+
+type failing struct{}
+
+func (failing) Write([]byte) (int, error) { return 0, errors.New("no room") }
