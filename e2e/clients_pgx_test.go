@@ -91,7 +91,7 @@ func (w *world) pgxTests(url string) map[string]outcome {
 		w.ok(os.WriteFile(w.path("pgx."+strings.TrimPrefix(file, "go.")), b, 0o644))
 	}
 	const pgx = "github.com/jackc/pgx/v5"
-	cmd := exec.CommandContext(w.t.Context(), "go", "test", "-modfile="+w.path("pgx.mod"), "-mod=mod", "-json", "-count=1", "-timeout=20m",
+	cmd := exec.CommandContext(w.t.Context(), "go", "test", "-modfile="+w.path("pgx.mod"), "-mod=mod", "-json", "-count=1", "-timeout=20m", "-vet=off", "-ldflags=-s -w",
 		"-short="+strconv.FormatBool(os.Getenv("EXHIBIT_SLOW") == ""),
 		pgx, pgx+"/pgconn", pgx+"/pgtype", pgx+"/pgtype/zeronull", pgx+"/pgxpool", pgx+"/stdlib", pgx+"/tracelog", pgx+"/multitracer")
 	cmd.Env = append(os.Environ(), "PGX_TEST_DATABASE="+url, "PGX_TEST_TCP_CONN_STRING="+url)

@@ -6,7 +6,6 @@ package pgserver
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -65,8 +64,8 @@ func StartVersion(ctx context.Context, major, dir string, settings ...string) (_
 		}
 	}
 	bin := filepath.Join(programs, "bin")
-	s := &Server{User: "postgres", Password: rand.Text(), Log: filepath.Join(dir, "server.log"), done: make(chan struct{})}
-	if err := s.initdb(ctx, bin, dir, cred); err != nil {
+	s := &Server{User: "postgres", Log: filepath.Join(dir, "server.log"), done: make(chan struct{})}
+	if err := s.cluster(ctx, bin, dir, cred); err != nil {
 		return nil, err
 	}
 	if s.Addr, err = FreeAddr(); err != nil {
@@ -98,33 +97,6 @@ func linkDir(to, from string) error {
 		}
 		return os.Link(path, name)
 	})
-}
-
-func (s *Server) initdb(ctx context.Context, bin, dir string, cred *syscall.Credential) error {
-	pw := filepath.Join(dir, "pw")
-	if err := os.WriteFile(pw, []byte(s.Password+"\n"), 0o600); err != nil {
-		return err
-	}
-	defer os.Remove(pw)
-	data := filepath.Join(dir, "data")
-	if err := os.Mkdir(data, 0o700); err != nil {
-		return err
-	}
-	if cred != nil {
-		for _, name := range []string{pw, data} {
-			if err := os.Chown(name, int(cred.Uid), int(cred.Gid)); err != nil {
-				return err
-			}
-		}
-	}
-	cmd := exec.CommandContext(ctx, filepath.Join(bin, "initdb"), "-D", data, "-U", s.User, "--pwfile="+pw,
-		"-A", "scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
-	cmd.Dir = data
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("initdb: %w: %s", err, out)
-	}
-	return nil
 }
 
 func (s *Server) launchIn(bin, dir string, cred *syscall.Credential, settings []string) error {

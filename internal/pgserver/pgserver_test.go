@@ -53,6 +53,45 @@ func startAnswerEnd(t *testing.T, version string) {
 	}
 }
 
+// Where there is a folder for tools, clusters are copies of the first: equal at
+// first, and each for itself from then on.
+func TestClustersAreCopiesOfTheFirst(t *testing.T) {
+	tools := t.TempDir()
+	t.Setenv("EXHIBIT_TOOLS", tools)
+	dir, err := os.MkdirTemp("", "pgserver") //nolint:usetesting // PostgreSQL runs as another user, whom t.TempDir keeps out
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for i, damage := range []bool{false, false, true} {
+		kept, err := filepath.Glob(filepath.Join(tools, "cluster-*", passwordFile))
+		if err != nil || len(kept) != min(i, 1) {
+			t.Fatalf("before server %d %v is kept, %v", i, kept, err)
+		}
+		if damage { // as by a copy that was interrupted
+			if err := os.RemoveAll(kept[0]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s, err := Start(t.Context(), filepath.Join(dir, strconv.Itoa(i)))
+		if errors.Is(err, ErrMissing) && os.Getenv("CI") == "" {
+			t.Skip(err)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Exec(t.Context(), "postgres", "create table t (a int)"); err != nil {
+			t.Errorf("server %d: %v", i, err)
+		}
+		if err := s.Stop(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestAVersionThatIsNotThereIsMissing(t *testing.T) {
 	t.Setenv("EXHIBIT_PG", "7")
 	if programs, err := Programs(); !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), "EXHIBIT_PG7") {

@@ -67,15 +67,24 @@ func ProgramsOf(version string) (string, error) {
 	if found := packaged(version); len(found) > 0 {
 		return found[0], nil
 	}
-	tools := os.Getenv("EXHIBIT_TOOLS")
-	if cache, err := os.UserCacheDir(); tools == "" && err == nil {
-		tools = filepath.Join(cache, "exhibit-tools")
-	}
+	tools, err := toolsDir()
 	dir := filepath.Join(tools, "postgres-"+version)
-	if _, err := os.Stat(filepath.Join(dir, "bin", "initdb")); err != nil {
+	if err == nil {
+		_, err = os.Stat(filepath.Join(dir, "bin", "initdb"))
+	}
+	if err != nil {
 		return "", fmt.Errorf("%w: PostgreSQL %s (scripts/setup.sh gets version 18 for x86-64 Linux; elsewhere let EXHIBIT_PG%s name the folder whose bin has initdb)", ErrMissing, version, version)
 	}
 	return dir, nil
+}
+
+// toolsDir is where scripts/tool.sh keeps what it has made.
+func toolsDir() (string, error) {
+	if tools := os.Getenv("EXHIBIT_TOOLS"); tools != "" {
+		return tools, nil
+	}
+	cache, err := os.UserCacheDir()
+	return filepath.Join(cache, "exhibit-tools"), err
 }
 
 // packaged are the servers of Debian's packages, which keep them out of PATH.
