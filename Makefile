@@ -13,8 +13,8 @@ GO ?= go
 VCS        := $(shell git status --porcelain >/dev/null 2>&1 && echo true || echo false)
 BUILDFLAGS := -trimpath -buildvcs=$(VCS) -ldflags '-s -w'
 
-# Tests are linked without what debuggers want, which takes as long as the rest
-# of linking; vet is lint's.
+# Tests are linked without what only debuggers want, and without vet, which is
+# part of lint.
 FASTER := -vet=off -ldflags='-s -w'
 
 QUICK     ?=
@@ -56,7 +56,7 @@ demo: build
 bench: build
 	@scripts/setup.sh bench
 	$(GO) build -trimpath -o bin/bench ./bench
-	bin/bench -caddy "$$(scripts/tool.sh caddy || true)" $(if $(QUICK),-quick) $(if $(SUITE),-suite '$(SUITE)') $(if $(BENCH_OUT),-out '$(BENCH_OUT)')
+	bin/bench -caddy "$$(scripts/tool.sh caddy || true)" -mcp "$$(scripts/tool.sh mcp-clients || true)" $(if $(QUICK),-quick) $(if $(SUITE),-suite '$(SUITE)') $(if $(BENCH_OUT),-out '$(BENCH_OUT)')
 
 ## lint: gofmt, vet and golangci-lint
 lint: fmt-check

@@ -1,14 +1,20 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/exhibit-gateway/exhibit/internal/pack/packtest"
+	"github.com/exhibit-gateway/exhibit/verify"
 )
 
 func TestPgbenchOutput(t *testing.T) {
@@ -172,5 +178,37 @@ func TestReverseProxyPassesRequestsOn(t *testing.T) {
 	reverseProxy(up.Listener.Addr().String()).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/files/small", nil))
 	if w.Code != http.StatusOK || w.Body.String() != "GET /files/small" {
 		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
+// What the table of packs measures passes the verifier.
+func TestAPackOfALogIsMadeAndPasses(t *testing.T) {
+	dir := t.TempDir()
+	log, pack, trust := filepath.Join(dir, "log"), filepath.Join(dir, "pack.zip"), filepath.Join(dir, "trust.json")
+	if err := runLog(log + "=2000"); err != nil {
+		t.Fatal(err)
+	}
+	if err := runPack(t.Context(), log+"="+pack); err != nil {
+		t.Fatal(err)
+	}
+	b, err := verify.NewTrustFile(packtest.New().VerifierKey()).Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(trust, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var stdout, stderr bytes.Buffer
+	if code := verify.Main("exhibit-verify", []string{pack, "--trust", trust, "--json"}, &stdout, &stderr); code != 0 {
+		t.Fatalf("exit code %d\n%s", code, &stderr)
+	}
+	r, err := readReport(stdout.String())
+	if err != nil || r.Pack.Range.Records < 4000 {
+		t.Errorf("%+v, %v", r.Pack.Range, err)
+	}
+	for _, spec := range []string{log, log + "=many"} {
+		if err := runLog(spec); err == nil {
+			t.Errorf("%q passes for a log's length", spec)
+		}
 	}
 }

@@ -200,16 +200,27 @@ func (g *gateway) prove(ctx context.Context, e *evidence) error {
 	begin = time.Now()
 	out, err := command(ctx, filepath.Join(filepath.Dir(g.exhibit), "exhibit-verify"), pack, "--trust", g.file("trust.json"), "--json")
 	e.VerifySeconds = time.Since(begin).Seconds()
-	var r verify.Report
-	if err := errors.Join(json.Unmarshal([]byte(out), &r), err); err != nil {
-		for _, c := range r.Failed() {
-			err = fmt.Errorf("%w\n%s: %s: %+v", err, c.ID, c.Title, c.Exceptions)
-		}
+	r, readErr := readReport(out)
+	if err := errors.Join(readErr, err); err != nil {
 		return err
 	}
 	e.Records = int(r.Pack.Range.Records)
 	e.RecordsPerSecond = float64(e.Records) / e.VerifySeconds
 	return nil
+}
+
+// readReport reads the verifier's report: one with a check that failed is an
+// error.
+func readReport(text string) (*verify.Report, error) {
+	r := new(verify.Report)
+	if err := json.Unmarshal([]byte(text), r); err != nil {
+		return r, err
+	}
+	var err error
+	for _, c := range r.Failed() {
+		err = errors.Join(err, fmt.Errorf("%s: %s: %+v", c.ID, c.Title, c.Exceptions))
+	}
+	return r, err
 }
 
 // settled waits until everything is sealed, which shows in sizes that stay as

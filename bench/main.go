@@ -1,8 +1,9 @@
 // Command bench measures Exhibit beside its peers: a server reached directly,
 // through proxies of its protocol, through a bare proxy in Go, and through
 // Exhibit with either durability. Each protocol is a suite: PostgreSQL (haproxy,
-// pgbouncer, a relay that looks at nothing) and HTTP (nginx, Caddy, the standard
-// library's reverse proxy).
+// pgbouncer, a relay that looks at nothing), HTTP (nginx, Caddy, the standard
+// library's reverse proxy), MCP, Kubernetes (kubectl proxy). One more measures
+// making and verifying packs of logs of several lengths.
 //
 // It starts all of them on free loopback ports in a temporary folder, lets the
 // same load go through each in turn (A B C A B C), and puts out ratios: the
@@ -30,11 +31,14 @@ func main() {
 	relay := flag.String("relay", "", "be the relay, and nothing else: `listen=upstream`")
 	tool := flag.String("tool", "", "be the server of MCP, and nothing else: `listen=`")
 	reverse := flag.String("reverse", "", "be the reverse proxy, and nothing else: `listen=upstream`")
+	log := flag.String("log", "", "write the log of a benchmark, and nothing else: `folder=commands`")
+	pack := flag.String("pack", "", "make a pack of such a log, and nothing else: `folder=file`")
 	flag.BoolVar(&o.quick, "quick", false, "fewer, shorter rounds: under three minutes, for a first impression")
 	flag.StringVar(&o.out, "out", "", "write the figures as JSON to this `file`")
 	flag.StringVar(&o.doc, "doc", "docs/benchmarks.md", "`file` that a full run writes the tables to")
 	flag.StringVar(&o.suite, "suite", "", "run this suite only, by its name; a document keeps the tables of the others")
 	flag.StringVar(&o.exhibit, "exhibit", "bin/exhibit", "the gateway's `binary`; exhibit-verify lies beside it")
+	flag.StringVar(&o.mcp, "mcp", "", "`folder` with the reference server of MCP; without it its table is left out")
 	flag.StringVar(&o.caddy, "caddy", "", "Caddy's `binary`; without it Caddy is left out")
 	o.only = regexp.MustCompile("")
 	flag.TextVar(o.only, "only", o.only, "run the workloads whose name, like \"HTTP: GET, 1 client\", matches this `regexp`, and write no document")
@@ -50,6 +54,10 @@ func main() {
 		err = runReverse(ctx, *reverse)
 	case *tool != "":
 		err = runTool(ctx, *tool)
+	case *log != "":
+		err = runLog(*log)
+	case *pack != "":
+		err = runPack(ctx, *pack)
 	default:
 		err = run(ctx, o)
 	}
@@ -66,6 +74,7 @@ type options struct {
 	doc     string
 	exhibit string
 	caddy   string
+	mcp     string
 	suite   string
 	only    *regexp.Regexp
 }
@@ -87,15 +96,16 @@ type plan struct {
 	churn      int // clients that connect for each transaction
 	writers    int
 	bulkRound  int
+	packs      []int // commands of the logs that packs are made of
 }
 
 func (o options) plan() plan {
 	if o.quick {
 		return plan{rounds: 1, seconds: 1, clients: []int{1, 16}, requesters: []int{1, 16}, scale: 4, queries: 1000, bulkMiB: 128,
-			idle: 200, evidence: 20_000, churn: 4, writers: 4, bulkRound: 1}
+			idle: 200, evidence: 20_000, churn: 4, writers: 4, bulkRound: 1, packs: []int{10_000, 100_000}}
 	}
 	return plan{rounds: 5, seconds: 3, clients: []int{1, 4, 16, 64}, requesters: []int{1, 4, 16, 64, 256}, scale: 16, queries: 5000, bulkMiB: 1024,
-		idle: 1000, evidence: 200_000, churn: 4, writers: 16, bulkRound: 3}
+		idle: 1000, evidence: 200_000, churn: 4, writers: 16, bulkRound: 3, packs: []int{100_000, 1_000_000, 10_000_000}}
 }
 
 func run(ctx context.Context, o options) (err error) {
@@ -103,6 +113,10 @@ func run(ctx context.Context, o options) (err error) {
 	started := time.Now()
 	for _, s := range suites() {
 		if o.suite != "" && !strings.EqualFold(o.suite, s.name) || len(s.wanted(o)) == 0 && !s.wantsEvidence(o) {
+			continue
+		}
+		if s.name == everythingSuite.name && o.mcp == "" {
+			progress("no -mcp, leaving out %s", s.name)
 			continue
 		}
 		if err := s.run(ctx, o, r); err != nil {

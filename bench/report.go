@@ -133,7 +133,7 @@ func (t *table) finish() {
 			x.Medians[name] = median(s)
 		}
 		if x.More {
-			x.OfDirect, x.OfPeer = x.ratios("direct"), x.ratios(t.Peer)
+			x.OfDirect, x.OfPeer = x.ratios(t.Targets[0]), x.ratios(t.Peer)
 		}
 	}
 }
@@ -183,26 +183,26 @@ func (r *report) writeJSON(path string) error {
 // what each target adds.
 func (t *table) rows() [][]string {
 	t.finish()
-	rows := [][]string{append([]string{"", "direct"}, t.Targets[1:]...)}
+	rows := [][]string{append([]string{""}, t.Targets...)}
 	for _, x := range t.Results {
 		row := []string{x.Workload}
 		for _, name := range t.Targets {
-			row = append(row, x.cell(name))
+			row = append(row, x.cell(name, t.Targets[0]))
 		}
 		rows = append(rows, row)
 	}
 	return rows
 }
 
-func (x *result) cell(name string) string {
+func (x *result) cell(name, base string) string {
 	v, ok := x.Medians[name]
-	direct := x.Medians["direct"]
+	direct := x.Medians[base]
 	switch {
 	case !ok:
 		return "failed"
-	case name == "direct" && !x.More && direct == 0:
+	case name == base && !x.More && direct == 0:
 		return "-"
-	case name == "direct":
+	case name == base:
 		return number(v) + " " + x.Unit
 	case x.More:
 		ratio, ok := x.OfDirect[name]
@@ -280,7 +280,6 @@ func (r *report) text() string {
 	return b.String()
 }
 
-// markdown is docs/benchmarks.md.
 // markdown is the document: the tables that were measured, and those of the
 // document before of suites that weren't.
 func (r *report) markdown(before string) string {

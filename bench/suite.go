@@ -26,12 +26,14 @@ type suite struct {
 }
 
 // suites are the tables, in the order of the report: a line for each.
-func suites() []suite { return []suite{postgresSuite, httpSuite, mcpSuite, kubernetesSuite} }
+func suites() []suite {
+	return []suite{postgresSuite, httpSuite, mcpSuite, everythingSuite, kubernetesSuite, packsSuite}
+}
 
 // bed is what a suite has started.
 type bed struct {
-	server  string // and its version
-	targets []*target
+	server  string    // and its version
+	targets []*target // the first is what the others are compared with
 	// settle puts to rest what a workload left behind, so that nobody else's turn
 	// pays for it. It may be nil.
 	settle func(context.Context) error
@@ -59,6 +61,8 @@ type target struct {
 	version string
 	gateway *gateway // nil for what keeps no evidence
 	past    *target  // the way past all of them, where a load needs it
+
+	log, verifier string // folder of a log, and the program that checks packs
 }
 
 // conn is how a client reaches the server.

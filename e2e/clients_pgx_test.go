@@ -47,7 +47,7 @@ func pgxDifferencesOf(major int) map[string]string {
 func TestPgxPassesItsOwnTests(t *testing.T) {
 	t.Parallel()
 	slow(t)
-	onEachServer(t, func(t *testing.T, w *world) {
+	onNewestServer(t, func(t *testing.T, w *world) {
 		w.permitAnything()
 		w.ok(w.db.Exec(t.Context(), "postgres", "create database direct"))
 		w.ok(w.db.Exec(t.Context(), "orders", "drop table t"))

@@ -38,7 +38,33 @@ const newer = "18"
 // once, each in a world of its own.
 func onEachServer(t *testing.T, test func(t *testing.T, w *world), edit ...func(config string) string) {
 	t.Helper()
-	for _, major := range servers(t) {
+	on(t, servers(t), test, edit...)
+}
+
+// onNewestServer is onEachServer for what takes minutes: without EXHIBIT_SLOW it
+// is on the newest alone.
+func onNewestServer(t *testing.T, test func(t *testing.T, w *world), edit ...func(config string) string) {
+	t.Helper()
+	majors := servers(t)
+	if os.Getenv("EXHIBIT_SLOW") == "" {
+		majors = majors[len(majors)-1:]
+	}
+	on(t, majors, test, edit...)
+}
+
+// onSystemsServer is that for what the system's PostgreSQL alone fits.
+func onSystemsServer(t *testing.T, test func(t *testing.T, w *world), edit ...func(config string) string) {
+	t.Helper()
+	majors := servers(t)
+	if os.Getenv("EXHIBIT_SLOW") == "" {
+		majors = majors[:1]
+	}
+	on(t, majors, test, edit...)
+}
+
+func on(t *testing.T, majors []string, test func(t *testing.T, w *world), edit ...func(config string) string) {
+	t.Helper()
+	for _, major := range majors {
 		t.Run("PostgreSQL "+major, func(t *testing.T) {
 			t.Parallel()
 			test(t, newWorldOn(t, major, edit...))

@@ -72,7 +72,7 @@ var countedBuffers = difference{
 func TestPostgresRegressionSuite(t *testing.T) {
 	t.Parallel()
 	slow(t)
-	onEachServer(t, func(t *testing.T, w *world) {
+	onSystemsServer(t, func(t *testing.T, w *world) {
 		s := newSuite(w)
 		groups := s.schedule(*regressWhole)
 		direct := s.psql(s.direct(), groups)
@@ -111,7 +111,7 @@ func TestPostgresRegressionSuite(t *testing.T) {
 func TestLibpqPipelines(t *testing.T) {
 	t.Parallel()
 	slow(t)
-	onEachServer(t, func(t *testing.T, w *world) {
+	onNewestServer(t, func(t *testing.T, w *world) {
 		s := newSuite(w)
 		direct, through := s.direct(), s.gateway()
 		program := filepath.Join(s.dir, "libpq_pipeline")
@@ -157,7 +157,7 @@ var isolationPart = strings.Fields(`
 func TestPostgresIsolationTests(t *testing.T) {
 	t.Parallel()
 	slow(t)
-	onEachServer(t, func(t *testing.T, w *world) {
+	onNewestServer(t, func(t *testing.T, w *world) {
 		s := newSuite(w)
 		direct, through := s.direct(), s.gateway()
 		specs, err := os.ReadDir(filepath.Join(s.dir, "specs"))

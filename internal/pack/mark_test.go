@@ -148,7 +148,7 @@ func TestAnInterruptedPackGoesOn(t *testing.T) {
 		},
 		"of many commands": func() (pack.Source, string) {
 			folder := packtest.Folder(t.TempDir())
-			if err := writeLog(folder, 12_000); err != nil {
+			if err := folder.Fill(12_000); err != nil {
 				t.Fatal(err)
 			}
 			return folder.Source(), packtest.New().VerifierKey()
@@ -234,7 +234,7 @@ func TestKilledPack(t *testing.T) {
 // With SIGKILL, which nobody can prepare for.
 func TestAPackThatIsKilledGoesOn(t *testing.T) {
 	log := t.TempDir()
-	if err := writeLog(packtest.Folder(log), 30_000); err != nil {
+	if err := packtest.Folder(log).Fill(30_000); err != nil {
 		t.Fatal(err)
 	}
 	p := keptParams(t)
@@ -292,7 +292,7 @@ func exists(name string) bool {
 func interrupted(t *testing.T) (pack.Source, pack.Params) {
 	t.Helper()
 	folder := packtest.Folder(t.TempDir())
-	if err := writeLog(folder, 12_000); err != nil {
+	if err := folder.Fill(12_000); err != nil {
 		t.Fatal(err)
 	}
 	src, p := folder.Source(), keptParams(t)
@@ -448,7 +448,7 @@ func (c changed) Get(ctx context.Context, name string) ([]byte, error) {
 // A full disk interrupts like anything else. Who makes room goes on.
 func TestAPackGoesOnOnceThereIsRoom(t *testing.T) {
 	folder := packtest.Folder(t.TempDir())
-	if err := writeLog(folder, 12_000); err != nil {
+	if err := folder.Fill(12_000); err != nil {
 		t.Fatal(err)
 	}
 	src, p := folder.Source(), keptParams(t)

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/pack"
@@ -34,6 +35,41 @@ func (f Folder) Save(g *Gateway) error {
 		b, err := fs.ReadFile(src.Log, path)
 		return errors.Join(err, f.write(path, b))
 	})
+}
+
+// Fill writes a log of so many commands: sessions of a hundred, each asking
+// statements of its own among common ones, some of them refused.
+func (f Folder) Fill(commands int) error {
+	g := f.New()
+	g.PerBlock = 4000
+	g.Boot()
+	g.Organise("billing-bot", "reader")
+	var s *Session
+	agent := "billing-bot"
+	for i := range commands {
+		if i%100 == 0 {
+			if s != nil {
+				s.Close()
+			}
+			if i%100_000 == 0 {
+				agent = "bot-" + strconv.Itoa(i) // one now and then: grants end
+				g.Organise(agent, "reader")
+			}
+			s = g.Open(agent, "orders")
+		}
+		switch {
+		case i%1000 == 999:
+			g.Now += 2 * Second // slower than what asks for an alert
+			s.Do("DROP TABLE public.orders", "postgres:drop", "public.orders")
+		case i%10 == 0:
+			s.Do(fmt.Sprintf("SELECT total FROM public.orders WHERE customer = ? AND region = ? -- %d", i), "postgres:select", "public.orders")
+		default:
+			s.Do(fmt.Sprintf("SELECT id, total FROM public.orders WHERE id = ? LIMIT %d", i%20), "postgres:select", "public.orders")
+		}
+	}
+	s.Close()
+	g.Stop()
+	return f.Save(g)
 }
 
 // Source is what a pack is made from. Nothing of the log was erased.
