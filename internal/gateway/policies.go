@@ -559,16 +559,28 @@ func (g *Gateway) PolicyAt(ctx context.Context, ref string) (api.Document, error
 
 // recordAt returns the record at a position, without its sealed part.
 func (g *Gateway) recordAt(ctx context.Context, pos evidence.Position) (*evidence.Record, error) {
+	rec, err := g.find(ctx, pos)
+	switch {
+	case err != nil:
+		return nil, g.gone(err)
+	case rec == nil:
+		return nil, api.NotFound(fmt.Sprintf("there is no record %s", pos), "")
+	}
+	return rec, nil
+}
+
+// find is recordAt, with nil where there is no record, and seal's errors.
+func (g *Gateway) find(ctx context.Context, pos evidence.Position) (*evidence.Record, error) {
 	var rec *evidence.Record
 	_, err := g.sealer.ReadFrom(pos).Next(ctx, func(r *evidence.Record) error {
 		rec = r
 		return errFound
 	})
 	if err != nil && !errors.Is(err, errFound) {
-		return nil, g.gone(fmt.Errorf("reading the log: %w", err))
+		return nil, fmt.Errorf("reading the log: %w", err)
 	}
-	if rec == nil || rec.Head.Pos != pos {
-		return nil, api.NotFound(fmt.Sprintf("there is no record %s", pos), "")
+	if rec != nil && rec.Head.Pos != pos {
+		return nil, nil
 	}
 	return rec, nil
 }

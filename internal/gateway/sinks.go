@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"path/filepath"
 	"time"
 
@@ -24,7 +26,7 @@ func (l sinkLog) After(pos evidence.Position) sink.Reader {
 	if !pos.IsZero() {
 		pos.Seq++
 	}
-	return l.g.sealer.ReadFrom(pos).Sealed()
+	return l.reader(l.g.sealer.ReadFrom(pos))
 }
 
 func (l sinkLog) Since(t int64) (sink.Reader, error) {
@@ -32,11 +34,23 @@ func (l sinkLog) Since(t int64) (sink.Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.Sealed(), nil
+	return l.reader(r), nil
+}
+
+// reader goes on behind blocks that were disposed of before a sink took them:
+// their retention has ended, whoever lacks them.
+func (l sinkLog) reader(r *seal.Reader) sink.Reader {
+	return r.Sealed().PastDisposed(func(blocks uint64) {
+		l.g.log.Warn("blocks were disposed of before a sink took them: it goes on behind them", "blocks", blocks)
+	})
 }
 
 func (l sinkLog) At(ctx context.Context, pos evidence.Position) (*evidence.Record, error) {
-	return l.g.lookup(ctx, pos)
+	rec, err := l.g.find(ctx, pos)
+	if errors.Is(err, seal.ErrDisposed) {
+		return nil, fmt.Errorf("%w: %w", sink.ErrGone, err)
+	}
+	return rec, err
 }
 
 func (l sinkLog) Behind(pos evidence.Position) (uint64, error) { return l.g.sealer.SealedAfter(pos) }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/api"
 	"github.com/exhibit-gateway/exhibit/internal/export/sink"
+	"github.com/exhibit-gateway/exhibit/internal/pack/packtest"
 )
 
 // stubborn takes nothing until it is told to.
@@ -29,6 +31,69 @@ func (s *stubborn) Deliver(ctx context.Context, events []sink.Event) error {
 		return errors.New("not today")
 	}
 	return s.Delivery.Deliver(ctx, events)
+}
+
+// Promise: what was disposed of before a sink took it keeps nothing else from it,
+// and nothing is delivered again that it has.
+func TestASinkGoesOnBehindADisposal(t *testing.T) {
+	name, clock := filepath.Join(t.TempDir(), "events.jsonl"), &turned{}
+	slow := &stubborn{Delivery: sink.File(name)}
+	slow.takes.Store(true)
+	w := newWorld(t, retaining, func(s *Settings) {
+		s.clock = clock
+		s.Sinks = []sink.Target{{Name: "slow", To: name, Delivery: slow}}
+	})
+	until := func(what string, so func(api.Sink) bool) {
+		t.Helper()
+		if _, err := w.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(60 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			st, err := w.LogStatus(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if so(st.Sinks[0]) {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%s: never: %+v", what, st.Sinks)
+			}
+		}
+	}
+	work := func() {
+		c, start := w.open()
+		for range 5 {
+			w.do(c, "SELECT ?")
+		}
+		w.end(c, start)
+	}
+	work()
+	until("it has everything", func(s api.Sink) bool { return s.Records == 0 })
+	slow.takes.Store(false)
+	work()
+	until("it is behind", func(s api.Sink) bool { return s.Records > 0 && s.Problem != "" })
+	clock.by.Add(int64(2 * time.Hour))
+	work()
+	disposed, err := w.Dispose(t.Context(), api.Disposal{Reason: "retention"}, packtest.Alice)
+	if err != nil || disposed.Blocks == 0 {
+		t.Fatalf("%+v, %v", disposed, err)
+	}
+	slow.takes.Store(true)
+	until("it has what is left", func(s api.Sink) bool { return s.Records == 0 && s.Problem == "" })
+	if err := w.stop(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	slices.Sort(lines)
+	// The first five commands and the last five, with their ends, and not the five between.
+	if n := len(lines); n != len(slices.Compact(lines)) || strings.Count(string(b), `"SELECT ?"`) < 10 || strings.Count(string(b), `"SELECT ?"`) > 20 {
+		t.Errorf("%d events, %d of them different, %d with a command", n, len(slices.Compact(lines)), strings.Count(string(b), `"SELECT ?"`))
+	}
 }
 
 // Promise: a sink gets what an export has, while the gateway runs and after it

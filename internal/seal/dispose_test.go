@@ -235,3 +235,30 @@ func TestADisposalThatIsBrokenOffIsFinished(t *testing.T) {
 		}
 	}
 }
+
+// A reader that may goes on behind what was disposed of, wherever it is, and
+// says once for each run of blocks how many it missed.
+func TestAReaderGoesOnBehindWhatWasDisposedOf(t *testing.T) {
+	w, _, cut := older(t)
+	b := w.dispose(cut)
+	w.setDisposed()
+	check(t, w.sealer.Delete(t.Context(), &b.DisposalScope))
+	var missed uint64
+	var heads []string
+	r := w.sealer.ReadFrom(evidence.Position{Gateway: "gw1", Boot: 1, Seq: 1}).Sealed().PastDisposed(func(blocks uint64) {
+		if blocks == 0 {
+			t.Error("told of nothing")
+		}
+		missed += blocks
+	})
+	for n := 1; n > 0; {
+		var err error
+		n, err = r.Next(t.Context(), func(r *evidence.Record) error { heads = append(heads, string(r.HeadBytes)); return nil })
+		check(t, err)
+	}
+	left := w.left(&b)
+	if missed != b.Blocks || len(heads) == 0 {
+		t.Errorf("told of %d blocks that were missed; %d were disposed of", missed, b.Blocks)
+	}
+	same(t, "records left", heads, left[len(left)-len(heads):])
+}

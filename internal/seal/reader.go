@@ -25,6 +25,9 @@ type Reader struct {
 	tail  bool              // lsn is known, and all blocks up to it were read
 
 	sealed bool // the journal isn't read
+
+	past func(blocks uint64) // told of blocks that were disposed of; nil has those be errors
+	gone uint64              // such blocks, since past was told
 }
 
 // ReadFrom returns a reader of the records from pos on. It goes to their block
@@ -58,6 +61,13 @@ func (s *Sealer) ReadSince(t int64) (*Reader, error) {
 // Sealed makes r read only what a published checkpoint covers. It returns r.
 func (r *Reader) Sealed() *Reader {
 	r.sealed = true
+	return r
+}
+
+// PastDisposed makes r go on behind blocks that were disposed of, and tell how
+// many there were in a row. It returns r.
+func (r *Reader) PastDisposed(tell func(blocks uint64)) *Reader {
+	r.past = tell
 	return r
 }
 
@@ -98,10 +108,16 @@ func (r *Reader) blocks(ctx context.Context, fn func(*evidence.Record) error) (n
 		r.found = true
 	}
 	if r.block >= st.blocks {
+		r.tellGone()
 		r.lsn, r.tail = st.upTo, !r.sealed
 		return 0, nil
 	}
 	b, err := r.s.blockOf(ctx, &st, r.block, ledger.Bodies+1)
+	if r.past != nil && errors.Is(err, ErrDisposed) {
+		r.block, r.gone = r.block+1, r.gone+1
+		return 0, nil
+	}
+	r.tellGone()
 	if err != nil {
 		return 0, fmt.Errorf("reading the log: %w", err)
 	}
@@ -110,6 +126,13 @@ func (r *Reader) blocks(ctx context.Context, fn func(*evidence.Record) error) (n
 		r.block++
 	}
 	return n, err
+}
+
+func (r *Reader) tellGone() {
+	if r.gone > 0 {
+		r.past(r.gone)
+		r.gone = 0
+	}
 }
 
 // atEnd reports whether all blocks have been read.

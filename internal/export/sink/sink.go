@@ -36,11 +36,15 @@ type Log interface {
 	// Since returns a reader of the records from the block on in which time t
 	// falls, in microseconds since the epoch.
 	Since(t int64) (Reader, error)
-	// At returns the record at a position, nil where there is none.
+	// At returns the record at a position, nil where there is none, and ErrGone
+	// where there was one.
 	At(context.Context, evidence.Position) (*evidence.Record, error)
 	// Behind returns how many sealed records come after a position.
 	Behind(evidence.Position) (uint64, error)
 }
+
+// ErrGone says that a record was in the log and is kept no more.
+var ErrGone = errors.New("the record is kept no more")
 
 // Reader reads on: Next calls fn for the next records and returns their number,
 // 0 when there are no more yet.
@@ -221,7 +225,7 @@ func (l *line) follow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.events = ocsf.New(l.cfg.Origin, l.cfg.Version, l.log.At)
+	l.events = ocsf.New(l.cfg.Origin, l.cfg.Version, l.kept)
 	l.batch, l.size = l.batch[:0], 0
 	for {
 		n, err := reader.Next(ctx, func(r *evidence.Record) error { return l.take(ctx, r) })
@@ -242,6 +246,15 @@ func (l *line) follow(ctx context.Context) error {
 	}
 }
 
+// kept returns a record that others refer to, nil where there is none any more.
+func (l *line) kept(ctx context.Context, pos evidence.Position) (*evidence.Record, error) {
+	r, err := l.log.At(ctx, pos)
+	if errors.Is(err, ErrGone) {
+		return nil, nil
+	}
+	return r, err
+}
+
 // begin finds where to go on.
 func (l *line) begin(ctx context.Context) (Reader, error) {
 	if !l.loaded {
@@ -254,6 +267,7 @@ func (l *line) begin(ctx context.Context) (Reader, error) {
 	}
 	if c := l.cursor; !c.Position.IsZero() {
 		switch r, err := l.log.At(ctx, c.Position); {
+		case errors.Is(err, ErrGone): // its target has it, and nothing is left to compare
 		case err != nil:
 			return nil, err
 		case r == nil || evidence.RecordHash(r.HeadBytes) != c.Hash:
