@@ -56,8 +56,9 @@ func newRequests(a *app, use, kind string) *cobra.Command {
 	f := c.Flags()
 	f.BoolVar(&q.All, "all", false, "those that have ended too")
 	if kind == "" {
-		f.StringVar(&q.Kind, "kind", "", "only of this kind: grant, policy or command")
-		a.complete(c, "kind", cobra.FixedCompletions([]string{"grant", "policy", "command"}, cobra.ShellCompDirectiveNoFileComp))
+		kinds := []string{evidence.ApproveGrant, evidence.ApprovePolicy, evidence.ApproveCommand, evidence.ApproveErasure, evidence.ApproveDisposal}
+		f.StringVar(&q.Kind, "kind", "", "only of this kind: "+strings.Join(kinds[:4], ", ")+" or "+kinds[4])
+		a.complete(c, "kind", cobra.FixedCompletions(kinds, cobra.ShellCompDirectiveNoFileComp))
 	}
 	return c
 }

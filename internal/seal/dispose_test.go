@@ -262,3 +262,30 @@ func TestAReaderGoesOnBehindWhatWasDisposedOf(t *testing.T) {
 	}
 	same(t, "records left", heads, left[len(left)-len(heads):])
 }
+
+// The tree can't be made anew after a disposal, and nobody is told to try.
+func TestNobodyIsToldToMakeADisposedTreeAnew(t *testing.T) {
+	w, _, cut := older(t)
+	damage := func() string {
+		t.Helper()
+		name := filepath.Join(w.config.Dir, ledger.CheckpointPath)
+		kept, err := os.ReadFile(name)
+		check(t, err)
+		check(t, os.Remove(name))
+		report := w.fsck()
+		check(t, os.WriteFile(name, kept, 0o600))
+		if len(report.Findings) == 0 {
+			t.Fatal("a log without a checkpoint is in order")
+		}
+		return report.Findings[0].Hint
+	}
+	if hint := damage(); hint != hintTiles {
+		t.Errorf("before: %s", hint)
+	}
+	b := w.dispose(cut)
+	w.setDisposed()
+	check(t, w.sealer.Delete(t.Context(), &b.DisposalScope))
+	if hint := damage(); hint != hintHeaders {
+		t.Errorf("after: %s", hint)
+	}
+}

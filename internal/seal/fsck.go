@@ -56,7 +56,7 @@ const (
 	hintKeys     = "the log's records and its keys disagree, which no crash explains: keep a copy of everything and ask who had the log's keys"
 	hintKnown    = "do not run a gateway on this log; look for the newest copy of it, and for who wrote another"
 	hintStamps   = "no pack is made with it: move the file away and keep it; time stamps begin anew"
-	hintHeaders  = "stop the gateway and put the log directory back from the newest backup: blocks were disposed of, and their headers are there alone"
+	hintHeaders  = "stop the gateway and put the log directory back from the newest backup: blocks were disposed of, and the headers of those are there alone"
 	hintTampered = "the archive and the signed log disagree: treat the archive as altered, keep a copy as evidence, and restore it from elsewhere"
 	hintHistory  = "the signed log itself is not in order, which no crash explains: keep a copy of everything and ask who had the log's key"
 )
@@ -120,6 +120,15 @@ func (k *checker) add(f Finding) {
 	k.report.Findings = append(k.report.Findings, f)
 }
 
+// tiles is what to do about the tree's files: an archive that blocks were
+// disposed of doesn't make them anew.
+func (k *checker) tiles() string {
+	if _, err := fs.Stat(k.Archive, markDisposed); err == nil {
+		return hintHeaders
+	}
+	return hintTiles
+}
+
 // stamps checks that what was stamped are checkpoints of this log. Whose word
 // the stamps are is for who trusts somebody.
 func (k *checker) stamps() {
@@ -173,7 +182,7 @@ func (k *checker) openCheckpoint() {
 		}
 		k.found("checkpoint", err.Error(), hintKey)
 	} else {
-		k.found("checkpoint", err.Error(), hintTiles)
+		k.found("checkpoint", err.Error(), k.tiles())
 	}
 	for {
 		if _, err := fs.Stat(k.Archive, ledger.BlockPath(k.report.Checkpoint.Size)); err != nil {
@@ -272,10 +281,10 @@ func (k *checker) openBundle(n uint64) {
 	end := min(n+bundle, cp.Size)
 	var err error
 	if k.leaves, err = ledger.NewTree(cp, k.Tree).LeafHashes(n, end); err != nil {
-		k.found(fmt.Sprintf("leaves %d to %d", n, end-1), err.Error(), hintTiles)
+		k.found(fmt.Sprintf("leaves %d to %d", n, end-1), err.Error(), k.tiles())
 	}
 	if k.entries, err = ledger.ReadEntries(k.Tree, n/bundle, cp.Size); err != nil {
-		k.found(ledger.EntriesPath(n/bundle, int(end-n)), err.Error(), hintTiles)
+		k.found(ledger.EntriesPath(n/bundle, int(end-n)), err.Error(), k.tiles())
 	}
 }
 
@@ -336,7 +345,7 @@ func (k *checker) leaf(where string, n uint64, b *ledger.Block) bool {
 		return false
 	}
 	if i < len(k.entries) && !bytes.Equal(k.entries[i], b.Encoded) {
-		k.found(where, fmt.Sprintf("the log's copy of its header in %s differs", ledger.EntriesPath(n/bundle, bundle)), hintTiles)
+		k.found(where, fmt.Sprintf("the log's copy of its header in %s differs", ledger.EntriesPath(n/bundle, bundle)), k.tiles())
 	}
 	return true
 }
