@@ -18,7 +18,7 @@ type lateWriter struct {
 func (c *lateWriter) Write(b []byte) (int, error) {
 	n, err := c.Conn.Write(b)
 	if c.writes++; c.writes < 6 {
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(300 * time.Millisecond)
 	}
 	return n, err
 }

@@ -132,6 +132,10 @@ func dialServer(t testing.TB, s *server) *raw {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// On a slow machine pgconn reads in the background, and would go on with it.
+	if err := c.SyncConn(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	h, err := c.Hijack()
 	if err != nil {
 		t.Fatal(err)

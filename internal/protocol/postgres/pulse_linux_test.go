@@ -193,6 +193,9 @@ func TestSlowReaders(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if err := conn.PgConn().SyncConn(t.Context()); err != nil {
+				t.Fatal(err)
+			}
 			h, err := conn.PgConn().Hijack()
 			if err != nil {
 				t.Fatal(err)
