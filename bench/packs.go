@@ -27,7 +27,7 @@ var packsSuite = suite{
 - Fixed costs (fonts, the first rows of the workbook, caches that fill) weigh on the shortest log.
 `,
 	start: func(ctx context.Context, dir string, o options) (*bed, error) {
-		b := &bed{server: "none"}
+		b := &bed{} // no server is asked
 		verifier, err := filepath.Abs(filepath.Join(filepath.Dir(o.exhibit), "exhibit-verify"))
 		if err != nil {
 			return b, err
@@ -44,14 +44,23 @@ var packsSuite = suite{
 		}
 		for _, commands := range o.plan().packs {
 			log := filepath.Join(dir, strconv.Itoa(commands))
-			progress("writing a log of %d commands", commands)
+			name := fmt.Sprintf("%s commands", thousands(commands))
+			progress("writing a log of %s", name)
 			if _, err := spent(ctx, dir, os.Args[0], "-log", log+"="+strconv.Itoa(commands)); err != nil {
 				return b, err
 			}
-			b.targets = append(b.targets, &target{name: fmt.Sprintf("%d commands", commands), log: log, verifier: verifier})
+			b.targets = append(b.targets, &target{name: name, log: log, verifier: verifier})
 		}
 		return b, nil
 	},
+}
+
+// thousands writes a number as people read it.
+func thousands(n int) string {
+	if n < 1000 {
+		return strconv.Itoa(n)
+	}
+	return fmt.Sprintf("%s,%03d", thousands(n/1000), n%1000)
 }
 
 func packsWorkloads(plan) []workload {

@@ -73,7 +73,10 @@ func newReport(o options) *report {
 
 // table begins the table of a suite.
 func (r *report) table(s *suite, b *bed) *table {
-	t := &table{Name: s.name, Peer: s.peer, Versions: map[string]string{"server": b.server}, method: s.method}
+	t := &table{Name: s.name, Peer: s.peer, Versions: make(map[string]string), method: s.method}
+	if b.server != "" {
+		t.Versions["server"] = b.server
+	}
 	for _, x := range b.targets {
 		t.Targets = append(t.Targets, x.name)
 		if x.version != "" {
@@ -266,7 +269,11 @@ func folders(sizes map[string]int64) string {
 func (r *report) text() string {
 	var b strings.Builder
 	for _, t := range r.Tables {
-		fmt.Fprintf(&b, "%s (%s)\n", t.Name, t.Versions["server"])
+		b.WriteString(t.Name)
+		if server := t.Versions["server"]; server != "" {
+			b.WriteString(" (" + server + ")")
+		}
+		b.WriteString("\n")
 		w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 		for _, row := range t.rows() {
 			fmt.Fprintln(w, strings.Join(row, "\t"))
@@ -320,16 +327,17 @@ func (t *table) markdown(r *report) string {
 			b.WriteString("|---" + strings.Repeat("|---:", len(row)-1) + "|\n")
 		}
 	}
-	b.WriteString("\n")
-	for _, n := range t.notes() {
-		fmt.Fprintf(&b, "- %s\n", n)
+	if notes := t.notes(); len(notes) > 0 {
+		b.WriteString("\n- " + strings.Join(notes, "\n- ") + "\n")
 	}
-	b.WriteString("\nVersions: ")
 	var versions []string
 	for _, name := range slices.Sorted(maps.Keys(t.Versions)) {
 		versions = append(versions, name+": "+t.Versions[name])
 	}
-	b.WriteString(strings.Join(versions, "; ") + ".\n\nWhat is compared:\n\n" + t.method)
+	if len(versions) > 0 {
+		b.WriteString("\nVersions: " + strings.Join(versions, "; ") + ".\n")
+	}
+	b.WriteString("\nWhat is compared:\n\n" + t.method)
 	return b.String()
 }
 
