@@ -27,10 +27,11 @@ type part struct {
 }
 
 const (
-	maxConversations = 64              // in one session
-	maxInFlight      = 256             // requests of one conversation, each way
-	maxGone          = 1024            // ids that may still be answered, of requests that nobody waits for
-	maxAge           = 5 * time.Minute // of what is known of a list
+	maxConversations = 128              // in one session
+	spared           = 10 * time.Second // in which one that was used isn't given up for another
+	maxInFlight      = 256              // requests of one conversation, each way
+	maxGone          = 1024             // ids that may still be answered, of requests that nobody waits for
+	maxAge           = 5 * time.Minute  // of what is known of a list
 	maxTemplates     = 256
 	maxURI           = 8 << 10 // of one that is compared with templates
 )
@@ -152,29 +153,42 @@ func (c *conversation) touch() {
 
 var errConversations = errors.New("too many sessions of the server")
 
-// add takes in a conversation. When there are too many the one that was used
-// least of late goes, if nothing of it runs.
+// room reports whether there is room for one more conversation. When there isn't,
+// the one that was used least of late makes it, if it isn't in use.
+func (p *part) room() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	sessions := len(p.of)
+	if p.of[""] != nil { // what stands for itself is none
+		sessions--
+	}
+	if sessions < maxConversations {
+		return true
+	}
+	var oldest *conversation
+	since := time.Now().Add(-spared)
+	for _, c := range p.of {
+		c.mu.Lock()
+		used, idle := c.used, len(c.inFlight) == 0
+		c.mu.Unlock()
+		if idle && c.id != "" && used.Before(since) {
+			oldest, since = c, used
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	delete(p.of, oldest.id)
+	p.ending.Go(oldest.close)
+	return true
+}
+
+// add takes in a conversation for which there was room when it was asked for.
 func (p *part) add(c *conversation) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed || p.of[c.id] != nil {
 		return errConversations
-	}
-	if len(p.of) >= maxConversations {
-		var oldest *conversation
-		for _, other := range p.of {
-			other.mu.Lock()
-			idle := len(other.inFlight) == 0
-			other.mu.Unlock()
-			if idle && other.id != "" && (oldest == nil || other.used.Before(oldest.used)) {
-				oldest = other
-			}
-		}
-		if oldest == nil {
-			return errConversations
-		}
-		delete(p.of, oldest.id)
-		p.ending.Go(oldest.close)
 	}
 	p.of[c.id] = c
 	return nil

@@ -331,6 +331,7 @@ func (c *joints) add(j *joint, idle time.Duration) bool {
 	}
 	now, mine := time.Now(), 0
 	var oldest *joint
+	var last time.Time // that it was used
 	for key, other := range c.m {
 		other.mu.Lock()
 		idle, since := other.running == 0 && now.Sub(other.used) > idle, other.used
@@ -342,8 +343,8 @@ func (c *joints) add(j *joint, idle time.Duration) bool {
 		case idle:
 			delete(c.m, key)
 		case key.credential == j.key.credential:
-			if mine++; since.Before(now) && (oldest == nil || since.Before(oldest.used)) {
-				oldest = other
+			if mine++; now.Sub(since) >= spared && (oldest == nil || since.Before(last)) {
+				oldest, last = other, since
 			}
 		}
 	}

@@ -21,6 +21,10 @@ func (t *turn) call(c *conversation, m *message) {
 		t.fail(m, f)
 		return
 	}
+	if m.method == "initialize" && c.proc == nil && !t.part.room() {
+		t.skip(m, m.raw, http.StatusTooManyRequests, errConversations)
+		return
+	}
 	u, err := t.p.shapes.understand(t.res, c, m)
 	x := newCall(nil)
 	x.key, x.method, x.all = idKey(m.id), m.method, isWhole(m)

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"io"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestMessagesThatAreTaken(t *testing.T) {
@@ -228,5 +230,35 @@ func TestDigestsAreOfWhatAModelIsShown(t *testing.T) {
 		if tool := toolOf(def); tool.unfit != heldName || tool.Digest != "" {
 			t.Errorf("%q is taken for a name", name)
 		}
+	}
+}
+
+// MaxConversations is for tests from outside.
+const MaxConversations = maxConversations
+
+// Room for another session is made by the one that was used least of late, and
+// never by one that is in use.
+func TestTheSessionUsedLeastMakesRoom(t *testing.T) {
+	p, now := newPart(), time.Now()
+	for i := range maxConversations {
+		c := newConversation(strconv.Itoa(i))
+		if c.used = now.Add(-time.Duration(i) * time.Millisecond); i == 7 {
+			c.used = now.Add(-time.Hour)
+		}
+		if i == 8 { // it waits for an answer
+			c.used, c.inFlight["1"] = now.Add(-2*time.Hour), newCall(nil)
+		}
+		if err := p.add(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !p.room() || p.find("7") != nil || len(p.of) != maxConversations-1 {
+		t.Error("the one of an hour ago makes no room")
+	}
+	if err := p.add(newConversation("new")); err != nil {
+		t.Fatal(err)
+	}
+	if p.room() || p.find("8") == nil || len(p.of) != maxConversations {
+		t.Error("one that is in use makes room")
 	}
 }

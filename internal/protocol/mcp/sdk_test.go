@@ -408,3 +408,34 @@ func TestTheGatewayTellsAnAgentAboutItself(t *testing.T) {
 		t.Errorf("%d commands", after-before)
 	}
 }
+
+// An agent may have many sessions at once. One that is in use isn't given up for
+// another: that is refused, before the server hears of it, until one has ended.
+func TestManySessionsOfAnAgent(t *testing.T) {
+	g := startGateway(t, serve(t, sdkServer(), nil), mcp.Resource{AcceptAll: true})
+	all := make([]*sdk.ClientSession, mcp.MaxConversations)
+	for i := range all {
+		all[i] = connect(t, g, nil)
+	}
+	another := func() (*sdk.ClientSession, error) {
+		return sdk.NewClient(&sdk.Implementation{Name: "client", Version: "1"}, nil).Connect(t.Context(), &sdk.StreamableClientTransport{Endpoint: g.url, HTTPClient: g.client()}, nil)
+	}
+	if _, err := another(); err == nil || !strings.Contains(err.Error(), "too many sessions") && !strings.Contains(err.Error(), "Too Many Requests") {
+		t.Errorf("one too many: %v", err)
+	}
+	for i, cs := range all {
+		if said := call(t, cs, "echo", "hi"); said != "you said hi" {
+			t.Fatalf("session %d: %s", i, said)
+		}
+	}
+	if err := all[0].Close(); err != nil {
+		t.Fatal(err)
+	}
+	cs, err := another()
+	if err != nil {
+		t.Fatalf("after one has ended: %v", err)
+	}
+	if err := cs.Close(); err != nil {
+		t.Error(err)
+	}
+}
