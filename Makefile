@@ -34,7 +34,7 @@ build:
 test:
 	@scripts/setup.sh test
 	@$(MAKE) --no-print-directory kube-tools
-	$(GO) test -timeout 40m $(FASTER) $(TESTFLAGS) ./...
+	$(GO) test -timeout 60m $(FASTER) $(TESTFLAGS) ./...
 
 ## race: the same under the race detector, without the slowest tests and without e2e, whose programs are built without it
 race:

@@ -23,7 +23,7 @@ import (
 var packsSuite = suite{
 	name: "Packs", workloads: packsWorkloads,
 	method: `- Logs of 100,000, a million and ten million commands on disk: sessions of a hundred commands by agents with grants, one command in a thousand refused. Each has about two records and a bit per command.
-- Making: a pack of all of a log by the code that a gateway makes them with, with marks every half minute to go on from, in a process of its own. Verification: exhibit-verify, in a process of its own. Records per second of processor time, user and system; memory is the most that the process ever had (VmHWM).
+- Making: a pack of all of a log by the code that a gateway makes them with, with marks every half minute to go on from, in a process of its own. Verification: exhibit-verify, in a process of its own. Records per second of processor time, user and system; memory is the most that the process ever had (getrusage).
 - Fixed costs (fonts, the first rows of the workbook, caches that fill) weigh on the shortest log.
 `,
 	start: func(ctx context.Context, dir string, o options) (*bed, error) {
