@@ -599,8 +599,8 @@ func writeJSON(w io.Writer, v any) error {
 }
 
 type jsonWriter struct {
-	*bufio.Writer // keeps its first error
-	whole         *json.Encoder
+	*bufio.Writer
+	whole *json.Encoder
 }
 
 func (w *jsonWriter) write(v reflect.Value) error {
@@ -608,27 +608,34 @@ func (w *jsonWriter) write(v reflect.Value) error {
 	case v.Kind() == reflect.Pointer && !v.IsNil() && bare(v.Type().Elem()):
 		return w.write(v.Elem())
 	case v.Kind() == reflect.Struct && bare(v.Type()):
-		return w.list('{', '}', v.NumField(), func(i int) error {
-			fmt.Fprintf(w, "%q:", v.Type().Field(i).Name)
+		return w.list("{", "}", v.NumField(), func(i int) error {
+			if _, err := fmt.Fprintf(w, "%q:", v.Type().Field(i).Name); err != nil {
+				return err
+			}
 			return w.write(v.Field(i))
 		})
 	case v.Kind() == reflect.Slice && !v.IsNil() && v.Type().Elem().Kind() == reflect.Struct:
-		return w.list('[', ']', v.Len(), func(i int) error { return w.write(v.Index(i)) })
+		return w.list("[", "]", v.Len(), func(i int) error { return w.write(v.Index(i)) })
 	}
 	return w.whole.Encode(v.Interface())
 }
 
-func (w *jsonWriter) list(begin, end byte, n int, item func(i int) error) error {
-	w.WriteByte(begin)
+func (w *jsonWriter) list(begin, end string, n int, item func(i int) error) error {
+	before := begin
 	for i := range n {
-		if i > 0 {
-			w.WriteByte(',')
+		if _, err := w.WriteString(before); err != nil {
+			return err
 		}
 		if err := item(i); err != nil {
 			return err
 		}
+		before = ","
 	}
-	return w.WriteByte(end)
+	if n == 0 {
+		end = begin + end
+	}
+	_, err := w.WriteString(end)
+	return err
 }
 
 // bare reports whether encoding/json makes of a type an object of all its
