@@ -342,13 +342,13 @@ func (c *joints) add(j *joint, idle time.Duration) bool {
 		switch {
 		case idle:
 			delete(c.m, key)
-		case key.credential == j.key.credential:
+		case key.credential == j.key.credential && key.id != "":
 			if mine++; now.Sub(since) >= spared && (oldest == nil || since.Before(last)) {
 				oldest, last = other, since
 			}
 		}
 	}
-	if len(c.m) >= maxJoints || mine >= maxConversations {
+	if len(c.m) >= maxJoints || j.key.id != "" && mine >= maxConversations {
 		if oldest == nil {
 			return false
 		}

@@ -963,16 +963,16 @@ func TestWhatIsKeptOfASessionIsBounded(t *testing.T) {
 		fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":{"protocolVersion":"2025-11-25","capabilities":{}}}`, id)
 		return true
 	}
-	// Of more sessions than are kept the oldest one goes.
+	// None that is in use goes for another, which is refused.
 	first := a.begin(t, "/all", "2025-11-25")
-	last := ""
-	for range 64 {
-		last = a.begin(t, "/all", "2025-11-25")
+	for range mcp.MaxConversations - 1 {
+		a.begin(t, "/all", "2025-11-25")
 	}
-	for session, want := range map[string]int{first: http.StatusNotFound, last: http.StatusOK} {
-		if got, err := a.do("POST", "/all", ask(1, "ping", "{}"), "Mcp-Session-Id", session); err != nil || got.status != want {
-			t.Errorf("%+v, %v", got, err)
-		}
+	if got, err := a.do("POST", "/all", ask(1, "initialize", `{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"c","version":"1"}}`)); err != nil || !strings.Contains(got.body, "too many sessions") {
+		t.Errorf("one too many: %+v, %v", got, err)
+	}
+	if got, err := a.do("POST", "/all", ask(1, "ping", "{}"), "Mcp-Session-Id", first); err != nil || got.status != http.StatusOK {
+		t.Errorf("%+v, %v", got, err)
 	}
 }
 

@@ -262,3 +262,25 @@ func TestTheSessionUsedLeastMakesRoom(t *testing.T) {
 		t.Error("one that is in use makes room")
 	}
 }
+
+// The same of sessions at an endpoint: of one agent's, and no other's.
+func TestTheEndpointsSessionUsedLeastMakesRoom(t *testing.T) {
+	c, e, now := &joints{}, &Endpoint{}, time.Now()
+	add := func(id string, credential byte, used time.Time, running int) bool {
+		j := newJoint(jointKey{credential: [32]byte{credential}, id: id}, e)
+		j.used, j.running = used, running
+		return c.put(j, time.Hour)
+	}
+	add("of another", 2, now.Add(-30*time.Minute), 0)
+	add("running", 1, now.Add(-50*time.Minute), 1)
+	for i := range maxConversations - 2 {
+		add(strconv.Itoa(i), 1, now, 0)
+	}
+	add("idle", 1, now.Add(-time.Minute), 0)
+	if !add("new", 1, now, 0) || c.m[jointKey{credential: [32]byte{1}, id: "idle"}] != nil {
+		t.Error("the idle one makes no room")
+	}
+	if add("newer", 1, now, 0) || len(c.m) != maxConversations+1 {
+		t.Error("one that is in use makes room")
+	}
+}
