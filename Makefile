@@ -52,7 +52,7 @@ kube-tools:
 demo: build
 	bin/exhibit demo
 
-## bench: Exhibit beside its peers, for each protocol (SUITE=HTTP: one of them; QUICK=1: under 3 minutes; BENCH_OUT=file: JSON)
+## bench: Exhibit beside its peers, for each protocol (SUITE=HTTP: one of them; QUICK=1: few short rounds; BENCH_OUT=file: JSON)
 bench: build
 	@scripts/setup.sh bench
 	$(GO) build -trimpath -o bin/bench ./bench

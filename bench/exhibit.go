@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -34,13 +33,8 @@ func (g *gateway) cli(ctx context.Context, args ...string) (string, error) {
 // command runs a program and returns what it printed. Its complaint is in the
 // error.
 func command(ctx context.Context, name string, args ...string) (string, error) {
-	var stdout, stderr strings.Builder
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		return stdout.String(), fmt.Errorf("%s %s: %w: %.1000s", filepath.Base(name), strings.Join(args, " "), err, stderr.String())
-	}
-	return strings.TrimSpace(stdout.String()), nil
+	u, err := spent(ctx, name, args...)
+	return strings.TrimSpace(u.output), err
 }
 
 // resource is what a gateway leads to, and how many sessions it must have room

@@ -33,7 +33,7 @@ func main() {
 	reverse := flag.String("reverse", "", "be the reverse proxy, and nothing else: `listen=upstream`")
 	log := flag.String("log", "", "write the log of a benchmark, and nothing else: `folder=commands`")
 	pack := flag.String("pack", "", "make a pack of such a log, and nothing else: `folder=file`")
-	flag.BoolVar(&o.quick, "quick", false, "fewer, shorter rounds: under three minutes, for a first impression")
+	flag.BoolVar(&o.quick, "quick", false, "fewer, shorter rounds, for a first impression")
 	flag.StringVar(&o.out, "out", "", "write the figures as JSON to this `file`")
 	flag.StringVar(&o.doc, "doc", "docs/benchmarks.md", "`file` that a full run writes the tables to")
 	flag.StringVar(&o.suite, "suite", "", "run this suite only, by its name; a document keeps the tables of the others")

@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/exhibit-gateway/exhibit/internal/pack"
@@ -46,7 +44,7 @@ var packsSuite = suite{
 			log := filepath.Join(dir, strconv.Itoa(commands))
 			name := fmt.Sprintf("%s commands", thousands(commands))
 			progress("writing a log of %s", name)
-			if _, err := spent(ctx, dir, os.Args[0], "-log", log+"="+strconv.Itoa(commands)); err != nil {
+			if _, err := spent(ctx, os.Args[0], "-log", log+"="+strconv.Itoa(commands)); err != nil {
 				return b, err
 			}
 			b.targets = append(b.targets, &target{name: name, log: log, verifier: verifier})
@@ -66,7 +64,7 @@ func thousands(n int) string {
 func packsWorkloads(plan) []workload {
 	return []workload{
 		{name: "making a pack", rounds: 1, run: func(ctx context.Context, t *target) ([]figure, error) {
-			s, err := spent(ctx, t.log, os.Args[0], "-pack", t.log+"="+t.log+".zip")
+			s, err := spent(ctx, os.Args[0], "-pack", t.log+"="+t.log+".zip")
 			if err != nil {
 				return nil, err
 			}
@@ -81,7 +79,7 @@ func packsWorkloads(plan) []workload {
 			return append(s.figures(records), figure{name: "size", unit: "MiB", value: float64(info.Size()) / (1 << 20)}), nil
 		}},
 		{name: "verifying it", rounds: 1, run: func(ctx context.Context, t *target) ([]figure, error) {
-			s, err := spent(ctx, t.log, t.verifier, t.log+".zip", "--trust", filepath.Join(filepath.Dir(t.log), "trust.json"), "--json")
+			s, err := spent(ctx, t.verifier, t.log+".zip", "--trust", filepath.Join(filepath.Dir(t.log), "trust.json"), "--json")
 			r, readErr := readReport(s.output)
 			if err := errors.Join(err, readErr); err != nil {
 				return nil, err
@@ -91,42 +89,12 @@ func packsWorkloads(plan) []workload {
 	}
 }
 
-// usage is what a process that has ended took.
-type usage struct {
-	output    string
-	processor time.Duration
-	clock     time.Duration
-	peak      int64 // bytes of memory
-}
-
 func (u usage) figures(records int) []figure {
 	return []figure{
 		{unit: "records/s of a processor", more: true, value: float64(records) / u.processor.Seconds()},
 		{name: "by the clock", unit: "records/s", more: true, value: float64(records) / u.clock.Seconds()},
 		{name: "memory", unit: "MiB", value: float64(u.peak) / (1 << 20)},
 	}
-}
-
-// spent runs a program to its end.
-func spent(ctx context.Context, dir, name string, args ...string) (usage, error) {
-	var stdout, stderr strings.Builder
-	bin, err := filepath.Abs(name)
-	if err != nil {
-		return usage{}, err
-	}
-	cmd := exec.CommandContext(ctx, bin, args...)
-	cmd.Stdout, cmd.Stderr, cmd.Env = &stdout, &stderr, append(os.Environ(), "TMPDIR="+filepath.Dir(dir))
-	began := time.Now()
-	err = cmd.Run()
-	u := usage{output: stdout.String(), clock: time.Since(began)}
-	if err != nil {
-		return u, fmt.Errorf("%s %s: %w: %.1000s", filepath.Base(name), strings.Join(args, " "), err, stderr.String())
-	}
-	u.processor = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
-	if r, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		u.peak = r.Maxrss << 10 // KiB on Linux
-	}
-	return u, nil
 }
 
 // runLog writes a log: spec is folder=commands.

@@ -206,3 +206,29 @@ func firstLine(ctx context.Context, argv ...string) string {
 	line, _, _ := strings.Cut(string(out), "\n")
 	return strings.TrimSpace(line)
 }
+
+// usage is what a process that has ended took.
+type usage struct {
+	output    string
+	processor time.Duration
+	clock     time.Duration
+	peak      int64 // bytes of memory
+}
+
+// spent runs a program to its end. Its complaint is in the error.
+func spent(ctx context.Context, name string, args ...string) (usage, error) {
+	var stdout, stderr strings.Builder
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	began := time.Now()
+	err := cmd.Run()
+	u := usage{output: stdout.String(), clock: time.Since(began)}
+	if err != nil {
+		return u, fmt.Errorf("%s %s: %w: %.1000s", filepath.Base(name), strings.Join(args, " "), err, stderr.String())
+	}
+	u.processor = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	if r, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
+		u.peak = r.Maxrss << 10 // KiB on Linux
+	}
+	return u, nil
+}
