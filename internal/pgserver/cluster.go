@@ -32,7 +32,8 @@ func (s *Server) cluster(ctx context.Context, bin, dir string, cred *syscall.Cre
 	if err := errors.Join(os.RemoveAll(filepath.Join(dir, "data")), s.initdb(ctx, bin, dir, cred)); err != nil {
 		return err
 	}
-	return s.keep(kept, dir)
+	_ = s.keep(kept, dir) // where it can't be kept the next one is made, too
+	return nil
 }
 
 // keptCluster is where the cluster of a program is kept, or would be.

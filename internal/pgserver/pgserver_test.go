@@ -18,15 +18,23 @@ func TestAServerStartsAnswersAndEnds(t *testing.T) {
 	}
 }
 
-func startAnswerEnd(t *testing.T, version string) {
-	dir, err := os.MkdirTemp("", "pgserver") //nolint:usetesting // PostgreSQL runs as another user, whom t.TempDir keeps out
+// folder is one that PostgreSQL gets into: it runs as another user, whom
+// t.TempDir keeps out.
+func folder(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "pgserver") //nolint:usetesting // see above
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer os.RemoveAll(dir)
-	if err := os.Chmod(dir, 0o755); err != nil { // postgres runs as another user
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	return dir
+}
+
+func startAnswerEnd(t *testing.T, version string) {
+	dir := folder(t)
 	s, err := StartVersion(t.Context(), version, filepath.Join(dir, "pg"))
 	if errors.Is(err, ErrMissing) && os.Getenv("CI") == "" {
 		t.Skip(err)
@@ -58,14 +66,7 @@ func startAnswerEnd(t *testing.T, version string) {
 func TestClustersAreCopiesOfTheFirst(t *testing.T) {
 	tools := t.TempDir()
 	t.Setenv("EXHIBIT_TOOLS", tools)
-	dir, err := os.MkdirTemp("", "pgserver") //nolint:usetesting // PostgreSQL runs as another user, whom t.TempDir keeps out
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	dir := folder(t)
 	for i, damage := range []bool{false, false, true} {
 		kept, err := filepath.Glob(filepath.Join(tools, "cluster-*", passwordFile))
 		if err != nil || len(kept) != min(i, 1) {
