@@ -10,6 +10,7 @@ import (
 	"github.com/exhibit-gateway/exhibit/evidence"
 	"github.com/exhibit-gateway/exhibit/internal/api"
 	"github.com/exhibit-gateway/exhibit/internal/export/ocsf"
+	"github.com/exhibit-gateway/exhibit/internal/seal"
 )
 
 // ExportOCSF implements api.Packs.
@@ -65,9 +66,8 @@ func (g *Gateway) ExportOCSF(ctx context.Context, r api.Range, by evidence.By, w
 
 // lookup is recordAt for those to whom a record that isn't there is no failure.
 func (g *Gateway) lookup(ctx context.Context, pos evidence.Position) (*evidence.Record, error) {
-	rec, err := g.recordAt(ctx, pos)
-	var missing *api.Problem
-	if errors.As(err, &missing) {
+	rec, err := g.find(ctx, pos)
+	if errors.Is(err, seal.ErrDisposed) {
 		return nil, nil
 	}
 	return rec, err
