@@ -45,21 +45,22 @@ func onEachServer(t *testing.T, test func(t *testing.T, w *world), edit ...func(
 // is on the newest alone.
 func onNewestServer(t *testing.T, test func(t *testing.T, w *world), edit ...func(config string) string) {
 	t.Helper()
-	majors := servers(t)
-	if os.Getenv("EXHIBIT_SLOW") == "" {
-		majors = majors[len(majors)-1:]
-	}
-	on(t, majors, test, edit...)
+	all := servers(t)
+	on(t, unlessSlow(all, all[len(all)-1]), test, edit...)
 }
 
 // onSystemsServer is that for what the system's PostgreSQL alone fits.
 func onSystemsServer(t *testing.T, test func(t *testing.T, w *world), edit ...func(config string) string) {
 	t.Helper()
-	majors := servers(t)
-	if os.Getenv("EXHIBIT_SLOW") == "" {
-		majors = majors[:1]
+	all := servers(t)
+	on(t, unlessSlow(all, all[0]), test, edit...)
+}
+
+func unlessSlow(all []string, one string) []string {
+	if os.Getenv("EXHIBIT_SLOW") != "" {
+		return all
 	}
-	on(t, majors, test, edit...)
+	return []string{one}
 }
 
 func on(t *testing.T, majors []string, test func(t *testing.T, w *world), edit ...func(config string) string) {
